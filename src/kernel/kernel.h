@@ -1,0 +1,121 @@
+/* The table of kernels that every backend fills. Nothing above this floor knows which backend it runs on.
+ *
+ * Conventions: outputs first, inputs const, sizes last; arrays are f32 and row-major unless they carry a dtype; "+="
+ * in a comment means that the kernel adds to what is there. Kernels are void: arguments were checked above. For given
+ * inputs a kernel gives the same bits whatever the number of threads: work is cut into pieces of fixed size, each
+ * computed by one thread, and no sum is split between threads but in a fixed order. */
+#ifndef TN_KERNEL_KERNEL_H
+#define TN_KERNEL_KERNEL_H
+
+#include "tensor/tensor.h"
+
+/* A matrix operand: element (i, j) is data[i * row_stride + j * col_stride]; one of the strides is 1. */
+typedef struct tn_operand {
+    const void *data;
+    tn_dtype dtype; /* F32, BF16 or F16 */
+    int64_t row_stride, col_stride;
+} tn_operand;
+
+static inline tn_operand tn_rows_of(const void *data, tn_dtype dtype, int64_t stride) {
+    return (tn_operand){data, dtype, stride, 1};
+}
+static inline tn_operand tn_transpose_of(const void *data, tn_dtype dtype, int64_t stride) {
+    return (tn_operand){data, dtype, 1, stride};
+}
+
+/* One sequence of a packed batch: query rows [q_start, q_start + q_rows) see keys [kv_start, kv_start + kv_rows), the
+ * last query standing on the last key: query i has position kv_rows - q_rows + i among its keys and sees those up to it. */
+typedef struct tn_span {
+    int64_t q_start, q_rows, kv_start, kv_rows;
+} tn_span;
+
+typedef struct tn_attention_shape {
+    int64_t heads, kv_heads, head_size; /* H, K, D; query head h uses key head h / (H / K) */
+    int64_t window;                     /* a query sees its last `window` keys, itself included; 0: all */
+    float scale;                        /* on the scores, usually 1 / sqrt(D) */
+} tn_attention_shape;
+
+typedef struct tn_adamw_step {
+    float lr, beta1, beta2, eps, weight_decay;
+    float correction1, correction2; /* 1 - beta^step */
+    float grad_scale;               /* from clipping */
+} tn_adamw_step;
+
+typedef struct tn_kernels {
+    const char *name;
+
+    /* C[m,n] = alpha * A[m,k] B[k,n] + beta * C (beta 0 does not read C); ldc is C's row stride. `gemm` uses all
+     * threads, `gemm_serial` the calling one (it may be called inside a parallel region). */
+    void (*gemm)(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n, int64_t k);
+    void (*gemm_serial)(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
+                        int64_t k);
+
+    /* y = x * rstd * weight by rows, rstd = 1 / sqrt(mean(x^2) + eps). rstd [rows] is written when not NULL. */
+    void (*rmsnorm_forward)(float *y, float *rstd, const float *x, const float *weight, float eps, int64_t rows, int64_t cols);
+    /* dx (+)= rstd * (dy*weight - x * rstd^2 * mean(dy*weight*x)); dweight += sum over rows of dy * x * rstd. dx and
+     * dweight may be NULL; `accumulate` says whether dx is added to. */
+    void (*rmsnorm_backward)(float *dx, bool accumulate, float *dweight, const float *dy, const float *x, const float *rstd,
+                             const float *weight, int64_t rows, int64_t cols);
+
+    /* Rotates in place, by rows of [rows, heads * head_size]: the pair (i, i + D/2) of each head by the angle whose cos
+     * and sin are table rows positions[row] of [.., D/2]; `inverse` rotates back (the backward pass). */
+    void (*rope)(float *x, const int32_t *positions, const float *cos, const float *sin, bool inverse, int64_t rows,
+                 int64_t heads, int64_t head_size);
+
+    /* out = softmax(scale * q k^T + causal and window mask) v. q, out [.., H*D]; k, v [.., K*D]; lse [q rows, H] gets the
+     * log of each row's sum of exponentials when not NULL. Never forms a T x T matrix; skips what the mask kills. */
+    void (*attention_forward)(float *out, float *lse, const float *q, const float *k, const float *v, const tn_span *spans,
+                              int64_t span_count, const tn_attention_shape *shape);
+    /* dq =, dk +=, dv += (the caller zeroes dk and dv). Spans must not share keys. */
+    void (*attention_backward)(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
+                               const float *q, const float *k, const float *v, const tn_span *spans, int64_t span_count,
+                               const tn_attention_shape *shape);
+
+    /* y = silu(gate) * up, silu(z) = z / (1 + exp(-z)). */
+    void (*swiglu_forward)(float *y, const float *gate, const float *up, int64_t count);
+    /* dgate and dup may be the same memory as gate and up. */
+    void (*swiglu_backward)(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t count);
+
+    /* Softmax cross-entropy by rows of logits [rows, cols] against labels[rows]: losses[row] = logsumexp - logit[label];
+     * correct[row] = whether the label has the largest logit (first of equals; may be NULL). With grad_scale != 0 the
+     * logits are replaced by their gradient grad_scale * (softmax - onehot). */
+    void (*cross_entropy)(float *losses, uint8_t *correct, float *logits, const int32_t *labels, float grad_scale,
+                          int64_t rows, int64_t cols);
+
+    /* y[row] = table[ids[row]] widened to f32; the reverse adds rows of dy to an f32 table in row order. */
+    void (*embedding_forward)(float *y, const int32_t *ids, const void *table, tn_dtype dtype, int64_t rows, int64_t cols);
+    void (*embedding_backward)(float *dtable, const int32_t *ids, const float *dy, int64_t rows, int64_t cols);
+
+    void (*add_bias)(float *y, const float *bias, float scale, int64_t rows, int64_t cols);        /* y += scale * bias */
+    void (*sum_rows)(float *out, const float *x, float scale, int64_t rows, int64_t cols);         /* out += scale * sum */
+    void (*add)(float *y, const float *x, float scale, int64_t count);                             /* y += scale * x */
+    void (*copy)(float *y, const float *x, int64_t count);
+    void (*fill)(float *y, float value, int64_t count);
+    void (*scale)(float *y, float factor, int64_t count);
+
+    /* y (+)= x * keep / (1 - p); element i is kept when Philox word i of (seed, stream) is >= p * 2^32. */
+    void (*dropout)(float *y, bool accumulate, const float *x, float p, uint64_t seed, uint64_t stream, int64_t count);
+
+    /* Decoupled weight decay, then the bias-corrected update (Loshchilov & Hutter 2019), as torch.optim.AdamW:
+     * g = grad*grad_scale; p *= 1 - lr*wd; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; p -= lr/c1 * m / (sqrt(v/c2) + eps). */
+    void (*adamw)(float *param, const float *grad, float *m, float *v, const tn_adamw_step *step, int64_t count);
+
+    double (*sum_squares)(const float *x, int64_t count); /* double sums over chunks of fixed size, in order */
+    bool (*all_finite)(const float *x, int64_t count);
+
+    void (*to_f32)(float *out, const void *in, tn_dtype dtype, int64_t count);   /* any float type */
+    void (*from_f32)(void *out, tn_dtype dtype, const float *in, int64_t count); /* rounds to nearest even */
+} tn_kernels;
+
+/* The fastest table that this CPU runs ("avx512", "avx2" or "generic"); the environment variable TENON_CPU names a slower
+ * one. Chosen once; never NULL. */
+const tn_kernels *tn_kernels_cpu(void);
+
+/* A table by name, or NULL when this CPU or build does not have it; "reference" is the plain scalar one. */
+const tn_kernels *tn_kernels_by_name(const char *name);
+
+/* Threads that kernels use in the calling thread's parallel regions; 0 asks for one per available core. Returns the number set. */
+int tn_threads_set(int count);
+int tn_threads(void);
+
+#endif

@@ -1,0 +1,22 @@
+/* A pretrained checkpoint: tensors by name out of model.safetensors, or out of the shards that
+ * model.safetensors.index.json names. Everything stays mapped; nothing is copied. */
+#ifndef TN_TENSOR_CHECKPOINT_H
+#define TN_TENSOR_CHECKPOINT_H
+
+#include "format/safetensors.h"
+
+typedef struct tn_checkpoint {
+    tn_safetensors *files; /* one, or one per shard, in the order of first mention in the index */
+    size_t file_count;
+    tn_map by_name; /* tensor name -> file index << 32 | entry index */
+    bool sharded;
+} tn_checkpoint;
+
+/* `dir` holds model.safetensors or model.safetensors.index.json. */
+tn_status tn_checkpoint_open(const char *dir, tn_checkpoint *out);
+void tn_checkpoint_close(tn_checkpoint *checkpoint);
+
+/* NULL when absent. */
+const tn_tensor *tn_checkpoint_find(const tn_checkpoint *checkpoint, const char *name);
+
+#endif

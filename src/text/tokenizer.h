@@ -1,0 +1,41 @@
+/* Hugging Face tokenizer.json: text to ids and back, and training a byte-level BPE vocabulary from text. */
+#ifndef TN_TEXT_TOKENIZER_H
+#define TN_TEXT_TOKENIZER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+
+typedef struct tn_tokenizer tn_tokenizer;
+
+/* A growable list of token ids; zero-initialise, free with tn_ids_free. */
+typedef struct tn_ids {
+    int32_t *data;
+    size_t count, capacity;
+} tn_ids;
+
+tn_status tn_ids_push(tn_ids *ids, int32_t id);
+void tn_ids_free(tn_ids *ids);
+
+/* `path` is a tokenizer.json or the model folder that holds one; tokenizer_config.json and special_tokens_map.json beside it are
+ * read for the bos, eos and pad tokens. Free with tn_tokenizer_free (NULL is fine). Safe for concurrent use by several threads. */
+tn_status tn_tokenizer_load(const char *path, tn_tokenizer **out);
+void tn_tokenizer_free(tn_tokenizer *tokenizer);
+
+/* Appends the ids of `text` (any bytes; invalid UTF-8 becomes U+FFFD as the reference library's callers do). With
+ * `add_special` the post-processor's special tokens (such as a leading <s>) are added. */
+tn_status tn_tokenizer_encode(const tn_tokenizer *tokenizer, const char *text, size_t length, bool add_special, tn_ids *out);
+
+/* Appends the text of `ids`. `skip_special` leaves special tokens out. An id outside the vocabulary is TN_ERROR_ARGUMENT. */
+tn_status tn_tokenizer_decode(const tn_tokenizer *tokenizer, const int32_t *ids, size_t count, bool skip_special, tn_buf *out);
+
+int32_t tn_tokenizer_vocab_size(const tn_tokenizer *tokenizer);                      /* largest id + 1, added tokens included */
+int32_t tn_tokenizer_id(const tn_tokenizer *tokenizer, const char *token);           /* exact token -> id, or -1 */
+const char *tn_tokenizer_token(const tn_tokenizer *tokenizer, int32_t id);           /* id -> token as stored, or NULL */
+int32_t tn_tokenizer_bos(const tn_tokenizer *tokenizer);                             /* -1 when there is none */
+int32_t tn_tokenizer_eos(const tn_tokenizer *tokenizer);
+int32_t tn_tokenizer_pad(const tn_tokenizer *tokenizer);
+bool tn_tokenizer_adds_bos(const tn_tokenizer *tokenizer);                           /* encode(add_special) begins with bos */
+
+#endif
