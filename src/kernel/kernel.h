@@ -86,6 +86,22 @@ typedef struct tn_kernels {
     void (*embedding_forward)(float *y, const int32_t *ids, const void *table, tn_dtype dtype, int64_t rows, int64_t cols);
     void (*embedding_backward)(float *dtable, const int32_t *ids, const float *dy, int64_t rows, int64_t cols);
 
+    /* Columns of a table [table_rows, table_cols]: out[row][r] = table[r][ids[row]], out [rows, table_rows]; the reverse adds
+     * rows of `in` to the table's columns in row order. */
+    void (*gather_columns)(float *out, const int32_t *ids, const float *table, int64_t rows, int64_t table_rows, int64_t table_cols);
+    void (*scatter_columns)(float *table, const int32_t *ids, const float *in, int64_t rows, int64_t table_rows, int64_t table_cols);
+
+    /* y[row] = replacement[k] where ids[row] == indices[k] (indices are distinct); the reverse adds dy[row] to
+     * dreplacement[k] and clears dy[row]. */
+    void (*replace_rows)(float *y, const int32_t *ids, const float *replacement, const int32_t *indices, int64_t rows, int64_t cols,
+                         int64_t count);
+    void (*replace_rows_backward)(float *dreplacement, float *dy, const int32_t *ids, const int32_t *indices, int64_t rows,
+                                  int64_t cols, int64_t count);
+
+    /* y[row][indices[k]] = in[row][k]; the reverse moves those columns of y to out and leaves zeros. in, out [rows, count]. */
+    void (*put_columns)(float *y, const int32_t *indices, const float *in, int64_t rows, int64_t count, int64_t cols);
+    void (*gather_columns_and_clear)(float *out, const int32_t *indices, float *y, int64_t rows, int64_t count, int64_t cols);
+
     void (*add_bias)(float *y, const float *bias, float scale, int64_t rows, int64_t cols);        /* y += scale * bias */
     void (*sum_rows)(float *out, const float *x, float scale, int64_t rows, int64_t cols);         /* out += scale * sum */
     void (*add)(float *y, const float *x, float scale, int64_t count);                             /* y += scale * x */

@@ -6,6 +6,7 @@
 #define TN_TENSOR_TENSOR_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/error.h"

@@ -1,0 +1,40 @@
+/* loss_i = logsumexp(z_i) - z_i[label_i], z_i = head(hidden[rows_i]);  dz_i = grad_scale (softmax(z_i) - onehot(label_i)).
+ * The logits of one piece of rows live at a time; the piece's gradient is taken back through the head before the next piece,
+ * and its softmax overwrites the logits. */
+#include "grad/ops.h"
+
+/* Large enough for the head's product to be efficient, small enough to be lean. */
+enum { LOGITS_BYTES = 24 << 20, LEAST_ROWS = 64, MOST_ROWS = 1024 };
+
+int64_t tn_head_loss_rows(int64_t vocab_size) {
+    int64_t rows = LOGITS_BYTES / (int64_t)sizeof(float) / vocab_size;
+    return rows < LEAST_ROWS ? LEAST_ROWS : rows > MOST_ROWS ? MOST_ROWS : rows;
+}
+
+/* One piece: forward, loss, and back to `hidden`. */
+static void loss_of_piece(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *context, const int32_t *rows, const int32_t *labels,
+                          int64_t count, float grad_scale, float *losses, uint8_t *correct) {
+    tn_mark mark = tn_tape_mark(tape);
+    tn_var *picked = tn_op_take_rows(tape, hidden, rows, count);
+    tn_var *logits = head(tape, context, picked);
+    tn_drop(tape, picked);
+    bool back = tape->recording && logits->needs_grad;
+    if (tn_tape_live(tape))
+        tape->kernels->cross_entropy(losses, correct, logits->data, labels, back ? grad_scale : 0, count, logits->cols);
+    if (back) {
+        logits->grad = logits->value;
+        logits->value = (tn_block){0};
+    }
+    tn_drop(tape, logits);
+    if (back)
+        tn_tape_backward_to(tape, mark);
+}
+
+void tn_op_head_loss(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *context, int64_t vocab_size, const int32_t *rows,
+                     const int32_t *labels, int64_t count, float grad_scale, float *losses, uint8_t *correct) {
+    int64_t piece = tn_head_loss_rows(vocab_size);
+    for (int64_t at = 0; at < count && tape->status == TN_OK; at += piece) {
+        int64_t n = count - at < piece ? count - at : piece;
+        loss_of_piece(tape, hidden, head, context, rows + at, labels + at, n, grad_scale, losses + at, correct ? correct + at : NULL);
+    }
+}

@@ -1,0 +1,32 @@
+/* y[i] = x[rows[i]];  dx[rows[i]] += dy[i]. */
+#include "grad/ops.h"
+
+typedef struct {
+    tn_node node;
+    tn_var *x;
+    const int32_t *rows;
+} take_rows_node;
+
+static void take_rows_backward(tn_tape *tape, tn_node *base) {
+    take_rows_node *node = (take_rows_node *)base;
+    tn_var *x = node->x;
+    bool accumulate;
+    float *dx = tn_grad_of(tape, x, &accumulate);
+    if (!tn_tape_live(tape))
+        return;
+    if (!accumulate)
+        tape->kernels->fill(dx, 0, x->rows * x->cols);
+    tape->kernels->embedding_backward(dx, node->rows, tn_grad_in(base), base->out->rows, base->out->cols);
+}
+
+tn_var *tn_op_take_rows(tn_tape *tape, tn_var *x, const int32_t *rows, int64_t count) {
+    tn_var *y = tn_var_new(tape, count, x->cols, x->needs_grad);
+    if (tn_tape_live(tape))
+        tape->kernels->embedding_forward(y->data, rows, x->data, TN_DTYPE_F32, count, x->cols);
+    take_rows_node *node = tn_node_new(tape, sizeof *node, take_rows_backward, y);
+    if (node) {
+        node->x = x;
+        node->rows = rows;
+    }
+    return y;
+}

@@ -1,0 +1,77 @@
+/* The differentiable ops. Each stands in a file of its own with its formula. Values are [rows, cols]; T is the number of rows
+ * of the packed batch. Ops "in place" change their first value and return nothing new. */
+#ifndef TN_GRAD_OPS_H
+#define TN_GRAD_OPS_H
+
+#include "grad/tape.h"
+
+/* y[t] = table[ids[t]], table [V, C]. ids must stay until backward. */
+tn_var *tn_op_embedding(tn_tape *tape, const int32_t *ids, int64_t count, const tn_weight *table);
+
+/* y = x W^T (+ bias): x [T, C], W [O, C], bias [O] or NULL. */
+tn_var *tn_op_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, const tn_weight *bias);
+
+/* In place: y += scale * ((x A^T) B^T + bias): A [R, C], B [O, R], bias [O] or NULL. */
+void tn_op_low_rank(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *a, const tn_weight *b, const tn_weight *bias,
+                    float scale);
+
+/* In place: y += scale * A[:, ids]^T B^T: A [R, V], B [C, R]. */
+void tn_op_low_rank_embedding(tn_tape *tape, tn_var *y, const int32_t *ids, const tn_weight *a, const tn_weight *b, float scale);
+
+/* In place: y[t] = rows[k] where ids[t] == indices[k]: rows [K, C]. */
+void tn_op_replace_embeddings(tn_tape *tape, tn_var *y, const int32_t *ids, const tn_weight *rows, const int32_t *indices);
+
+/* In place: y[:, indices[k]] = x rows[k]: the logits of replaced tokens. y [T, V], x [T, C], rows [K, C]. */
+void tn_op_replace_logits(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *rows, const int32_t *indices);
+
+/* RMS norm over each of `groups` equal parts of a row (1 for the hidden state, H for query heads): weight [C / groups]. */
+tn_var *tn_op_rmsnorm(tn_tape *tape, tn_var *x, const tn_weight *weight, float eps, int64_t groups);
+
+/* Cos and sin of the rotary angles, [positions, D/2] each. */
+typedef struct tn_rope_table {
+    const float *cos, *sin;
+} tn_rope_table;
+
+/* In place: rotates each head of x [T, heads * D]. */
+void tn_op_rope(tn_tape *tape, tn_var *x, const int32_t *positions, const tn_rope_table *table, int64_t heads, int64_t head_size);
+
+/* Causal attention over a packed batch: q [T, H*D], k and v [T, K*D] -> [T, H*D]. spans must stay until backward. */
+tn_var *tn_op_attention(tn_tape *tape, tn_var *q, tn_var *k, tn_var *v, const tn_span *spans, int64_t span_count,
+                        const tn_attention_shape *shape);
+
+/* The same over cached keys and values; not differentiable. */
+tn_var *tn_op_attention_cached(tn_tape *tape, tn_var *q, const float *k, const float *v, const tn_span *spans, int64_t span_count,
+                               const tn_attention_shape *shape);
+
+/* silu(gate) * up. */
+tn_var *tn_op_swiglu(tn_tape *tape, tn_var *gate, tn_var *up);
+
+/* In place: y += x. */
+void tn_op_add(tn_tape *tape, tn_var *y, tn_var *x);
+
+/* x with each element zeroed with probability p and the others scaled by 1 / (1 - p); the mask depends on (seed, stream). */
+tn_var *tn_op_dropout(tn_tape *tape, tn_var *x, float p, uint64_t seed, uint64_t stream);
+
+/* Rows of x, in any order: y[i] = x[rows[i]]. */
+tn_var *tn_op_take_rows(tn_tape *tape, tn_var *x, const int32_t *rows, int64_t count);
+
+/* Logits of hidden states, e.g. the output head with its adapters. */
+typedef tn_var *(*tn_head_fn)(tn_tape *tape, void *context, tn_var *hidden);
+
+/* Cross-entropy of head(hidden[rows[i]]) against labels[i], over pieces of rows so that [T, V] never exists as a whole.
+ * losses [count] gets the loss of each label, correct [count] (or NULL) whether it was the most likely token. When recording,
+ * the gradient of grad_scale * sum(losses) is computed in the same pass and lies on `hidden` and on the weights. */
+void tn_op_head_loss(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *context, int64_t vocab_size, const int32_t *rows,
+                     const int32_t *labels, int64_t count, float grad_scale, float *losses, uint8_t *correct);
+
+/* Rows that tn_op_head_loss takes at a time. */
+int64_t tn_head_loss_rows(int64_t vocab_size);
+
+static inline tn_operand tn_weight_rows(const tn_weight *w) {
+    return tn_rows_of(w->tensor.data, w->tensor.dtype, w->tensor.shape[1]);
+}
+static inline tn_operand tn_weight_transpose(const tn_weight *w) {
+    return tn_transpose_of(w->tensor.data, w->tensor.dtype, w->tensor.shape[1]);
+}
+
+#endif
