@@ -1,0 +1,208 @@
+/* Families differ in a few switches; everything else is shared. */
+#include "model/config.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+
+typedef struct {
+    const char *model_type, *architecture;
+    bool qkv_bias, qk_norm, reads_attention_bias, reads_mlp_bias, always_windowed, optional_window;
+} family;
+
+static const family families[] = {
+    {.model_type = "llama", .architecture = "LlamaForCausalLM", .reads_attention_bias = true, .reads_mlp_bias = true},
+    {.model_type = "mistral", .architecture = "MistralForCausalLM", .always_windowed = true},
+    {.model_type = "qwen2", .architecture = "Qwen2ForCausalLM", .qkv_bias = true, .optional_window = true},
+    {.model_type = "qwen3", .architecture = "Qwen3ForCausalLM", .qk_norm = true, .reads_attention_bias = true, .optional_window = true},
+};
+enum { FAMILY_COUNT = sizeof families / sizeof *families };
+
+/* Sizes beyond these are lies or mistakes; they also keep all products of two within 64 bits. */
+enum { MOST_LAYERS = 10000 };
+static const int64_t MOST_SIZE = INT64_C(1) << 28;
+
+static tn_status find_family(const cJSON *json, const char *where, const family **out) {
+    const char *model_type = NULL;
+    TN_TRY(tn_json_get_string(json, "model_type", where, &model_type));
+    const cJSON *architecture = cJSON_GetArrayItem(tn_json_get(json, "architectures"), 0);
+    for (int i = 0; i < FAMILY_COUNT; i++) {
+        bool by_type = model_type && strcmp(model_type, families[i].model_type) == 0;
+        bool by_class = !model_type && cJSON_IsString(architecture) && strcmp(architecture->valuestring, families[i].architecture) == 0;
+        if (by_type || by_class) {
+            *out = &families[i];
+            return TN_OK;
+        }
+    }
+    tn_buf names = {0};
+    for (int i = 0; i < FAMILY_COUNT; i++)
+        tn_buf_printf(&names, "%s%s (%s)", i ? ", " : "", families[i].model_type, families[i].architecture);
+    const char *found = model_type ? model_type : cJSON_IsString(architecture) ? architecture->valuestring : "none given";
+    tn_status status = tn_fail(TN_ERROR_UNSUPPORTED, "%s: the architecture '%s' is not supported; supported are %s", where, found,
+                               tn_buf_text(&names));
+    tn_buf_free(&names);
+    return status;
+}
+
+static tn_status required_size(const cJSON *json, const char *key, const char *where, int64_t high, int64_t *out) {
+    if (!tn_json_get(json, key))
+        return tn_fail(TN_ERROR_FORMAT, "%s: '%s' is missing", where, key);
+    return tn_json_get_int(json, key, where, 1, high, out);
+}
+
+static tn_status parse_rope_type(const char *name, const char *where, tn_rope_type *out) {
+    static const char *const names[] = {"default", "linear", "llama3", "yarn"};
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(name, names[i]) == 0) {
+            *out = (tn_rope_type)i;
+            return TN_OK;
+        }
+    }
+    return tn_fail(TN_ERROR_UNSUPPORTED, "%s: rope_type '%s' is not supported; supported are default, linear, llama3 and yarn", where,
+                   name);
+}
+
+/* transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters. */
+static tn_status parse_rope(const cJSON *json, const char *where, tn_decoder_config *c) {
+    tn_rope_config *rope = &c->rope;
+    *rope = (tn_rope_config){.theta = 10000, .factor = 1, .low_freq_factor = 1, .high_freq_factor = 4, .beta_fast = 32,
+                             .beta_slow = 1, .truncate = true, .original_max_positions = c->max_positions};
+    TN_TRY(tn_json_get_double(json, "rope_theta", where, &rope->theta));
+    const cJSON *scaling = tn_json_get(json, "rope_parameters");
+    if (!scaling)
+        scaling = tn_json_get(json, "rope_scaling");
+    if (scaling) {
+        const char *type = "default";
+        TN_TRY(tn_json_get_string(scaling, "type", where, &type));
+        TN_TRY(tn_json_get_string(scaling, "rope_type", where, &type));
+        TN_TRY(parse_rope_type(type, where, &rope->type));
+        TN_TRY(tn_json_get_double(scaling, "rope_theta", where, &rope->theta));
+        TN_TRY(tn_json_get_double(scaling, "factor", where, &rope->factor));
+        TN_TRY(tn_json_get_double(scaling, "low_freq_factor", where, &rope->low_freq_factor));
+        TN_TRY(tn_json_get_double(scaling, "high_freq_factor", where, &rope->high_freq_factor));
+        TN_TRY(tn_json_get_double(scaling, "beta_fast", where, &rope->beta_fast));
+        TN_TRY(tn_json_get_double(scaling, "beta_slow", where, &rope->beta_slow));
+        TN_TRY(tn_json_get_double(scaling, "attention_factor", where, &rope->attention_factor));
+        TN_TRY(tn_json_get_double(scaling, "mscale", where, &rope->mscale));
+        TN_TRY(tn_json_get_double(scaling, "mscale_all_dim", where, &rope->mscale_all_dim));
+        TN_TRY(tn_json_get_bool(scaling, "truncate", where, &rope->truncate));
+        TN_TRY(tn_json_get_int(scaling, "original_max_position_embeddings", where, 1, MOST_SIZE, &rope->original_max_positions));
+    }
+    if (!(rope->theta > 0) || !(rope->factor > 0))
+        return tn_fail(TN_ERROR_FORMAT, "%s: rope_theta and the rope factor must be above 0", where);
+    if (rope->type == TN_ROPE_LLAMA3 && !(rope->high_freq_factor > rope->low_freq_factor && rope->low_freq_factor > 0))
+        return tn_fail(TN_ERROR_FORMAT, "%s: llama3 rope scaling needs 0 < low_freq_factor < high_freq_factor", where);
+    return TN_OK;
+}
+
+/* layer_types (transformers 5) wins over use_sliding_window and max_window_layers (transformers 4). */
+static tn_status parse_window(const cJSON *json, const char *where, const family *f, tn_decoder_config *c) {
+    bool use_window = f->always_windowed;
+    int64_t window = f->always_windowed || f->optional_window ? 4096 : 0;
+    if (cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(json, "sliding_window")))
+        window = 0;
+    TN_TRY(tn_json_get_int(json, "sliding_window", where, 1, MOST_SIZE, &window));
+    if (f->optional_window) {
+        TN_TRY(tn_json_get_bool(json, "use_sliding_window", where, &use_window));
+        c->first_window_layer = 28;
+        TN_TRY(tn_json_get_int(json, "max_window_layers", where, 0, MOST_SIZE, &c->first_window_layer));
+    }
+    c->window = use_window ? window : 0;
+    const cJSON *types = tn_json_get(json, "layer_types");
+    if (!types || !c->window)
+        return TN_OK;
+    if (!cJSON_IsArray(types) || cJSON_GetArraySize(types) != (int)c->layers)
+        return tn_fail(TN_ERROR_FORMAT, "%s: 'layer_types' must list one type for each of the %lld layers", where, (long long)c->layers);
+    c->layer_window = tn_calloc((size_t)c->layers, 1);
+    if (!c->layer_window)
+        return tn_fail_memory("the layer types");
+    int64_t layer = 0;
+    const cJSON *type;
+    cJSON_ArrayForEach(type, types) {
+        bool sliding = cJSON_IsString(type) && strcmp(type->valuestring, "sliding_attention") == 0;
+        if (!sliding && !(cJSON_IsString(type) && strcmp(type->valuestring, "full_attention") == 0))
+            return tn_fail(TN_ERROR_UNSUPPORTED, "%s: layer_types[%lld] is neither full_attention nor sliding_attention", where,
+                           (long long)layer);
+        c->layer_window[layer++] = sliding;
+    }
+    return TN_OK;
+}
+
+static tn_status parse_special_tokens(const cJSON *json, const char *where, tn_decoder_config *c) {
+    int64_t bos = -1;
+    TN_TRY(tn_json_get_int(json, "bos_token_id", where, -1, INT32_MAX, &bos));
+    c->bos = (int32_t)bos;
+    const cJSON *eos = tn_json_get(json, "eos_token_id");
+    int count = cJSON_IsArray(eos) ? cJSON_GetArraySize(eos) : eos ? 1 : 0;
+    for (int i = 0; i < count && i < 8; i++) {
+        const cJSON *id = cJSON_IsArray(eos) ? cJSON_GetArrayItem(eos, i) : eos;
+        if (!cJSON_IsNumber(id) || id->valuedouble < 0 || id->valuedouble > INT32_MAX)
+            return tn_fail(TN_ERROR_FORMAT, "%s: 'eos_token_id' must be a token id or a list of them", where);
+        c->eos[c->eos_count++] = (int32_t)id->valuedouble;
+    }
+    return TN_OK;
+}
+
+static tn_status parse(const cJSON *json, const char *where, tn_decoder_config *c) {
+    const family *f;
+    if (!cJSON_IsObject(json))
+        return tn_fail(TN_ERROR_FORMAT, "%s: not a JSON object", where);
+    TN_TRY(find_family(json, where, &f));
+    if (tn_json_get(json, "quantization_config"))
+        return tn_fail(TN_ERROR_UNSUPPORTED, "%s: quantized checkpoints are not supported; use the f32, bf16 or f16 one", where);
+    c->family = f->model_type;
+    c->qkv_bias = f->qkv_bias;
+    c->qk_norm = f->qk_norm;
+    TN_TRY(required_size(json, "vocab_size", where, MOST_SIZE, &c->vocab_size));
+    TN_TRY(required_size(json, "hidden_size", where, MOST_SIZE, &c->hidden_size));
+    TN_TRY(required_size(json, "intermediate_size", where, MOST_SIZE, &c->intermediate_size));
+    TN_TRY(required_size(json, "num_hidden_layers", where, MOST_LAYERS, &c->layers));
+    TN_TRY(required_size(json, "num_attention_heads", where, MOST_SIZE, &c->heads));
+    c->kv_heads = c->heads;
+    TN_TRY(tn_json_get_int(json, "num_key_value_heads", where, 1, c->heads, &c->kv_heads));
+    if (c->heads % c->kv_heads)
+        return tn_fail(TN_ERROR_FORMAT, "%s: num_attention_heads %lld is no multiple of num_key_value_heads %lld", where,
+                       (long long)c->heads, (long long)c->kv_heads);
+    c->head_size = f->qk_norm && !tn_json_get(json, "head_dim") ? 128 : c->hidden_size / c->heads;
+    TN_TRY(tn_json_get_int(json, "head_dim", where, 2, 4096, &c->head_size));
+    if (c->head_size < 2 || c->head_size % 2)
+        return tn_fail(TN_ERROR_FORMAT, "%s: the head size %lld must be even for rotary positions", where, (long long)c->head_size);
+    c->max_positions = 2048;
+    TN_TRY(tn_json_get_int(json, "max_position_embeddings", where, 1, MOST_SIZE, &c->max_positions));
+    c->norm_eps = 1e-6;
+    TN_TRY(tn_json_get_double(json, "rms_norm_eps", where, &c->norm_eps));
+    c->initializer_range = 0.02;
+    TN_TRY(tn_json_get_double(json, "initializer_range", where, &c->initializer_range));
+    TN_TRY(tn_json_get_bool(json, "tie_word_embeddings", where, &c->tied));
+    if (f->reads_attention_bias) {
+        TN_TRY(tn_json_get_bool(json, "attention_bias", where, &c->qkv_bias));
+        c->output_bias = c->qkv_bias;
+    }
+    if (f->reads_mlp_bias)
+        TN_TRY(tn_json_get_bool(json, "mlp_bias", where, &c->mlp_bias));
+    const char *activation = "silu";
+    TN_TRY(tn_json_get_string(json, "hidden_act", where, &activation));
+    if (strcmp(activation, "silu") != 0)
+        return tn_fail(TN_ERROR_UNSUPPORTED, "%s: hidden_act '%s' is not supported; supported is silu", where, activation);
+    TN_TRY(parse_rope(json, where, c));
+    TN_TRY(parse_window(json, where, f, c));
+    return parse_special_tokens(json, where, c);
+}
+
+tn_status tn_decoder_config_parse(const cJSON *json, const char *where, tn_decoder_config *out) {
+    *out = (tn_decoder_config){0};
+    tn_status status = parse(json, where, out);
+    if (status != TN_OK)
+        tn_decoder_config_free(out);
+    return status;
+}
+
+void tn_decoder_config_free(tn_decoder_config *config) {
+    tn_free(config->layer_window);
+    *config = (tn_decoder_config){0};
+}
+
+int64_t tn_decoder_window(const tn_decoder_config *config, int64_t layer) {
+    bool has = config->layer_window ? config->layer_window[layer] : layer >= config->first_window_layer;
+    return has ? config->window : 0;
+}

@@ -1,0 +1,92 @@
+/* A pretrained decoder-only language model of the Hugging Face families: modules over mapped weights, and one forward for
+ * training, evaluation and generation. */
+#ifndef TN_MODEL_DECODER_H
+#define TN_MODEL_DECODER_H
+
+#include "model/config.h"
+#include "nn/module.h"
+#include "nn/params.h"
+#include "tensor/checkpoint.h"
+
+typedef struct tn_decoder_layer {
+    tn_module *input_norm, *q, *k, *v, *o, *q_norm, *k_norm, *post_norm, *gate, *up, *down;
+} tn_decoder_layer;
+
+typedef struct tn_decoder {
+    char *dir; /* where it was loaded from */
+    tn_decoder_config config;
+    cJSON *json; /* config.json as read */
+    tn_checkpoint checkpoint;
+    tn_module *modules; /* in the order of the forward pass */
+    int64_t module_count;
+    tn_map by_name;
+    tn_decoder_layer *layers;
+    int64_t layer_count; /* of the stack: config.layers unless layers were replicated */
+    tn_module *embedding, *final_norm, *head;
+    float *rope_cos, *rope_sin;
+    int64_t rope_positions;
+    float *random_weights; /* of --init random, else NULL */
+    int64_t random_bytes;
+    float *norm_weights; /* norms and biases widened to f32: kernels read those as such */
+    int64_t norm_bytes;
+    tn_arena arena;
+    int64_t unused_tensors; /* in the checkpoint, but not of this architecture; first one named */
+    const char *first_unused;
+} tn_decoder;
+
+/* Loads config.json and maps the weights of `dir`. Every tensor of the architecture must be there with its shape and without a
+ * NaN or infinity. Free with tn_decoder_free (NULL is fine). */
+tn_status tn_decoder_load(const char *dir, tn_decoder **out);
+
+/* From config.json alone (`path`: the file or its folder): weights N(0, initializer_range), norms 1, biases 0, by `seed`. */
+tn_status tn_decoder_create(const char *path, uint64_t seed, tn_decoder **out);
+void tn_decoder_free(tn_decoder *model);
+
+tn_module *tn_decoder_module(const tn_decoder *model, const char *name); /* by dotted name; NULL when absent */
+
+/* Stacks ranges [start, end) of the base's layers, as PEFT's layer_replication: weights are shared, module names count the stack.
+ * Call before anything is attached. */
+tn_status tn_decoder_replicate(tn_decoder *model, const int64_t (*ranges)[2], int64_t count);
+
+/* Prepares positions 0 .. positions - 1; call before a forward that needs them. */
+tn_status tn_decoder_prepare(tn_decoder *model, int64_t positions);
+
+int64_t tn_decoder_parameters(const tn_decoder *model); /* distinct weights of the base */
+int64_t tn_decoder_bytes(const tn_decoder *model);      /* bytes of the base as stored */
+
+/* Keys and values of earlier positions, one row [K*D] per position and layer. */
+typedef struct tn_kv_cache {
+    float **k, **v; /* [layers] of [sequences * capacity, K*D] */
+    int64_t sequences, capacity;
+    int64_t *lengths; /* [sequences] positions filled */
+    int64_t row;      /* K*D */
+    int64_t layers, bytes;
+    char *memory;
+} tn_kv_cache;
+
+tn_status tn_kv_cache_init(tn_kv_cache *cache, const tn_decoder *model, int64_t sequences, int64_t capacity);
+void tn_kv_cache_free(tn_kv_cache *cache);
+
+/* A packed batch. Arrays must stay until the tape went back. */
+typedef struct tn_tokens {
+    const int32_t *ids, *positions; /* [count] */
+    int64_t count;
+    const tn_span *spans;
+    int64_t span_count;
+    tn_kv_cache *cache;            /* NULL, or where keys and values are appended and read */
+    const int64_t *cache_rows;     /* with a cache: [count] its row for each token */
+} tn_tokens;
+
+typedef enum tn_checkpointing { TN_CHECKPOINTING_OFF, TN_CHECKPOINTING_ON } tn_checkpointing;
+
+/* Hidden states [T, C] after the final norm; belongs to the caller. */
+tn_var *tn_decoder_hidden(tn_decoder *model, const tn_forward *forward, const tn_tokens *tokens, tn_checkpointing checkpointing);
+
+/* Logits of hidden states; a tn_head_fn whose context is a tn_decoder_head. */
+typedef struct tn_decoder_head {
+    const tn_decoder *model;
+    const tn_forward *forward;
+} tn_decoder_head;
+tn_var *tn_decoder_logits(tn_tape *tape, void *context, tn_var *hidden);
+
+#endif

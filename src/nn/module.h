@@ -1,0 +1,57 @@
+/* Modules: the named places of a model that hold weights and that adapters attach to. */
+#ifndef TN_NN_MODULE_H
+#define TN_NN_MODULE_H
+
+#include "grad/ops.h"
+
+typedef enum tn_module_kind { TN_MODULE_LINEAR, TN_MODULE_EMBEDDING, TN_MODULE_NORM } tn_module_kind;
+
+typedef struct tn_slot tn_slot;
+
+typedef struct tn_module {
+    const char *name; /* dotted, as in the checkpoint without ".weight": "model.layers.0.self_attn.q_proj" */
+    tn_module_kind kind;
+    int layer;              /* -1 outside the blocks */
+    bool is_head;           /* the output projection */
+    bool has_bias;
+    struct tn_module *tied; /* whose weight this one shares (an output head with the embedding), or NULL */
+    tn_weight weight, bias; /* linear [O, C] and [O]; embedding [V, C]; norm [C] */
+    tn_slot *slots;         /* attached adapters, in the order of attaching */
+} tn_module;
+
+/* What a forward pass needs beside the values. */
+typedef struct tn_forward {
+    tn_tape *tape;
+    bool training;         /* dropout acts */
+    uint64_t dropout_seed; /* differs from one micro-batch to the next */
+} tn_forward;
+
+/* One adapter on one module. A method's slot begins with this struct. Hooks that a method does not need are NULL. */
+typedef struct tn_slot_hooks {
+    /* Returns the output after the adapter; x is the input, y the output so far, owned by the caller until returned (return y
+     * itself, changed in place, or drop it and return another). */
+    tn_var *(*linear)(const tn_forward *forward, const tn_slot *slot, const tn_module *module, tn_var *x, tn_var *y);
+    tn_var *(*embedding)(const tn_forward *forward, const tn_slot *slot, const tn_module *module, const int32_t *ids, tn_var *y);
+} tn_slot_hooks;
+
+struct tn_slot {
+    const tn_slot_hooks *hooks;
+    tn_slot *next;
+    bool disabled; /* switched off: the base alone */
+    uint32_t id;   /* distinguishes the random streams of slots */
+};
+
+/* Results belong to the caller; inputs stay the caller's. */
+tn_var *tn_linear_forward(const tn_forward *forward, const tn_module *module, tn_var *x);
+tn_var *tn_embedding_forward(const tn_forward *forward, const tn_module *module, const int32_t *ids, int64_t count);
+tn_var *tn_norm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps, int64_t groups);
+
+void tn_module_attach(tn_module *module, tn_slot *slot);
+void tn_module_detach(tn_module *module, tn_slot *slot);
+
+/* The weight that counts: a tied module's own only when it was given one. */
+static inline const tn_weight *tn_module_weight(const tn_module *module) {
+    return module->tied ? &module->tied->weight : &module->weight;
+}
+
+#endif
