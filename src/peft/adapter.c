@@ -1,0 +1,376 @@
+/* Building an adapter on a model: slots for the selected modules, trained copies for modules_to_save and biases. */
+#include "peft/adapter.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "peft/lora.h"
+#include "peft/token_rows.h"
+
+tn_status tn_adapter_declare(tn_adapter *adapter, const tn_module *module, const char *suffix, tn_weight *weight) {
+    const char *name = tn_arena_printf(&adapter->arena, "%s.%s", module->name, suffix);
+    if (!name)
+        return tn_fail_memory("the adapter");
+    return tn_params_add(&adapter->params, name, weight);
+}
+
+static tn_status add_slot(tn_adapter *adapter, tn_module *module, const tn_peft_method *method, const tn_slot_hooks *hooks, size_t size,
+                          tn_slot **out) {
+    tn_slot *slot = tn_arena_alloc(&adapter->arena, size);
+    if (!slot)
+        return tn_fail_memory("the adapter");
+    slot->hooks = hooks;
+    slot->id = (uint32_t)(module - adapter->model->modules);
+    adapter->slots[adapter->slot_count++] = (tn_adapter_slot){module, slot, method};
+    *out = slot;
+    return TN_OK;
+}
+
+/* rank_pattern and alpha_pattern resolved; the rank must fit the module. */
+static tn_status add_method_slot(tn_adapter *adapter, tn_module *module) {
+    const tn_peft_config *config = &adapter->config;
+    const tn_tensor *weight = &tn_module_weight(module)->tensor;
+    double rank, alpha;
+    TN_TRY(tn_peft_pattern_value(config->rank_pattern, config->rank_pattern_count, module->name, "rank_pattern", (double)config->rank,
+                                 &rank));
+    TN_TRY(tn_peft_pattern_value(config->alpha_pattern, config->alpha_pattern_count, module->name, "alpha_pattern", config->alpha, &alpha));
+    int64_t most = weight->shape[0] < weight->shape[1] ? weight->shape[0] : weight->shape[1];
+    if (!(rank >= 1) || rank != floor(rank) || rank > (double)most)
+        return tn_fail(TN_ERROR_ARGUMENT, "rank %g does not fit %s, whose weight is %lld x %lld; choose 1 to %lld", rank, module->name,
+                       (long long)weight->shape[0], (long long)weight->shape[1], (long long)most);
+    tn_slot *slot;
+    TN_TRY(add_slot(adapter, module, adapter->method, &adapter->method->hooks, adapter->method->slot_size, &slot));
+    return adapter->method->create(adapter, slot, module, (int64_t)rank, alpha);
+}
+
+/* The trained copy starts from the base's tensor; until then `weight` still points at it. */
+static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_bias, const char *key) {
+    if (adapter->replaced_count == adapter->replaced_capacity) {
+        int64_t capacity = adapter->replaced_capacity ? adapter->replaced_capacity * 2 : 32;
+        tn_replaced *replaced = tn_realloc_array(adapter->replaced, (size_t)capacity, sizeof *replaced);
+        if (!replaced)
+            return tn_fail_memory("the adapter");
+        adapter->replaced = replaced;
+        adapter->replaced_capacity = capacity;
+    }
+    tn_weight *weight = is_bias ? &module->bias : &module->weight;
+    tn_replaced *r = &adapter->replaced[adapter->replaced_count++];
+    *r = (tn_replaced){.module = module, .is_bias = is_bias, .original = *weight, .tied = module->tied, .was_tied = !is_bias && module->tied};
+    if (r->was_tied) {
+        weight->tensor = module->tied->weight.tensor;
+        module->tied = NULL;
+    }
+    const char *name = tn_arena_printf(&adapter->arena, "%s.%s", module->name, key);
+    if (!name)
+        return tn_fail_memory("the adapter");
+    return tn_params_add(&adapter->params, name, weight);
+}
+
+static bool module_is_saved(const tn_peft_config *config, const tn_module *module) {
+    for (size_t i = 0; i < config->modules_to_save.count; i++) {
+        const char *entry = config->modules_to_save.items[i];
+        size_t length = strlen(module->name), tail = strlen(entry);
+        if (tail <= length && strcmp(module->name + length - tail, entry) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* With ensure_weight_tying a tied head stays tied to the trained embedding; otherwise each goes its own way, as in PEFT. */
+static tn_status add_saved_modules(tn_adapter *adapter) {
+    tn_decoder *model = adapter->model;
+    int64_t found = 0;
+    for (int64_t i = 0; i < model->module_count; i++) {
+        tn_module *module = &model->modules[i];
+        if (!module_is_saved(&adapter->config, module))
+            continue;
+        found++;
+        if (module->tied && adapter->config.ensure_weight_tying && module_is_saved(&adapter->config, module->tied))
+            continue;
+        if (module == model->embedding && model->head->tied && !adapter->config.ensure_weight_tying) {
+            model->head->weight = module->weight;
+            model->head->tied = NULL;
+        }
+        TN_TRY(replace_tensor(adapter, module, false, "weight"));
+        if (module->has_bias)
+            TN_TRY(replace_tensor(adapter, module, true, "bias"));
+    }
+    if (adapter->config.modules_to_save.count && !found)
+        return tn_fail(TN_ERROR_ARGUMENT, "modules_to_save: '%s' matches no module", adapter->config.modules_to_save.items[0]);
+    return TN_OK;
+}
+
+static tn_status add_biases(tn_adapter *adapter, const bool *selected) {
+    tn_decoder *model = adapter->model;
+    for (int64_t i = 0; i < model->module_count && adapter->config.bias != TN_BIAS_NONE; i++) {
+        tn_module *module = &model->modules[i];
+        if (module->has_bias && (selected[i] || adapter->config.bias == TN_BIAS_ALL))
+            TN_TRY(replace_tensor(adapter, module, true, selected[i] ? "base_layer.bias" : "bias"));
+    }
+    return TN_OK;
+}
+
+static tn_status add_token_rows(tn_adapter *adapter, const tn_token_rows *rows) {
+    tn_decoder *model = adapter->model;
+    tn_module *module = model->embedding;
+    if (rows->module && strcmp(rows->module, "embed_tokens") != 0 && strcmp(rows->module, module->name) != 0)
+        return tn_fail(TN_ERROR_UNSUPPORTED, "trainable_token_indices: only the input embedding '%s' is supported, not '%s'", module->name,
+                       rows->module);
+    int64_t cols = module->weight.tensor.shape[1], vocab = module->weight.tensor.shape[0];
+    for (int64_t k = 0; k < rows->count; k++)
+        if (rows->indices[k] >= vocab)
+            return tn_fail(TN_ERROR_ARGUMENT, "trainable_token_indices: %d is outside the vocabulary of %lld tokens", rows->indices[k],
+                           (long long)vocab);
+    tn_slot *base;
+    TN_TRY(add_slot(adapter, module, NULL, &tn_token_rows_hooks, sizeof(tn_token_rows_slot), &base));
+    tn_token_rows_slot *slot = (tn_token_rows_slot *)base;
+    slot->indices = rows->indices;
+    slot->rows = &slot->storage;
+    slot->storage.tensor = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = 2, .shape = {rows->count, cols}};
+    TN_TRY(tn_adapter_declare(adapter, module, "token_adapter.trainable_tokens_delta", &slot->storage));
+    if (!model->head->tied)
+        return TN_OK;
+    TN_TRY(add_slot(adapter, model->head, NULL, &tn_token_rows_hooks, sizeof(tn_token_rows_slot), &base));
+    tn_token_rows_slot *follower = (tn_token_rows_slot *)base;
+    follower->indices = slot->indices;
+    follower->rows = slot->rows;
+    return TN_OK;
+}
+
+/* A saved configuration names modules, so that it means the same in every tool. */
+static tn_status resolve_all_linear(tn_adapter *adapter, const bool *selected) {
+    const char *leaves[64];
+    size_t count = 0;
+    if (!adapter->config.all_linear)
+        return TN_OK;
+    for (int64_t i = 0; i < adapter->model->module_count && count < 64; i++) {
+        const char *name = adapter->model->modules[i].name, *dot = strrchr(name, '.');
+        bool seen = !selected[i];
+        name = dot ? dot + 1 : name;
+        for (size_t j = 0; j < count; j++)
+            seen = seen || strcmp(leaves[j], name) == 0;
+        if (!seen)
+            leaves[count++] = name;
+    }
+    adapter->config.all_linear = false;
+    return tn_peft_config_copy_list(&adapter->config, (tn_text_list){leaves, count}, &adapter->config.target_modules);
+}
+
+static tn_status build(tn_adapter *adapter, bool *selected) {
+    tn_decoder *model = adapter->model;
+    tn_peft_config *config = &adapter->config;
+    if (config->replication_count)
+        TN_TRY(tn_decoder_replicate(model, (const int64_t(*)[2])config->replication, (int64_t)config->replication_count));
+    if (!config->target_modules.count && !config->target_regex && !config->all_linear && !config->target_parameters.count)
+        TN_TRY(tn_peft_config_set_targets(config, "q_proj,v_proj"));
+    TN_TRY(tn_lora_init_check(config->init));
+    TN_TRY(tn_peft_select(model, config, adapter->method, selected));
+    TN_TRY(resolve_all_linear(adapter, selected));
+    adapter->slots = tn_calloc((size_t)model->module_count + 2 * config->token_rows_count + 2, sizeof *adapter->slots);
+    if (!adapter->slots)
+        return tn_fail_memory("the adapter");
+    for (int64_t i = 0; i < model->module_count; i++)
+        if (selected[i])
+            TN_TRY(add_method_slot(adapter, &model->modules[i]));
+    for (size_t i = 0; i < config->token_rows_count; i++)
+        TN_TRY(add_token_rows(adapter, &config->token_rows[i]));
+    TN_TRY(add_biases(adapter, selected));
+    return add_saved_modules(adapter);
+}
+
+static tn_status start_values(tn_adapter *adapter, uint64_t seed) {
+    for (int64_t i = 0; i < adapter->slot_count; i++) {
+        const tn_adapter_slot *s = &adapter->slots[i];
+        if (s->method) {
+            TN_TRY(s->method->init(adapter, s->slot, s->module, seed));
+            continue;
+        }
+        tn_token_rows_slot *rows = (tn_token_rows_slot *)s->slot;
+        const tn_tensor *table = &tn_module_weight(s->module)->tensor;
+        int64_t cols = table->shape[1], size = tn_dtype_size(table->dtype);
+        for (int64_t k = 0; k < rows->rows->tensor.shape[0]; k++)
+            tn_convert_to_f32((float *)rows->rows->tensor.data + k * cols, (const char *)table->data + rows->indices[k] * cols * size,
+                              table->dtype, cols);
+    }
+    return TN_OK;
+}
+
+static void attach(tn_adapter *adapter) {
+    for (int64_t i = 0; i < adapter->slot_count; i++)
+        tn_module_attach(adapter->slots[i].module, adapter->slots[i].slot);
+    adapter->attached = true;
+}
+
+tn_status tn_adapter_create(tn_decoder *model, const tn_peft_method *method, tn_peft_config *config, bool trainable, uint64_t seed,
+                            tn_adapter **out) {
+    tn_adapter *adapter = tn_calloc(1, sizeof *adapter);
+    bool *selected = NULL;
+    tn_status status;
+    *out = NULL;
+    if (!adapter) {
+        tn_peft_config_free(config);
+        return tn_fail_memory("the adapter");
+    }
+    adapter->model = model;
+    adapter->method = method;
+    adapter->config = *config;
+    *config = (tn_peft_config){0};
+    int64_t modules = model->module_count;
+    for (size_t i = 0; i < adapter->config.replication_count; i++)
+        modules += 11 * model->config.layers;
+    selected = tn_calloc((size_t)modules, 1);
+    if (!selected) {
+        status = tn_fail_memory("the adapter");
+        goto fail;
+    }
+    TN_TRY_GOTO(build(adapter, selected));
+    TN_TRY_GOTO(tn_params_build(&adapter->params, trainable));
+    TN_TRY_GOTO(start_values(adapter, seed));
+    attach(adapter);
+    tn_free(selected);
+    *out = adapter;
+    return TN_OK;
+fail:
+    tn_free(selected);
+    tn_adapter_free(adapter);
+    return status;
+}
+
+tn_status tn_adapter_create_full(tn_decoder *model, bool trainable, tn_adapter **out) {
+    tn_adapter *adapter = tn_calloc(1, sizeof *adapter);
+    tn_status status;
+    *out = NULL;
+    if (!adapter)
+        return tn_fail_memory("the trained weights");
+    adapter->model = model;
+    for (int64_t i = 0; i < model->module_count; i++) {
+        tn_module *module = &model->modules[i];
+        if (!module->tied)
+            TN_TRY_GOTO(replace_tensor(adapter, module, false, "weight"));
+        if (module->has_bias)
+            TN_TRY_GOTO(replace_tensor(adapter, module, true, "bias"));
+    }
+    TN_TRY_GOTO(tn_params_build(&adapter->params, trainable));
+    for (int64_t i = 0; i < adapter->params.count; i++)
+        adapter->params.entries[i].decay = adapter->params.entries[i].weight->tensor.ndim > 1;
+    adapter->attached = true;
+    *out = adapter;
+    return TN_OK;
+fail:
+    tn_adapter_free(adapter);
+    return status;
+}
+
+/* Restores the base's tensors in reverse order of their replacement. */
+static void restore_base(tn_adapter *adapter) {
+    for (int64_t i = adapter->replaced_count; i-- > 0;) {
+        tn_replaced *r = &adapter->replaced[i];
+        *(r->is_bias ? &r->module->bias : &r->module->weight) = r->original;
+        if (r->was_tied)
+            r->module->tied = r->tied;
+    }
+    tn_decoder *model = adapter->model;
+    if (model->config.tied)
+        model->head->tied = model->embedding;
+}
+
+void tn_adapter_free(tn_adapter *adapter) {
+    if (!adapter)
+        return;
+    if (adapter->attached)
+        for (int64_t i = 0; i < adapter->slot_count; i++)
+            tn_module_detach(adapter->slots[i].module, adapter->slots[i].slot);
+    restore_base(adapter);
+    tn_params_free(&adapter->params);
+    tn_peft_config_free(&adapter->config);
+    tn_arena_free(&adapter->arena);
+    tn_free(adapter->slots);
+    tn_free(adapter->replaced);
+    tn_free(adapter);
+}
+
+void tn_adapter_enable(tn_adapter *adapter, bool enabled) {
+    if (adapter->attached == enabled)
+        return;
+    for (int64_t i = 0; i < adapter->slot_count; i++)
+        adapter->slots[i].slot->disabled = !enabled;
+    for (int64_t i = 0; i < adapter->replaced_count; i++) {
+        tn_replaced *r = &adapter->replaced[i];
+        tn_weight *weight = r->is_bias ? &r->module->bias : &r->module->weight, other = r->original;
+        r->original = *weight;
+        *weight = other;
+    }
+    adapter->attached = enabled;
+}
+
+bool tn_adapter_changes(const tn_adapter *adapter, const tn_module *module) {
+    for (int64_t i = 0; i < adapter->slot_count; i++)
+        if (adapter->slots[i].module == module)
+            return true;
+    for (int64_t i = 0; i < adapter->replaced_count; i++)
+        if (adapter->replaced[i].module == module)
+            return true;
+    return module->tied && tn_adapter_changes(adapter, module->tied);
+}
+
+tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias, bool *has_bias) {
+    const tn_tensor *base = &tn_module_weight(module)->tensor;
+    tn_convert_to_f32(weight, base->data, base->dtype, tn_tensor_count(base));
+    *has_bias = module->has_bias;
+    if (bias && module->has_bias)
+        tn_convert_to_f32(bias, module->bias.tensor.data, module->bias.tensor.dtype, module->bias.tensor.shape[0]);
+    else if (bias)
+        memset(bias, 0, (size_t)module->weight.tensor.shape[0] * sizeof *bias);
+    for (int64_t i = 0; i < adapter->slot_count; i++) {
+        const tn_adapter_slot *s = &adapter->slots[i];
+        if (s->module != module)
+            continue;
+        if (!s->method) {
+            tn_token_rows_merge((const tn_token_rows_slot *)s->slot, weight, base->shape[1]);
+            continue;
+        }
+        TN_TRY(s->method->merge(s->slot, module, weight, bias));
+        *has_bias = *has_bias || (s->method->merge_adds_bias && s->method->merge_adds_bias(s->slot));
+    }
+    return TN_OK;
+}
+
+/* Squared norm of (merged - base) of one module, and of the base. */
+static tn_status change_of(const tn_adapter *adapter, const tn_module *module, double *change, double *base_square) {
+    const tn_tensor *base = &tn_module_weight(module)->tensor;
+    const tn_kernels *kernels = tn_kernels_cpu();
+    for (int64_t i = 0; i < adapter->replaced_count; i++)
+        if (adapter->replaced[i].module == module && !adapter->replaced[i].is_bias && !adapter->replaced[i].was_tied)
+            base = &adapter->replaced[i].original.tensor;
+    int64_t count = tn_tensor_count(base);
+    bool has_bias;
+    float *merged = tn_malloc((size_t)count * sizeof *merged), *original = tn_malloc((size_t)count * sizeof *original);
+    tn_status status = merged && original ? tn_adapter_merged_weight(adapter, module, merged, NULL, &has_bias)
+                                          : tn_fail_memory("the norm of the change");
+    if (status == TN_OK) {
+        tn_convert_to_f32(original, base->data, base->dtype, count);
+        *base_square += kernels->sum_squares(original, count);
+        kernels->add(merged, original, -1, count);
+        *change += kernels->sum_squares(merged, count);
+    }
+    tn_free(merged);
+    tn_free(original);
+    return status;
+}
+
+tn_status tn_adapter_summarise(const tn_adapter *adapter, tn_adapter_summary *out) {
+    double change = 0, base = 0;
+    *out = (tn_adapter_summary){0};
+    for (int64_t i = 0; i < adapter->model->module_count; i++) {
+        const tn_module *module = &adapter->model->modules[i];
+        if (!tn_adapter_changes(adapter, module))
+            continue;
+        out->modules++;
+        TN_TRY(change_of(adapter, module, &change, &base));
+    }
+    for (int64_t i = 0; i < adapter->params.count; i++)
+        out->parameters += adapter->params.entries[i].count;
+    out->change_norm = sqrt(change);
+    out->base_norm = sqrt(base);
+    return TN_OK;
+}

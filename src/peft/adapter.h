@@ -1,0 +1,87 @@
+/* An adapter on a model: trained tensors, the slots that apply them, and base tensors that are trained in full. */
+#ifndef TN_PEFT_ADAPTER_H
+#define TN_PEFT_ADAPTER_H
+
+#include "model/decoder.h"
+#include "peft/method.h"
+
+typedef struct tn_adapter_slot {
+    tn_module *module;
+    tn_slot *slot;
+    const tn_peft_method *method; /* NULL for trained token rows */
+} tn_adapter_slot;
+
+/* A base tensor replaced by a trained copy. */
+typedef struct tn_replaced {
+    tn_module *module;
+    bool is_bias;
+    bool was_tied; /* a tied head that was given a weight of its own */
+    tn_weight original;
+    tn_module *tied;
+} tn_replaced;
+
+struct tn_adapter {
+    tn_decoder *model;
+    const tn_peft_method *method; /* NULL: full fine-tuning */
+    tn_peft_config config;
+    tn_params params; /* names are the file's keys without "base_model.model." (full: the checkpoint's names) */
+    tn_adapter_slot *slots;
+    int64_t slot_count;
+    tn_replaced *replaced;
+    int64_t replaced_count, replaced_capacity;
+    bool attached;
+    tn_arena arena;
+};
+
+/* Makes an adapter for `model` with starting values by `seed`, attached. Takes the contents of `config` (also on failure). With
+ * `trainable` the parameters have gradients. Fails when a target matches nothing, when a rank does not fit. */
+tn_status tn_adapter_create(tn_decoder *model, const tn_peft_method *method, tn_peft_config *config, bool trainable, uint64_t seed,
+                            tn_adapter **out);
+
+/* Full fine-tuning: every base tensor becomes a trained f32 copy. */
+tn_status tn_adapter_create_full(tn_decoder *model, bool trainable, tn_adapter **out);
+
+/* Detaches from the model and frees; NULL is fine. The model stays usable. */
+void tn_adapter_free(tn_adapter *adapter);
+
+/* Switches an attached adapter off and on without touching its tensors. Trained copies of base tensors change place too. */
+void tn_adapter_enable(tn_adapter *adapter, bool enabled);
+
+typedef struct tn_adapter_load_options {
+    bool trainable;
+    bool allow_partial; /* tensors missing on either side are tolerated (and counted) */
+} tn_adapter_load_options;
+
+/* How much of an adapter file was used; without allow_partial the two last are 0 or loading failed. */
+typedef struct tn_adapter_load_report {
+    int64_t tensors, missing, unexpected;
+} tn_adapter_load_report;
+
+/* Reads a PEFT folder. Every tensor of the file must find its place and every place its tensor, of the right shape, without NaN;
+ * errors name the first that do not and the nearest names. */
+tn_status tn_adapter_load(tn_decoder *model, const char *dir, const tn_adapter_load_options *options, tn_adapter_load_report *report,
+                          tn_adapter **out);
+
+/* Writes adapter_config.json and adapter_model.safetensors (f32) into `dir`, as PEFT's save_pretrained. An adapter whose
+ * initialisation took part of the base away is written converted to an ordinary LoRA of twice the rank for the untouched
+ * base. Full fine-tuning writes the checkpoint itself, in `dtype`. */
+tn_status tn_adapter_save(const tn_adapter *adapter, const char *dir);
+
+/* Counts and sizes for people: modules with adapters, trained parameters, Frobenius norm of all weight changes. */
+typedef struct tn_adapter_summary {
+    int64_t modules, parameters;
+    double change_norm, base_norm;
+} tn_adapter_summary;
+tn_status tn_adapter_summarise(const tn_adapter *adapter, tn_adapter_summary *out);
+
+/* The effective weight of a module with the adapter merged in, f32 [O, C], and its bias [O] (bias may be NULL; *has_bias says
+ * whether the merged module has one). Modules that the adapter leaves alone give their base values. */
+tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias, bool *has_bias);
+
+/* True when merging changes the module. */
+bool tn_adapter_changes(const tn_adapter *adapter, const tn_module *module);
+
+/* Modules that a configuration selects, in the model's order, into `selected` (one bool per module). */
+tn_status tn_peft_select(const tn_decoder *model, const tn_peft_config *config, const tn_peft_method *method, bool *selected);
+
+#endif

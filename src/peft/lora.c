@@ -1,0 +1,104 @@
+/* LoRA (Hu et al. 2021, arXiv 2106.09685): y = W x + b + s (B A dropout(x) + b_B), s = alpha / r, or alpha / sqrt(r) for rsLoRA
+ * (arXiv 2312.03732). A [R, C], B [O, R]. Embedding: y = E[i] + s B A[:, i], A [R, V], B [C, R]. When the initialisation took
+ * B0 A0 out of the base (PiSSA, OLoRA), - s B0 A0 x is added instead of changing W. */
+#include "peft/lora.h"
+
+#include "base/rng.h"
+
+static tn_var *lora_linear(const tn_forward *forward, const tn_slot *base, const tn_module *module, tn_var *x, tn_var *y) {
+    const tn_lora_slot *slot = (const tn_lora_slot *)base;
+    (void)module;
+    if (slot->a0.tensor.data)
+        tn_op_low_rank(forward->tape, y, x, &slot->a0, &slot->b0, NULL, -slot->scale);
+    bool drop = forward->training && slot->dropout > 0;
+    tn_var *input = x;
+    if (drop)
+        input = tn_op_dropout(forward->tape, x, slot->dropout, forward->dropout_seed, tn_stream(TN_STREAM_DROPOUT, base->id));
+    tn_op_low_rank(forward->tape, y, input, &slot->a, &slot->b, slot->has_bias ? &slot->bias : NULL, slot->scale);
+    if (drop)
+        tn_drop(forward->tape, input);
+    return y;
+}
+
+static tn_var *lora_embedding(const tn_forward *forward, const tn_slot *base, const tn_module *module, const int32_t *ids, tn_var *y) {
+    const tn_lora_slot *slot = (const tn_lora_slot *)base;
+    (void)module;
+    tn_op_low_rank_embedding(forward->tape, y, ids, &slot->a, &slot->b, slot->scale);
+    return y;
+}
+
+static bool lora_fits(const tn_module *module) {
+    return module->kind == TN_MODULE_LINEAR || module->kind == TN_MODULE_EMBEDDING;
+}
+
+static tn_weight matrix(int64_t rows, int64_t cols) {
+    return (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 2, .shape = {rows, cols}}};
+}
+
+static tn_status lora_create(tn_adapter *adapter, tn_slot *base, tn_module *module, int64_t rank, double alpha) {
+    tn_lora_slot *slot = (tn_lora_slot *)base;
+    const tn_peft_config *config = &adapter->config;
+    int64_t rows = tn_module_weight(module)->tensor.shape[0], cols = tn_module_weight(module)->tensor.shape[1];
+    slot->embedding = module->kind == TN_MODULE_EMBEDDING;
+    slot->scale = (float)tn_peft_scale(config, alpha, rank);
+    slot->dropout = (float)config->dropout;
+    slot->a = matrix(rank, slot->embedding ? rows : cols);
+    slot->b = matrix(slot->embedding ? cols : rows, rank);
+    TN_TRY(tn_adapter_declare(adapter, module, slot->embedding ? "lora_embedding_A" : "lora_A.weight", &slot->a));
+    TN_TRY(tn_adapter_declare(adapter, module, slot->embedding ? "lora_embedding_B" : "lora_B.weight", &slot->b));
+    slot->has_bias = config->lora_bias && !slot->embedding;
+    if (slot->has_bias) {
+        slot->bias = (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {rows}}};
+        TN_TRY(tn_adapter_declare(adapter, module, "lora_B.bias", &slot->bias));
+    }
+    return TN_OK;
+}
+
+static tn_status lora_init(tn_adapter *adapter, tn_slot *slot, tn_module *module, uint64_t seed) {
+    return tn_lora_init(adapter, (tn_lora_slot *)slot, module, seed);
+}
+
+static tn_status lora_loaded(tn_adapter *adapter, tn_slot *slot, tn_module *module) {
+    return tn_lora_init_residual(adapter, (tn_lora_slot *)slot, module);
+}
+
+/* weight += factor B A, or its transpose for an embedding, whose weight is [V, C] = (B A)^T. */
+static void add_product(float *weight, const tn_weight *a, const tn_weight *b, bool transposed, float factor) {
+    const tn_kernels *kernels = tn_kernels_cpu();
+    int64_t rank = a->tensor.shape[0], in = a->tensor.shape[1], out = b->tensor.shape[0];
+    if (transposed)
+        kernels->gemm(weight, out, tn_weight_transpose(a), tn_weight_transpose(b), factor, 1, in, out, rank);
+    else
+        kernels->gemm(weight, in, tn_weight_rows(b), tn_weight_rows(a), factor, 1, out, in, rank);
+}
+
+static tn_status lora_merge(const tn_slot *base, const tn_module *module, float *weight, float *bias) {
+    const tn_lora_slot *slot = (const tn_lora_slot *)base;
+    (void)module;
+    add_product(weight, &slot->a, &slot->b, slot->embedding, slot->scale);
+    if (slot->a0.tensor.data)
+        add_product(weight, &slot->a0, &slot->b0, slot->embedding, -slot->scale);
+    if (slot->has_bias && bias)
+        tn_kernels_cpu()->add(bias, slot->bias.tensor.data, slot->scale, slot->bias.tensor.shape[0]);
+    return TN_OK;
+}
+
+static bool lora_merge_adds_bias(const tn_slot *slot) {
+    return ((const tn_lora_slot *)slot)->has_bias;
+}
+
+const tn_peft_method tn_lora = {
+    .name = "lora",
+    .peft_type = "LORA",
+    .summary = "low-rank update of linear and embedding layers",
+    .formula = "y = W x + alpha/r B A x",
+    .paper = "arXiv:2106.09685",
+    .slot_size = sizeof(tn_lora_slot),
+    .hooks = {.linear = lora_linear, .embedding = lora_embedding},
+    .fits = lora_fits,
+    .create = lora_create,
+    .init = lora_init,
+    .loaded = lora_loaded,
+    .merge = lora_merge,
+    .merge_adds_bias = lora_merge_adds_bias,
+};
