@@ -1,0 +1,221 @@
+/* Matrix products of SmolLM2-135M's shapes against OpenBLAS: bench_gemm [threads] [isa] [seconds per row].
+ * Both run in turns and medians are printed: GFLOP/s, and GB/s of weights for one token against a plain sum's. */
+#include <cblas.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "base/rng.h"
+#include "kernel/cpu/cpu.h"
+#include "kernel/cpu/gemm.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+typedef void gemm_function(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
+                           int64_t k);
+
+enum { MAX_RUNS = 400 };
+
+typedef struct bench {
+    gemm_function *gemm;
+    double seconds;
+} bench;
+
+/* x by rows or transposed; w likewise, so that all four orders of a training step are seen. */
+typedef struct shape {
+    const char *what;
+    int64_t m, n, k;
+    bool a_transposed, b_transposed;
+    float beta;
+} shape;
+
+static const shape shapes[] = {
+    {"forward q, o", 1024, 576, 576, false, true, 0},
+    {"forward k, v", 1024, 192, 576, false, true, 0},
+    {"forward gate, up", 1024, 1536, 576, false, true, 0},
+    {"forward down", 1024, 576, 1536, false, true, 0},
+    {"forward head", 128, 49152, 576, false, true, 0},
+    {"backward q, o", 1024, 576, 576, false, false, 1},
+    {"backward k, v", 1024, 576, 192, false, false, 1},
+    {"backward gate, up", 1024, 576, 1536, false, false, 1},
+    {"backward down", 1024, 1536, 576, false, false, 1},
+    {"backward head", 128, 576, 49152, false, false, 0},
+    {"square", 1024, 1024, 1024, false, false, 0},
+    {"weight gradient", 576, 576, 1024, true, false, 1},
+    {"lora x A^T", 1024, 8, 576, false, true, 0},
+    {"lora u B^T", 1024, 576, 8, false, true, 1},
+    {"lora dy B", 1024, 8, 576, false, false, 0},
+    {"lora dA = du^T x", 8, 576, 1024, true, false, 1},
+    {"lora dB = dy^T u", 576, 8, 1024, true, false, 1},
+    {"lora x A^T, rank 16", 1024, 16, 576, false, true, 0},
+    {"lora dB, rank 16", 576, 16, 1024, true, false, 1},
+    {"rank 32", 1024, 32, 576, false, true, 0},
+    {"attention scores", 64, 64, 64, false, true, 0},
+    {"attention values", 64, 64, 64, false, false, 1},
+    {"16 tokens", 16, 1536, 576, false, true, 0},
+    {"24 tokens", 24, 1536, 576, false, true, 0},
+    {"32 tokens", 32, 1536, 576, false, true, 0},
+};
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static double median(double *times, int count) {
+    qsort(times, (size_t)count, sizeof *times, by_value);
+    return times[count / 2];
+}
+
+static void blas(float *c, const shape *s, const float *a, const float *b) {
+    cblas_sgemm(CblasRowMajor, s->a_transposed ? CblasTrans : CblasNoTrans, s->b_transposed ? CblasTrans : CblasNoTrans,
+                (blasint)s->m, (blasint)s->n, (blasint)s->k, 1.0f, a, (blasint)(s->a_transposed ? s->m : s->k), b,
+                (blasint)(s->b_transposed ? s->k : s->n), s->beta, c, (blasint)s->n);
+}
+
+static tn_operand operand(const void *data, tn_dtype dtype, int64_t rows, int64_t cols, bool transposed) {
+    return transposed ? tn_transpose_of(data, dtype, rows) : tn_rows_of(data, dtype, cols);
+}
+
+/* Seconds of one product, of enough in a row for the clock. */
+static double time_ours(const bench *with, float *c, const shape *s, tn_operand a, tn_operand b, int repeat) {
+    double start = tn_seconds();
+    for (int i = 0; i < repeat; i++)
+        with->gemm(c, s->n, a, b, 1.0f, s->beta, s->m, s->n, s->k);
+    return (tn_seconds() - start) / repeat;
+}
+
+static double time_blas(float *c, const shape *s, const float *a, const float *b, int repeat) {
+    double start = tn_seconds();
+    for (int i = 0; i < repeat; i++)
+        blas(c, s, a, b);
+    return (tn_seconds() - start) / repeat;
+}
+
+static float *random_floats(int64_t count, uint64_t seed) {
+    float *values = tn_pages_alloc((size_t)count * sizeof(float));
+    if (!values) {
+        fprintf(stderr, "bench_gemm: no memory for %lld floats\n", (long long)count);
+        exit(1);
+    }
+    tn_fill_uniform(values, (size_t)count, seed, 0, -1.0f, 1.0f);
+    return values;
+}
+
+static void bench_shape(const bench *with, const shape *s) {
+    static double ours[MAX_RUNS], half[MAX_RUNS], theirs[MAX_RUNS];
+    float *a = random_floats(s->m * s->k, 1), *b = random_floats(s->k * s->n, 2), *c = random_floats(s->m * s->n, 3);
+    uint16_t *narrow = tn_pages_alloc((size_t)(s->k * s->n) * 2);
+    if (!narrow)
+        exit(1);
+    tn_convert_from_f32(narrow, TN_DTYPE_BF16, b, s->k * s->n);
+    tn_operand a_f32 = operand(a, TN_DTYPE_F32, s->m, s->k, s->a_transposed);
+    tn_operand b_f32 = operand(b, TN_DTYPE_F32, s->k, s->n, s->b_transposed);
+    tn_operand b_bf16 = operand(narrow, TN_DTYPE_BF16, s->k, s->n, s->b_transposed);
+    double flops = 2.0 * (double)s->m * (double)s->n * (double)s->k, start = tn_seconds();
+    int repeat = flops > 1e8 ? 1 : (int)(1e8 / flops) + 1, runs = 0;
+    time_ours(with, c, s, a_f32, b_f32, 1);
+    time_blas(c, s, a, b, 1);
+    for (; runs < MAX_RUNS && (runs < 3 || tn_seconds() - start < with->seconds); runs++) {
+        ours[runs] = time_ours(with, c, s, a_f32, b_f32, repeat);
+        theirs[runs] = time_blas(c, s, a, b, repeat);
+        half[runs] = time_ours(with, c, s, a_f32, b_bf16, repeat);
+    }
+    double x = median(ours, runs), y = median(theirs, runs), z = median(half, runs);
+    printf("%-20s %5lld %6lld %6lld %9.1f %9.1f %9.1f %7.2f %7.2f\n", s->what, (long long)s->m, (long long)s->n,
+           (long long)s->k, flops / x * 1e-9, flops / z * 1e-9, flops / y * 1e-9, y / x, x / z);
+    tn_pages_free(a, (size_t)(s->m * s->k) * sizeof *a);
+    tn_pages_free(b, (size_t)(s->k * s->n) * sizeof *b);
+    tn_pages_free(c, (size_t)(s->m * s->n) * sizeof *c);
+    tn_pages_free(narrow, (size_t)(s->k * s->n) * 2);
+}
+
+/* Bytes of memory read in a second by a sum that the compiler vectorises. */
+static double sum_rate(const float *values, int64_t count) {
+    double best = 0;
+    for (int run = 0; run < 5; run++) {
+        double start = tn_seconds();
+        uint64_t total = 0;
+#pragma omp parallel for reduction(+ : total)
+        for (int64_t block = 0; block < count / 16384; block++) {
+            const uint64_t *words = (const uint64_t *)(values + block * 16384);
+            uint64_t part = 0;
+            for (int i = 0; i < 8192; i++)
+                part += words[i];
+            total += part;
+        }
+        double rate = (double)count * sizeof(float) / (tn_seconds() - start);
+        if (rate > best && total != 1)
+            best = rate;
+    }
+    return best;
+}
+
+static double token_rate(const bench *with, tn_operand w, int64_t bytes, int64_t m, int64_t n, int64_t k, float *c,
+                         const float *x) {
+    double best = 0;
+    for (int run = 0; run < 5; run++) {
+        double start = tn_seconds();
+        with->gemm(c, n, tn_rows_of(x, TN_DTYPE_F32, k), w, 1.0f, 0.0f, m, n, k);
+        double rate = (double)bytes / (tn_seconds() - start);
+        if (rate > best)
+            best = rate;
+    }
+    return best;
+}
+
+/* Weights of 512 MB, read once for m tokens: forward, x W^T, and backward, dy W. */
+static void bench_tokens(const bench *with) {
+    enum { WIDTH = 4096, BYTES = 512 << 20 };
+    float *w = random_floats(BYTES / 4, 4), *c = random_floats(8 * (BYTES / 2 / WIDTH), 5);
+    float *x = random_floats(8 * (BYTES / 2 / WIDTH), 6);
+    double memory = sum_rate(w, BYTES / 4);
+    printf("\nmemory read by a plain sum: %.1f GB/s; weights read by products of few rows:\n", memory * 1e-9);
+    printf("%-12s %3s %10s %10s\n", "weights", "m", "forward", "backward");
+    for (int narrow = 0; narrow < 2; narrow++) {
+        tn_dtype dtype = narrow ? TN_DTYPE_BF16 : TN_DTYPE_F32;
+        int64_t rows = BYTES / WIDTH / tn_dtype_size(dtype);
+        for (int64_t m = 1; m <= 8; m *= 2) {
+            double forward = token_rate(with, tn_transpose_of(w, dtype, WIDTH), BYTES, m, rows, WIDTH, c, x);
+            double backward = token_rate(with, tn_rows_of(w, dtype, WIDTH), BYTES, m, WIDTH, rows, c, x);
+            printf("%-12s %3lld %9.0f%% %9.0f%%\n", tn_dtype_name(dtype), (long long)m, 100 * forward / memory,
+                   100 * backward / memory);
+        }
+    }
+    tn_pages_free(w, BYTES);
+    tn_pages_free(c, (size_t)8 * (BYTES / 2 / WIDTH) * sizeof *c);
+    tn_pages_free(x, (size_t)8 * (BYTES / 2 / WIDTH) * sizeof *x);
+}
+
+static gemm_function *find_isa(const char *name) {
+#ifdef __x86_64__
+    if (tn_cpu_has_avx512() && (!name || strcmp(name, "avx512") == 0))
+        return tn_gemm_avx512;
+    if (tn_cpu_has_avx2() && (!name || strcmp(name, "avx2") == 0))
+        return tn_gemm_avx2;
+#endif
+    return !name || strcmp(name, "generic") == 0 ? tn_gemm_generic : NULL;
+}
+
+int main(int argc, char **argv) {
+    int threads = argc > 1 ? atoi(argv[1]) : 2;
+    bench with = {find_isa(argc > 2 ? argv[2] : NULL), argc > 3 ? atof(argv[3]) : 0.3};
+    if (threads < 1 || !with.gemm) {
+        fprintf(stderr, "usage: bench_gemm [threads] [generic|avx2|avx512, when this CPU has it] [seconds per row]\n");
+        return 2;
+    }
+#ifdef _OPENMP
+    omp_set_num_threads(threads);
+#endif
+    openblas_set_num_threads(threads);
+    printf("%d threads; GFLOP/s (medians)\n", threads);
+    printf("%-20s %5s %6s %6s %9s %9s %9s %7s %7s\n", "", "m", "n", "k", "f32", "bf16", "openblas", "ratio", "bf16/f32");
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        bench_shape(&with, &shapes[i]);
+    bench_tokens(&with);
+    return 0;
+}

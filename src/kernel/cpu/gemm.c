@@ -1,0 +1,368 @@
+/* C[m,n] = alpha * A[m,k] B[k,n] + beta * C by blocks, after Goto & van de Geijn (2008) and Van Zee & van de Geijn (2015):
+ * a block of A and one of B are packed into panels as f32, then tiles of C are computed by the micro-kernel. With few
+ * rows (or columns: the product is then transposed) nothing is packed and the wide operand is read once, in place.
+ *
+ * Every element of C is one sum over k in an order that depends only on k, by one thread at a time. */
+#include "kernel/cpu/gemm.h"
+
+#include <stdatomic.h>
+
+#include "base/memory.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+enum {
+    STRIP = 256,       /* columns that a few-row product accumulates at once */
+    COEF_DEPTH = 64,   /* coefficients widened at once */
+    AXPY_DEPTH = 8,    /* rows of the wide operand read side by side */
+    DOT_BYTES = 65536, /* of the wide operand in one task */
+    MIN_TILES = 192,   /* tasks of a block, when it has so many tiles */
+    MAX_WIDENED = 1 << 16, /* longest few rows that are copied */
+    MAX_PANEL = 16,    /* largest panel_a */
+    MAX_NR = 32,
+    MAX_KC = 384,
+};
+
+/* Fewer multiplications than this for each thread are not worth waking it. */
+static const int64_t thread_work = 1 << 17;
+
+typedef struct matrix {
+    float *data;
+    int64_t row_stride, col_stride;
+} matrix;
+
+typedef struct product {
+    const tn_gemm_kernel *kernel;
+    matrix c;
+    tn_operand a, b;
+    float alpha, beta;
+    int64_t m, n, k;
+    int threads;
+    atomic_llong next_pack, next_task;
+    /* Blocks. */
+    int64_t mc, nc, kc;
+    float *packed_a, *packed_b;
+    /* Few rows, for dot products: f32 [m, k]. */
+    const float *few;
+    int64_t few_stride;
+} product;
+
+static int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static int64_t round_up(int64_t value, int64_t multiple) {
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+static tn_operand part(tn_operand x, int64_t row, int64_t col) {
+    x.data = (const char *)x.data + (row * x.row_stride + col * x.col_stride) * tn_dtype_size(x.dtype);
+    return x;
+}
+
+static tn_operand transposed(tn_operand x) {
+    return (tn_operand){x.data, x.dtype, x.col_stride, x.row_stride};
+}
+
+/* ---- scratch and threads ---- */
+
+static _Thread_local struct {
+    void *pages;
+    size_t size;
+} scratch;
+
+void tn_gemm_release_scratch(void) {
+    tn_pages_free(scratch.pages, scratch.size);
+    scratch.pages = NULL;
+    scratch.size = 0;
+}
+
+/* At least `count` floats that the calling thread owns until its next call, or NULL. */
+static float *scratch_floats(int64_t count) {
+    size_t size = (size_t)round_up(count * (int64_t)sizeof(float), 256 << 10);
+    if (size > scratch.size) {
+        tn_gemm_release_scratch();
+        scratch.pages = tn_pages_alloc(size);
+        if (scratch.pages)
+            scratch.size = size;
+    }
+    return scratch.pages;
+}
+
+static int thread_count(const product *job, bool parallel) {
+#ifdef _OPENMP
+    if (!parallel || omp_in_parallel())
+        return 1;
+    double useful = (double)job->m * (double)job->n * (double)job->k / (double)thread_work;
+    int most = omp_get_max_threads();
+    return useful >= most ? most : useful < 1 ? 1 : (int)useful;
+#else
+    (void)job;
+    (void)parallel;
+    return 1;
+#endif
+}
+
+static void wait_for_all(const product *job) {
+    if (job->threads > 1) {
+#pragma omp barrier
+    }
+}
+
+static int thread_index(const product *job) {
+#ifdef _OPENMP
+    return job->threads > 1 ? omp_get_thread_num() : 0;
+#else
+    (void)job;
+    return 0;
+#endif
+}
+
+static int64_t take(atomic_llong *next) {
+    return atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
+}
+
+static void run(product *job, void (*work)(product *)) {
+    atomic_init(&job->next_pack, 0);
+    atomic_init(&job->next_task, 0);
+    if (job->threads == 1) {
+        work(job);
+        return;
+    }
+#pragma omp parallel num_threads(job->threads)
+    {
+#ifdef _OPENMP
+#pragma omp single
+        job->threads = omp_get_num_threads();
+#endif
+        work(job);
+    }
+}
+
+/* ---- blocks ---- */
+
+/* The part of C at (row, col) with the panels for it; depth from `depth_at`. */
+typedef struct block {
+    int64_t row, rows, col, cols, depth_at, depth;
+} block;
+
+static void pack_panels(product *job, const block *at, bool with_b) {
+    const tn_gemm_kernel *kernel = job->kernel;
+    int64_t a_panels = (at->rows + kernel->mr - 1) / kernel->mr;
+    int64_t b_panels = with_b ? (at->cols + kernel->nr - 1) / kernel->nr : 0;
+    for (int64_t i; (i = take(&job->next_pack)) < a_panels + b_panels;) {
+        if (i < b_panels) {
+            int64_t j = i * kernel->nr;
+            kernel->widen(job->packed_b + j * at->depth, kernel->nr, part(job->b, at->depth_at, at->col + j), at->depth,
+                          smaller(at->cols - j, kernel->nr), kernel->nr);
+        } else {
+            int64_t p = i - b_panels, j = p * kernel->mr;
+            kernel->widen(job->packed_a + p * kernel->panel_a * at->depth, kernel->panel_a,
+                          transposed(part(job->a, at->row + j, at->depth_at)), at->depth, smaller(at->rows - j, kernel->mr),
+                          kernel->panel_a);
+        }
+    }
+}
+
+static void multiply_panels(product *job, const block *at, int64_t a_from, int64_t a_to, int64_t b_from, int64_t b_to) {
+    const tn_gemm_kernel *kernel = job->kernel;
+    float beta = at->depth_at ? 1.0f : job->beta;
+    for (int64_t i = a_from; i < a_to; i++) {
+        for (int64_t j = b_from; j < b_to; j++) {
+            int64_t row = i * kernel->mr, col = j * kernel->nr;
+            kernel->tile(job->c.data + (at->row + row) * job->c.row_stride + at->col + col, job->c.row_stride,
+                         job->packed_a + i * kernel->panel_a * at->depth, job->packed_b + col * at->depth, job->alpha, beta,
+                         smaller(at->rows - row, kernel->mr), smaller(at->cols - col, kernel->nr), at->depth);
+        }
+    }
+}
+
+/* Tasks of up to 4 x 4 tiles, smaller when there would be too few to share out. */
+static void multiply_block(product *job, const block *at) {
+    int64_t a_panels = (at->rows + job->kernel->mr - 1) / job->kernel->mr;
+    int64_t b_panels = (at->cols + job->kernel->nr - 1) / job->kernel->nr;
+    int64_t high = 4, wide = 4;
+    while (high * wide > 1 && a_panels * b_panels < MIN_TILES * high * wide) {
+        if (high >= wide)
+            high /= 2;
+        else
+            wide /= 2;
+    }
+    int64_t down = (a_panels + high - 1) / high, across = (b_panels + wide - 1) / wide;
+    for (int64_t i; (i = take(&job->next_task)) < down * across;) {
+        int64_t a_from = i % down * high, b_from = i / down * wide;
+        multiply_panels(job, at, a_from, smaller(a_from + high, a_panels), b_from, smaller(b_from + wide, b_panels));
+    }
+}
+
+static void run_blocks(product *job) {
+    bool leader = thread_index(job) == 0;
+    for (int64_t j = 0; j < job->n; j += job->nc) {
+        for (int64_t p = 0; p < job->k; p += job->kc) {
+            for (int64_t i = 0; i < job->m; i += job->mc) {
+                block at = {i, smaller(job->m - i, job->mc), j, smaller(job->n - j, job->nc), p, smaller(job->k - p, job->kc)};
+                pack_panels(job, &at, i == 0);
+                wait_for_all(job);
+                /* Until the next barrier nobody takes what the leader resets. */
+                if (leader)
+                    atomic_store_explicit(&job->next_pack, 0, memory_order_relaxed);
+                multiply_block(job, &at);
+                wait_for_all(job);
+                if (leader)
+                    atomic_store_explicit(&job->next_task, 0, memory_order_relaxed);
+            }
+        }
+    }
+}
+
+/* `size` cut into equal blocks of at most `most`, each a multiple of `unit`. */
+static int64_t even_block(int64_t size, int64_t most, int64_t unit) {
+    int64_t blocks = (size + most - 1) / most;
+    return round_up((size + blocks - 1) / blocks, unit);
+}
+
+static void gemm_by_blocks(product *job) {
+    const tn_gemm_kernel *kernel = job->kernel;
+    job->mc = even_block(job->m, kernel->mc, kernel->mr);
+    job->nc = even_block(job->n, kernel->nc, kernel->nr);
+    job->kc = even_block(job->k, kernel->kc, 8);
+    int64_t size_a = job->mc / kernel->mr * kernel->panel_a * job->kc;
+    job->packed_a = scratch_floats(size_a + job->nc * job->kc);
+    if (job->packed_a) {
+        job->packed_b = job->packed_a + size_a;
+        run(job, run_blocks);
+        return;
+    }
+    /* One tile at a time gives the same bits, since kc is the same. */
+    float panels[MAX_KC * (MAX_PANEL + MAX_NR)];
+    job->mc = kernel->mr;
+    job->nc = kernel->nr;
+    job->packed_a = panels;
+    job->packed_b = panels + MAX_KC * MAX_PANEL;
+    job->threads = 1;
+    run(job, run_blocks);
+}
+
+/* ---- few rows ---- */
+
+static void put(const product *job, int64_t i, int64_t j, float value) {
+    float *c = job->c.data + i * job->c.row_stride + j * job->c.col_stride;
+    *c = job->beta == 0.0f ? job->alpha * value : job->alpha * value + job->beta * *c;
+}
+
+/* B's columns are contiguous over k: dot products of the few rows with each. */
+static void run_dots(product *job) {
+    const tn_gemm_kernel *kernel = job->kernel;
+    int64_t fits = DOT_BYTES / (job->k * tn_dtype_size(job->b.dtype) + 1) + 1;
+    int64_t chunk = round_up(smaller(fits, STRIP), TN_GEMM_ROW_CHUNK);
+    float out[STRIP * MAX_PANEL];
+    for (int64_t j; (j = take(&job->next_task) * chunk) < job->n;) {
+        int64_t cols = smaller(job->n - j, chunk);
+        for (int64_t i = 0; i < job->m; i += kernel->group) {
+            int64_t rows = smaller(job->m - i, kernel->group);
+            kernel->dots(out, job->few + i * job->few_stride, job->few_stride, part(job->b, 0, j).data, job->b.dtype, job->b.col_stride, rows, cols,
+                         job->k);
+            for (int64_t q = 0; q < cols; q++) {
+                for (int64_t r = 0; r < rows; r++)
+                    put(job, i + r, j + q, out[q * kernel->group + r]);
+            }
+        }
+    }
+}
+
+/* One strip of columns of B whose rows are contiguous: acc += a[:, p] b[p, :] over p, some rows of B at a time. */
+static void add_up_strip(product *job, int64_t col, int64_t cols) {
+    const tn_gemm_kernel *kernel = job->kernel;
+    float acc[TN_GEMM_FEW * STRIP], coef[COEF_DEPTH * TN_GEMM_FEW];
+    for (int64_t i = 0; i < job->m * STRIP; i++)
+        acc[i] = 0.0f;
+    for (int64_t p = 0; p < job->k; p += COEF_DEPTH) {
+        int64_t depth = smaller(job->k - p, COEF_DEPTH);
+        kernel->widen(coef, TN_GEMM_FEW, transposed(part(job->a, 0, p)), depth, job->m, TN_GEMM_FEW);
+        for (int64_t q = 0; q < depth; q += AXPY_DEPTH) {
+            const void *rows_of_b = part(job->b, p + q, col).data;
+            for (int64_t i = 0; i < job->m; i += kernel->group)
+                kernel->axpys(acc + i * STRIP, STRIP, coef + q * TN_GEMM_FEW + i, rows_of_b, job->b.dtype, job->b.row_stride,
+                              smaller(job->m - i, kernel->group), cols, smaller(depth - q, AXPY_DEPTH));
+        }
+    }
+    if (job->c.col_stride == 1) {
+        for (int64_t i = 0; i < job->m; i++) {
+            for (int64_t j = 0; j < cols; j++)
+                put(job, i, col + j, acc[i * STRIP + j]);
+        }
+    } else {
+        for (int64_t j = 0; j < cols; j++) {
+            for (int64_t i = 0; i < job->m; i++)
+                put(job, i, col + j, acc[i * STRIP + j]);
+        }
+    }
+}
+
+static void run_sums(product *job) {
+    int64_t unit = job->kernel->nr, units = (job->n + unit - 1) / unit;
+    int64_t index = thread_index(job);
+    int64_t from = units * index / job->threads * unit;
+    int64_t to = smaller(units * (index + 1) / job->threads * unit, job->n);
+    for (; from < to; from += STRIP)
+        add_up_strip(job, from, smaller(to - from, STRIP));
+}
+
+static bool gemm_few_rows(product *job) {
+    if (job->b.row_stride != 1) {
+        run(job, run_sums);
+        return true;
+    }
+    job->few = job->a.data;
+    job->few_stride = job->a.row_stride;
+    if (job->a.dtype != TN_DTYPE_F32 || job->a.col_stride != 1) {
+        job->few_stride = round_up(job->k, MAX_PANEL);
+        float *copy = job->k > MAX_WIDENED ? NULL : scratch_floats(job->m * job->few_stride);
+        if (!copy)
+            return false;
+        job->kernel->widen(copy, job->few_stride, job->a, job->m, job->k, job->few_stride);
+        job->few = copy;
+    }
+    run(job, run_dots);
+    return true;
+}
+
+static void scale_only(const product *job) {
+    for (int64_t i = 0; i < job->m; i++) {
+        for (int64_t j = 0; j < job->n; j++)
+            put(job, i, j, 0.0f);
+    }
+}
+
+static void transpose_product(product *job) {
+    tn_operand a = job->a;
+    int64_t m = job->m;
+    job->a = transposed(job->b);
+    job->b = transposed(a);
+    job->m = job->n;
+    job->n = m;
+    job->c = (matrix){job->c.data, job->c.col_stride, job->c.row_stride};
+}
+
+void tn_gemm_run(const tn_gemm_kernel *kernel, bool parallel, float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha,
+                 float beta, int64_t m, int64_t n, int64_t k) {
+    if (m <= 0 || n <= 0)
+        return;
+    product job = {.kernel = kernel, .c = {c, ldc, 1}, .a = a, .b = b, .alpha = alpha, .beta = beta, .m = m, .n = n, .k = k};
+    if (k <= 0) {
+        scale_only(&job);
+        return;
+    }
+    job.threads = thread_count(&job, parallel);
+    if (smaller(m, n) <= TN_GEMM_FEW) {
+        if (n < m)
+            transpose_product(&job);
+        if (gemm_few_rows(&job))
+            return;
+        if (n < m)
+            transpose_product(&job);
+    }
+    gemm_by_blocks(&job);
+}

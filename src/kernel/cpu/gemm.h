@@ -1,0 +1,60 @@
+/* Matrix multiplication on the CPU: one portable driver (gemm.c) over a handful of inner kernels per instruction set
+ * (gemm_tmpl.h compiled by gemm_generic.c, gemm_avx2.c and gemm_avx512.c). */
+#ifndef TN_KERNEL_CPU_GEMM_H
+#define TN_KERNEL_CPU_GEMM_H
+
+#include "kernel/kernel.h"
+
+enum {
+    TN_GEMM_FEW = 16,    /* a product with at most this many rows or columns is computed without packing */
+    TN_GEMM_ROW_CHUNK = 4 /* rows of the wide operand that `dots` takes at once: a task is a multiple of this */
+};
+
+/* The inner kernels of one instruction set. W is its vector width in floats. */
+typedef struct tn_gemm_kernel {
+    /* A packed panel of A holds mr rows as [depth, panel_a], one of B holds nr columns as [depth, nr]. */
+    int64_t mr, nr, panel_a;
+    int64_t mc, nc, kc; /* most rows of A, columns of B and depth packed at once */
+    int64_t group;      /* few-row kernels take at most this many rows at once */
+
+    /* out[r * out_stride + c] = src(r, c) as f32 for r < rows, c < cols; 0 for cols <= c < width. width is a multiple
+     * of W and may be below neither cols nor W. This packs both operands and widens small ones. */
+    void (*widen)(float *out, int64_t out_stride, tn_operand src, int64_t rows, int64_t cols, int64_t width);
+
+    /* C[rows, cols] = alpha * A B + beta * C from one packed panel each; rows <= mr, cols <= nr. */
+    void (*tile)(float *c, int64_t ldc, const float *a, const float *b, float alpha, float beta, int64_t rows, int64_t cols,
+                 int64_t depth);
+
+    /* out[j * group + i] = sum over p of x[i * x_stride + p] * w[j * w_stride + p]: i < rows <= group, j < count. */
+    void (*dots)(float *out, const float *x, int64_t x_stride, const void *w, tn_dtype dtype, int64_t w_stride, int64_t rows, int64_t count,
+                 int64_t depth);
+
+    /* acc[i * acc_stride + j] += sum over p of coef[p * TN_GEMM_FEW + i] * w[p * w_stride + j]: i < rows <= group,
+     * j < cols, p < depth (a few). acc is written up to a multiple of 2 W columns. */
+    void (*axpys)(float *acc, int64_t acc_stride, const float *coef, const void *w, tn_dtype dtype, int64_t w_stride,
+                  int64_t rows, int64_t cols, int64_t depth);
+} tn_gemm_kernel;
+
+/* kernel.h's gemm over the given inner kernels, by all threads (or the calling one inside a parallel region) or, not
+ * `parallel`, by the calling one. Needs no memory to succeed, but is slow when scratch cannot be had. The bits depend
+ * on neither the threads nor the memory, except that products of few rows differ in rounding without scratch. */
+void tn_gemm_run(const tn_gemm_kernel *kernel, bool parallel, float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha,
+                 float beta, int64_t m, int64_t n, int64_t k);
+
+/* Frees the packing buffers of the calling thread (at most a few MB); its next product allocates them again. */
+void tn_gemm_release_scratch(void);
+
+/* The table's gemm and gemm_serial. avx2 and avx512 exist on x86-64 only and need tn_cpu_has_avx2 or _avx512. */
+void tn_gemm_generic(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
+                     int64_t k);
+void tn_gemm_generic_serial(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
+                            int64_t k);
+void tn_gemm_avx2(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n, int64_t k);
+void tn_gemm_avx2_serial(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
+                         int64_t k);
+void tn_gemm_avx512(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
+                    int64_t k);
+void tn_gemm_avx512_serial(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
+                           int64_t k);
+
+#endif

@@ -1,0 +1,90 @@
+/* Inner kernels of the matrix product for AVX-512 (F, BW, DQ, VL). */
+#include "kernel/cpu/gemm.h"
+
+#include <immintrin.h>
+
+enum { W = 16, MR = 14, GROUP = 8, MC = 1120, NC = 3072, KC = 384 };
+
+typedef __m512 vec;
+
+static inline vec v_set1(float x) {
+    return _mm512_set1_ps(x);
+}
+static inline vec v_zero(void) {
+    return _mm512_setzero_ps();
+}
+static inline vec v_load(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+static inline void v_store(float *p, vec v) {
+    _mm512_storeu_ps(p, v);
+}
+static inline vec v_fma(vec a, vec b, vec c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+static inline vec v_mul(vec a, vec b) {
+    return _mm512_mul_ps(a, b);
+}
+static inline float v_sum(vec v) {
+    return _mm512_reduce_add_ps(v);
+}
+
+static inline vec widen_half(__m256i half, tn_dtype dtype) {
+    if (dtype == TN_DTYPE_BF16)
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+    return _mm512_cvtph_ps(half);
+}
+
+static inline vec v_load_as(const void *data, int64_t index, tn_dtype dtype) {
+    if (dtype == TN_DTYPE_F32)
+        return v_load((const float *)data + index);
+    return widen_half(_mm256_loadu_si256((const __m256i *)((const uint16_t *)data + index)), dtype);
+}
+
+static inline __mmask16 first(int64_t n) {
+    return (__mmask16)((1u << n) - 1);
+}
+
+static inline vec v_load_part(const void *data, int64_t index, int64_t n, tn_dtype dtype) {
+    if (dtype == TN_DTYPE_F32)
+        return _mm512_maskz_loadu_ps(first(n), (const float *)data + index);
+    return widen_half(_mm256_maskz_loadu_epi16(first(n), (const uint16_t *)data + index), dtype);
+}
+
+static inline void v_store_part(float *p, vec v, int64_t n) {
+    _mm512_mask_storeu_ps(p, first(n), v);
+}
+
+static inline void v_transpose(vec r[W]) {
+    vec s[W];
+#pragma GCC unroll 4
+    for (int i = 0; i < W; i += 4) {
+        vec t0 = _mm512_unpacklo_ps(r[i], r[i + 1]), t1 = _mm512_unpackhi_ps(r[i], r[i + 1]);
+        vec t2 = _mm512_unpacklo_ps(r[i + 2], r[i + 3]), t3 = _mm512_unpackhi_ps(r[i + 2], r[i + 3]);
+        s[i] = _mm512_shuffle_ps(t0, t2, 0x44);
+        s[i + 1] = _mm512_shuffle_ps(t0, t2, 0xee);
+        s[i + 2] = _mm512_shuffle_ps(t1, t3, 0x44);
+        s[i + 3] = _mm512_shuffle_ps(t1, t3, 0xee);
+    }
+    /* Now s[4q + i] holds, in its 128-bit lane l, column 4l + i of rows 4q..4q+3: transpose the lanes. */
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        vec t0 = _mm512_shuffle_f32x4(s[i], s[i + 4], 0x88), t1 = _mm512_shuffle_f32x4(s[i], s[i + 4], 0xdd);
+        vec t2 = _mm512_shuffle_f32x4(s[i + 8], s[i + 12], 0x88), t3 = _mm512_shuffle_f32x4(s[i + 8], s[i + 12], 0xdd);
+        r[i] = _mm512_shuffle_f32x4(t0, t2, 0x88);
+        r[i + 8] = _mm512_shuffle_f32x4(t0, t2, 0xdd);
+        r[i + 4] = _mm512_shuffle_f32x4(t1, t3, 0x88);
+        r[i + 12] = _mm512_shuffle_f32x4(t1, t3, 0xdd);
+    }
+}
+
+#include "kernel/cpu/gemm_tmpl.h"
+
+void tn_gemm_avx512(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n, int64_t k) {
+    tn_gemm_run(&kernel, true, c, ldc, a, b, alpha, beta, m, n, k);
+}
+
+void tn_gemm_avx512_serial(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
+                       int64_t k) {
+    tn_gemm_run(&kernel, false, c, ldc, a, b, alpha, beta, m, n, k);
+}

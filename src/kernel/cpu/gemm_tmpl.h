@@ -1,0 +1,268 @@
+/* The inner kernels of gemm.h, written over a vector type. The including file defines, as static inline functions:
+ *   vec, W (floats in it), MR (rows of a tile), GROUP (rows of the few-row kernels), MC NC KC (tn_gemm_kernel);
+ *   v_zero, v_set1, v_load, v_store, v_fma(a, b, c) = a*b + c, v_mul, v_sum (in a fixed order);
+ *   v_load_as(data, index, dtype), v_load_part(data, index, n, dtype): W or n elements from data[index] as f32, zero above;
+ *   v_store_part(out, v, n), v_transpose(vec[W]). */
+
+#define INLINE static inline __attribute__((always_inline))
+enum { NR = 2 * W };
+
+/* ---- widening copies ---- */
+
+INLINE void widen_rows(float *out, int64_t out_stride, tn_operand src, int64_t rows, int64_t cols, int64_t width,
+                       const tn_dtype dtype) {
+    for (int64_t r = 0; r < rows; r++) {
+        float *to = out + r * out_stride;
+        int64_t from = r * src.row_stride, c = 0;
+        for (; c + W <= cols; c += W)
+            v_store(to + c, v_load_as(src.data, from + c, dtype));
+        for (; c < width; c += W)
+            v_store(to + c, c < cols ? v_load_part(src.data, from + c, cols - c, dtype) : v_zero());
+    }
+}
+
+INLINE void widen_columns(float *out, int64_t out_stride, tn_operand src, int64_t rows, int64_t cols, int64_t width,
+                          const tn_dtype dtype) {
+    for (int64_t r = 0; r < rows; r += W) {
+        int64_t height = rows - r < W ? rows - r : W;
+        for (int64_t c = 0; c < width; c += W) {
+            vec block[W];
+            if (height == W && c + W <= cols) {
+#pragma GCC unroll 16
+                for (int i = 0; i < W; i++)
+                    block[i] = v_load_as(src.data, r + (c + i) * src.col_stride, dtype);
+            } else {
+                for (int i = 0; i < W; i++)
+                    block[i] = c + i < cols ? v_load_part(src.data, r + (c + i) * src.col_stride, height, dtype) : v_zero();
+            }
+            v_transpose(block);
+            float *to = out + r * out_stride + c;
+            if (height == W) {
+#pragma GCC unroll 16
+                for (int i = 0; i < W; i++)
+                    v_store(to + i * out_stride, block[i]);
+            } else {
+                for (int i = 0; i < height; i++)
+                    v_store(to + i * out_stride, block[i]);
+            }
+        }
+    }
+}
+
+INLINE void widen_as(float *out, int64_t out_stride, tn_operand src, int64_t rows, int64_t cols, int64_t width,
+                     const tn_dtype dtype) {
+    if (src.col_stride == 1)
+        widen_rows(out, out_stride, src, rows, cols, width, dtype);
+    else
+        widen_columns(out, out_stride, src, rows, cols, width, dtype);
+}
+
+static void widen(float *out, int64_t out_stride, tn_operand src, int64_t rows, int64_t cols, int64_t width) {
+    if (src.dtype == TN_DTYPE_F32)
+        widen_as(out, out_stride, src, rows, cols, width, TN_DTYPE_F32);
+    else if (src.dtype == TN_DTYPE_BF16)
+        widen_as(out, out_stride, src, rows, cols, width, TN_DTYPE_BF16);
+    else
+        widen_as(out, out_stride, src, rows, cols, width, TN_DTYPE_F16);
+}
+
+/* ---- the micro-kernel: a tile of C in registers, one rank-1 update per step of depth ---- */
+
+INLINE void put(float *c, vec value, vec alpha, float beta) {
+    value = v_mul(alpha, value);
+    v_store(c, beta == 0.0f ? value : v_fma(v_set1(beta), v_load(c), value));
+}
+
+INLINE void put_part(float *c, vec value, vec alpha, float beta, int64_t cols) {
+    value = v_mul(alpha, value);
+    v_store_part(c, beta == 0.0f ? value : v_fma(v_set1(beta), v_load_part(c, 0, cols, TN_DTYPE_F32), value), cols);
+}
+
+INLINE void tile_rows(float *c, int64_t ldc, const float *a, const float *b, float alpha, float beta, int64_t cols,
+                      int64_t depth, const int rows) {
+    vec acc[MR][2];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++) {
+        acc[i][0] = acc[i][1] = v_zero();
+        __builtin_prefetch(c + i * ldc, 1);
+        __builtin_prefetch(c + i * ldc + cols - 1, 1);
+    }
+    for (int64_t p = 0; p < depth; p++, a += W, b += NR) {
+        vec b0 = v_load(b), b1 = v_load(b + W);
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++) {
+            vec x = v_set1(a[i]);
+            acc[i][0] = v_fma(x, b0, acc[i][0]);
+            acc[i][1] = v_fma(x, b1, acc[i][1]);
+        }
+    }
+    vec scale = v_set1(alpha);
+    if (cols == NR) {
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++) {
+            put(c + i * ldc, acc[i][0], scale, beta);
+            put(c + i * ldc + W, acc[i][1], scale, beta);
+        }
+        return;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++) {
+        put_part(c + i * ldc, acc[i][0], scale, beta, cols < W ? cols : W);
+        if (cols > W)
+            put_part(c + i * ldc + W, acc[i][1], scale, beta, cols - W);
+    }
+}
+
+static void tile(float *c, int64_t ldc, const float *a, const float *b, float alpha, float beta, int64_t rows, int64_t cols,
+                 int64_t depth) {
+#define ROWS(r)                                                                                                             \
+    case r: tile_rows(c, ldc, a, b, alpha, beta, cols, depth, r <= MR ? r : 1); break
+    switch (rows) {
+        ROWS(1);
+        ROWS(2);
+        ROWS(3);
+        ROWS(4);
+        ROWS(5);
+        ROWS(6);
+        ROWS(7);
+        ROWS(8);
+        ROWS(9);
+        ROWS(10);
+        ROWS(11);
+        ROWS(12);
+        ROWS(13);
+        ROWS(14);
+    }
+#undef ROWS
+}
+
+/* ---- few rows against many: each row of w is read once ---- */
+
+INLINE void dots_step(vec acc[GROUP][TN_GEMM_ROW_CHUNK], const float *x, const void *w, int64_t w_index, int64_t w_stride,
+                      int64_t x_stride, int64_t n, const tn_dtype dtype, const int rows, const int count) {
+    vec y[TN_GEMM_ROW_CHUNK];
+#pragma GCC unroll 16
+    for (int j = 0; j < count; j++)
+        y[j] = n == W ? v_load_as(w, w_index + j * w_stride, dtype) : v_load_part(w, w_index + j * w_stride, n, dtype);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++) {
+        vec z = n == W ? v_load(x + i * x_stride) : v_load_part(x, i * x_stride, n, TN_DTYPE_F32);
+#pragma GCC unroll 16
+        for (int j = 0; j < count; j++)
+            acc[i][j] = v_fma(z, y[j], acc[i][j]);
+    }
+}
+
+INLINE void dots_block(float *out, const float *x, int64_t x_stride, const void *w, int64_t w_index, int64_t w_stride, int64_t depth,
+                       const tn_dtype dtype, const int rows, const int count) {
+    vec acc[GROUP][TN_GEMM_ROW_CHUNK];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++) {
+#pragma GCC unroll 16
+        for (int j = 0; j < count; j++)
+            acc[i][j] = v_zero();
+    }
+    int64_t p = 0;
+    for (; p + W <= depth; p += W)
+        dots_step(acc, x + p, w, w_index + p, w_stride, x_stride, W, dtype, rows, count);
+    if (p < depth)
+        dots_step(acc, x + p, w, w_index + p, w_stride, x_stride, depth - p, dtype, rows, count);
+#pragma GCC unroll 16
+    for (int j = 0; j < count; j++) {
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++)
+            out[j * GROUP + i] = v_sum(acc[i][j]);
+    }
+}
+
+INLINE void dots_rows(float *out, const float *x, int64_t x_stride, const void *w, int64_t w_stride, int64_t count, int64_t depth,
+                      const tn_dtype dtype, const int rows) {
+    const int step = rows <= GROUP / 2 ? TN_GEMM_ROW_CHUNK : 2;
+    int64_t j = 0;
+    for (; j + step <= count; j += step)
+        dots_block(out + j * GROUP, x, x_stride, w, j * w_stride, w_stride, depth, dtype, rows, step);
+    for (; j < count; j++)
+        dots_block(out + j * GROUP, x, x_stride, w, j * w_stride, w_stride, depth, dtype, rows, 1);
+}
+
+/* Calls f(args..., dtype, rows) with both constant, so that every combination is compiled on its own. */
+#define BY_ROWS(f, dtype, ...)                                                                                              \
+    switch (rows) {                                                                                                         \
+    case 1: f(__VA_ARGS__, dtype, 1); break;                                                                                \
+    case 2: f(__VA_ARGS__, dtype, 2); break;                                                                                \
+    case 3: f(__VA_ARGS__, dtype, 3); break;                                                                                \
+    case 4: f(__VA_ARGS__, dtype, 4); break;                                                                                \
+    case 5: f(__VA_ARGS__, dtype, GROUP >= 5 ? 5 : 1); break;                                                               \
+    case 6: f(__VA_ARGS__, dtype, GROUP >= 6 ? 6 : 1); break;                                                               \
+    case 7: f(__VA_ARGS__, dtype, GROUP >= 7 ? 7 : 1); break;                                                               \
+    case 8: f(__VA_ARGS__, dtype, GROUP >= 8 ? 8 : 1); break;                                                               \
+    }
+
+static void dots(float *out, const float *x, int64_t x_stride, const void *w, tn_dtype dtype, int64_t w_stride, int64_t rows, int64_t count,
+                 int64_t depth) {
+    if (dtype == TN_DTYPE_F32)
+        BY_ROWS(dots_rows, TN_DTYPE_F32, out, x, x_stride, w, w_stride, count, depth)
+    else if (dtype == TN_DTYPE_BF16)
+        BY_ROWS(dots_rows, TN_DTYPE_BF16, out, x, x_stride, w, w_stride, count, depth)
+    else
+        BY_ROWS(dots_rows, TN_DTYPE_F16, out, x, x_stride, w, w_stride, count, depth)
+}
+
+INLINE void axpys_rows(float *acc, int64_t acc_stride, const float *coef, const void *w, int64_t w_stride, int64_t cols,
+                       int64_t depth, const tn_dtype dtype, const int rows) {
+    for (int64_t j = 0; j < cols; j += NR) {
+        int64_t left = cols - j;
+        vec sum[GROUP][2];
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++) {
+            sum[i][0] = v_load(acc + i * acc_stride + j);
+            sum[i][1] = v_load(acc + i * acc_stride + j + W);
+        }
+        for (int64_t p = 0; p < depth; p++) {
+            int64_t at = p * w_stride + j;
+            vec y0, y1;
+            if (left >= NR) {
+                y0 = v_load_as(w, at, dtype);
+                y1 = v_load_as(w, at + W, dtype);
+            } else {
+                y0 = v_load_part(w, at, left < W ? left : W, dtype);
+                y1 = left > W ? v_load_part(w, at + W, left - W, dtype) : v_zero();
+            }
+#pragma GCC unroll 16
+            for (int i = 0; i < rows; i++) {
+                vec x = v_set1(coef[p * TN_GEMM_FEW + i]);
+                sum[i][0] = v_fma(x, y0, sum[i][0]);
+                sum[i][1] = v_fma(x, y1, sum[i][1]);
+            }
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++) {
+            v_store(acc + i * acc_stride + j, sum[i][0]);
+            v_store(acc + i * acc_stride + j + W, sum[i][1]);
+        }
+    }
+}
+
+static void axpys(float *acc, int64_t acc_stride, const float *coef, const void *w, tn_dtype dtype, int64_t w_stride,
+                  int64_t rows, int64_t cols, int64_t depth) {
+    if (dtype == TN_DTYPE_F32)
+        BY_ROWS(axpys_rows, TN_DTYPE_F32, acc, acc_stride, coef, w, w_stride, cols, depth)
+    else if (dtype == TN_DTYPE_BF16)
+        BY_ROWS(axpys_rows, TN_DTYPE_BF16, acc, acc_stride, coef, w, w_stride, cols, depth)
+    else
+        BY_ROWS(axpys_rows, TN_DTYPE_F16, acc, acc_stride, coef, w, w_stride, cols, depth)
+}
+
+static const tn_gemm_kernel kernel = {
+    .mr = MR,
+    .nr = NR,
+    .panel_a = W,
+    .mc = MC,
+    .nc = NC,
+    .kc = KC,
+    .group = GROUP,
+    .widen = widen,
+    .tile = tile,
+    .dots = dots,
+    .axpys = axpys,
+};
