@@ -9,16 +9,30 @@
 
 #include "kernel/cpu/tables.h"
 
+static bool always(void) {
+    return true;
+}
+
 /* Fastest first. */
-static const tn_kernels *const tables[] = {&tn_kernels_reference};
+static const struct {
+    const tn_kernels *table;
+    bool (*is_supported)(void);
+} tables[] = {
+#ifdef __x86_64__
+    {&tn_kernels_avx512, tn_cpu_has_avx512},
+    {&tn_kernels_avx2, tn_cpu_has_avx2},
+#endif
+    {&tn_kernels_generic, always},
+    {&tn_kernels_reference, always},
+};
 enum { TABLE_COUNT = sizeof tables / sizeof tables[0] };
 
 static const tn_kernels *chosen;
 
 const tn_kernels *tn_kernels_by_name(const char *name) {
     for (int i = 0; i < TABLE_COUNT; i++)
-        if (strcmp(tables[i]->name, name) == 0)
-            return tables[i];
+        if (strcmp(tables[i].table->name, name) == 0 && tables[i].is_supported())
+            return tables[i].table;
     return NULL;
 }
 
@@ -27,7 +41,7 @@ static void choose(void) {
     if (wanted)
         chosen = tn_kernels_by_name(wanted);
     for (int i = 0; !chosen && i < TABLE_COUNT; i++)
-        chosen = tn_kernels_by_name(tables[i]->name);
+        chosen = tn_kernels_by_name(tables[i].table->name);
 }
 
 const tn_kernels *tn_kernels_cpu(void) {

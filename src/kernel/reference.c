@@ -267,7 +267,7 @@ static void cross_entropy(float *losses, uint8_t *correct, float *logits, const 
             sum += exp(logits[j] - max);
         losses[row] = (float)(max + log(sum) - at_label + poison);
         if (correct)
-            correct[row] = largest;
+            correct[row] = largest && poison == 0;
         for (int64_t j = 0; grad_scale != 0 && j < cols; j++)
             logits[j] = (float)(grad_scale * (exp(logits[j] - max) / sum - (j == label)));
     }
