@@ -256,18 +256,18 @@ static void cross_entropy(float *losses, uint8_t *correct, float *logits, const 
                           int64_t rows, int64_t cols) {
     for (int64_t row = 0; row < rows; row++, logits += cols) {
         int32_t label = labels[row];
-        double max = -INFINITY, sum = 0, at_label = logits[label], poison = 0;
-        bool largest = true;
+        double max = -INFINITY, sum = 0, at_label = logits[label];
+        bool finite = true, largest = true;
         for (int64_t j = 0; j < cols; j++) {
             max = fmax(max, logits[j]);
-            poison += 0.0 * logits[j]; /* NaN once any logit is not finite, even -inf */
+            finite = finite && isfinite(logits[j]); /* even -inf, which the exponential would hide */
             largest = largest && (j < label ? logits[j] < at_label : logits[j] <= at_label);
         }
         for (int64_t j = 0; j < cols; j++)
             sum += exp(logits[j] - max);
-        losses[row] = (float)(max + log(sum) - at_label + poison);
+        losses[row] = finite ? (float)(max + log(sum) - at_label) : NAN;
         if (correct)
-            correct[row] = largest && poison == 0;
+            correct[row] = finite && largest;
         for (int64_t j = 0; grad_scale != 0 && j < cols; j++)
             logits[j] = (float)(grad_scale * (exp(logits[j] - max) / sum - (j == label)));
     }

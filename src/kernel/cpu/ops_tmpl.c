@@ -113,19 +113,14 @@ static void swiglu_backward(float *dgate, float *dup, const float *dy, const flo
     }
 }
 
-/* Largest of the row, whether its label is the first of the largest, and a 0 that is NaN when any logit is not finite. */
-static float survey_logits(const float *x, int32_t label, int64_t cols, bool *largest, float *poison) {
-    float max = tn_max_of(x, cols), at_label = x[label], zero = 0;
-    int32_t beaten = 0;
-#pragma omp simd reduction(+ : zero)
-    for (int64_t j = 0; j < cols; j++)
-        zero += 0.0f * x[j];
+/* The first of equal logits counts as the largest. */
+static bool label_is_largest(const float *x, int32_t label, float max) {
+    uint32_t beaten = 0;
+    float at_label = x[label];
 #pragma omp simd reduction(| : beaten)
     for (int64_t j = 0; j < label; j++)
         beaten |= x[j] >= at_label;
-    *largest = !beaten && at_label >= max && zero == 0;
-    *poison = zero;
-    return max;
+    return !beaten && at_label >= max;
 }
 
 /* Sum of exp(x - max), in double over pieces; `keep` leaves the exponentials in x. */
@@ -151,13 +146,12 @@ static void cross_entropy(float *losses, uint8_t *correct, float *logits, const 
                           int64_t rows, int64_t cols) {
 #pragma omp parallel for schedule(static) if (tn_worth_threads(rows * cols))
     for (int64_t row = 0; row < rows; row++) {
-        float *x = logits + row * cols, poison, at_label = x[labels[row]];
-        bool largest;
-        float max = survey_logits(x, labels[row], cols, &largest, &poison);
-        double sum = sum_exponentials(x, max, grad_scale != 0, cols);
-        losses[row] = (float)(max + log(sum) - at_label + poison);
+        float *x = logits + row * cols, at_label = x[labels[row]], max = tn_max_of(x, cols);
+        bool broken = tn_has_nonfinite(x, cols); /* even -inf, which the exponential would hide */
         if (correct)
-            correct[row] = largest;
+            correct[row] = !broken && label_is_largest(x, labels[row], max);
+        double sum = sum_exponentials(x, max, grad_scale != 0, cols);
+        losses[row] = broken ? NAN : (float)(max + log(sum) - at_label);
         if (grad_scale != 0) {
             tn_scale_in_place(x, (float)(grad_scale / sum), cols);
             x[labels[row]] -= grad_scale;
@@ -403,12 +397,7 @@ static bool all_finite(const float *x, int64_t count) {
     uint32_t bad = 0;
 #pragma omp parallel for schedule(static) reduction(| : bad) if (tn_worth_threads(count))
     for (int64_t at = 0; at < count; at += TN_CHUNK) {
-        int64_t end = tn_min_i64(at + TN_CHUNK, count);
-        uint32_t here = 0;
-#pragma omp simd reduction(| : here)
-        for (int64_t i = at; i < end; i++)
-            here |= (tn_bits_of_float(x[i]) & 0x7f800000) == 0x7f800000;
-        bad |= here;
+        bad |= tn_has_nonfinite(x + at, tn_min_i64(TN_CHUNK, count - at));
     }
     return !bad;
 }

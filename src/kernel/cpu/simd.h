@@ -97,6 +97,14 @@ static inline float tn_max_of(const float *x, int64_t count) {
     return max;
 }
 
+static inline bool tn_has_nonfinite(const float *x, int64_t count) {
+    uint32_t found = 0;
+#pragma omp simd reduction(| : found)
+    for (int64_t i = 0; i < count; i++)
+        found |= (tn_bits_of_float(x[i]) & 0x7f800000) == 0x7f800000;
+    return found;
+}
+
 /* x = exp(x - max), returns the sum. */
 static inline float tn_exp_in_place(float *x, float max, int64_t count) {
     float sum = 0;
