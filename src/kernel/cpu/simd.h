@@ -60,12 +60,11 @@ static inline uint32_t tn_bits_of_float(float value) {
     return bits;
 }
 
-/* e^x without branches, within 2 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, and the polynomial of Cephes' expf for e^r. 2^n is
- * applied in two halves so that both ends of the range round as they should, to subnormals, 0 and infinity. */
+/* e^x without branches, within 2 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, the polynomial of Cephes' expf for e^r, and n added
+ * to the exponent bits. Below the normal numbers it is 0: subnormals would slow softmax down and change nothing there. */
 static inline float tn_exp(float x) {
     const float shift = 0x1.8p23f; /* adding it leaves round(x / ln 2) in the low bits */
-    x = x < -110.0f ? -110.0f : x;
-    x = x > 100.0f ? 100.0f : x;
+    const float lowest = -87.3365f, highest = 88.7228f;
     float shifted = tn_muladd(x, 1.44269504f, shift), n = shifted - shift;
     float r = tn_muladd(n, 2.12194440e-4f, tn_muladd(n, -0.693359375f, x));
     float p = tn_muladd(1.9875691500e-4f, r, 1.3981999507e-3f);
@@ -74,10 +73,9 @@ static inline float tn_exp(float x) {
     p = tn_muladd(p, r, 1.6666665459e-1f);
     p = tn_muladd(p, r, 5.0000001201e-1f);
     p = tn_muladd(p, r * r, r) + 1.0f;
-    int32_t exponent = (int32_t)(tn_bits_of_float(shifted) - tn_bits_of_float(shift)), half = exponent >> 1;
-    float first = tn_float_of_bits((uint32_t)(half + 127) << 23);
-    float second = tn_float_of_bits((uint32_t)(exponent - half + 127) << 23);
-    return p * first * second;
+    float value = tn_float_of_bits(tn_bits_of_float(p) + (tn_bits_of_float(shifted) << 23));
+    value = x < lowest ? 0.0f : value;
+    return x <= highest ? value : x + INFINITY; /* NaN goes this way and stays */
 }
 
 static inline float tn_dot(const float *restrict a, const float *restrict b, int64_t count) {
