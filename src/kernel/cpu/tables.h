@@ -1,0 +1,46 @@
+/* The tables of the CPU backend and where each takes its matrix product from. */
+#ifndef TN_KERNEL_CPU_TABLES_H
+#define TN_KERNEL_CPU_TABLES_H
+
+#include "kernel/cpu/cpu.h"
+#include "kernel/cpu/gemm.h"
+#include "kernel/kernel.h"
+
+/* The triple loop of the reference table: sums in double, one thread. */
+void tn_gemm_reference(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
+                       int64_t k);
+
+/* Kernels that only move rows and columns by index: plain loops shared by all tables. */
+void tn_gather_columns(float *out, const int32_t *ids, const float *table, int64_t rows, int64_t table_rows, int64_t table_cols);
+void tn_scatter_columns(float *table, const int32_t *ids, const float *in, int64_t rows, int64_t table_rows, int64_t table_cols);
+void tn_replace_rows(float *y, const int32_t *ids, const float *replacement, const int32_t *indices, int64_t rows, int64_t cols,
+                     int64_t count);
+void tn_replace_rows_backward(float *dreplacement, float *dy, const int32_t *ids, const int32_t *indices, int64_t rows, int64_t cols,
+                              int64_t count);
+void tn_put_columns(float *y, const int32_t *indices, const float *in, int64_t rows, int64_t count, int64_t cols);
+void tn_gather_columns_and_clear(float *out, const int32_t *indices, float *y, int64_t rows, int64_t count, int64_t cols);
+
+#define TN_INDEXED_KERNELS                                                                                                    \
+    .gather_columns = tn_gather_columns, .scatter_columns = tn_scatter_columns, .replace_rows = tn_replace_rows,              \
+    .replace_rows_backward = tn_replace_rows_backward, .put_columns = tn_put_columns,                                         \
+    .gather_columns_and_clear = tn_gather_columns_and_clear
+
+extern const tn_kernels tn_kernels_reference;
+extern const tn_kernels tn_kernels_generic;
+#ifdef __x86_64__
+extern const tn_kernels tn_kernels_avx2;
+extern const tn_kernels tn_kernels_avx512;
+#endif
+
+/* Attention, as in the table; attention_tmpl.c is compiled once per instruction set. */
+#define TN_DECLARE_ATTENTION(isa)                                                                                           \
+    void tn_attention_forward_##isa(float *out, float *lse, const float *q, const float *k, const float *v,                 \
+                                    const tn_span *spans, int64_t span_count, const tn_attention_shape *shape);             \
+    void tn_attention_backward_##isa(float *dq, float *dk, float *dv, const float *dout, const float *out,                  \
+                                     const float *lse, const float *q, const float *k, const float *v,                      \
+                                     const tn_span *spans, int64_t span_count, const tn_attention_shape *shape);
+TN_DECLARE_ATTENTION(generic)
+TN_DECLARE_ATTENTION(avx2)
+TN_DECLARE_ATTENTION(avx512)
+
+#endif
