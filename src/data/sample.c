@@ -70,6 +70,7 @@ void tn_sample_maker_free(tn_sample_maker *maker) {
     tn_buf_free(&maker->prompt);
     tn_buf_free(&maker->completion);
     tn_buf_free(&maker->text);
+    tn_buf_free(&maker->behind_break);
     *maker = (tn_sample_maker){0};
 }
 
@@ -81,12 +82,21 @@ static tn_status label_new_ids(tn_sample_maker *maker, bool trained) {
     return TN_OK;
 }
 
+/* Where the piece before merges with this one, a line break takes its place: no vocabulary merges it with what follows. */
 static tn_status encode_piece(tn_sample_maker *maker, const char *text, size_t previous, size_t from, size_t to) {
     bool done = false;
-    if (maker->prefixes_space && from > previous)
+    if (maker->prefixes_space) {
         TN_TRY(encode_behind(maker, text, previous, from, to, &maker->ids, &done));
-    if (done)
-        return TN_OK;
+        if (done)
+            return TN_OK;
+        tn_buf_clear(&maker->behind_break);
+        tn_buf_putc(&maker->behind_break, '\n');
+        tn_buf_append(&maker->behind_break, text + from, to - from);
+        TN_TRY(tn_buf_status(&maker->behind_break));
+        TN_TRY(encode_behind(maker, maker->behind_break.data, 0, 1, maker->behind_break.length, &maker->ids, &done));
+        if (done)
+            return TN_OK;
+    }
     return tn_tokenizer_encode(maker->options->tokenizer, text + from, to - from, false, &maker->ids);
 }
 

@@ -19,7 +19,7 @@ typedef struct tn_sample_maker {
     tn_ids ids, labels;        /* of the sample made last; the same count */
     size_t prompt_tokens;      /* tokens before its last trained span */
     tn_buf prompt, completion; /* with keep_text */
-    tn_buf text;               /* scratch */
+    tn_buf text, behind_break; /* scratch */
     tn_ids scratch;
 } tn_sample_maker;
 
