@@ -1,0 +1,161 @@
+/* Order of samples and packing of micro-batches. */
+#include "data/batch.h"
+
+#include <limits.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/rng.h"
+
+static void shuffle_epoch(tn_order *order, int64_t epoch) {
+    if (!order->shuffled || order->epoch == epoch)
+        return;
+    tn_shuffle(order->permutation, order->dataset->count, order->seed, tn_stream(TN_STREAM_SHUFFLE, (uint32_t)epoch));
+    order->epoch = epoch;
+}
+
+tn_status tn_order_init(tn_order *order, const tn_dataset *dataset, int64_t batch_size, bool shuffled, uint64_t seed) {
+    *order = (tn_order){.dataset = dataset, .batch_size = batch_size, .shuffled = shuffled, .seed = seed, .epoch = -1};
+    if (batch_size < 1)
+        return tn_fail(TN_ERROR_ARGUMENT, "a batch must have at least one sample, not %lld", (long long)batch_size);
+    if (dataset->count < 1)
+        return tn_fail(TN_ERROR_ARGUMENT, "the data set has no samples");
+    order->per_epoch = (dataset->count - 1) / batch_size + 1;
+    order->labelled = tn_calloc((size_t)dataset->count, sizeof *order->labelled);
+    if (shuffled)
+        order->permutation = tn_calloc((size_t)dataset->count, sizeof *order->permutation);
+    if (!order->labelled || (shuffled && !order->permutation)) {
+        tn_order_free(order);
+        return tn_fail_memory("the order of samples");
+    }
+    for (int64_t s = 0; s < dataset->count; s++)
+        for (int64_t i = dataset->starts[s] + 1; i < dataset->starts[s + 1]; i++)
+            order->labelled[s] += dataset->labels[i] != TN_LABEL_IGNORED;
+    shuffle_epoch(order, 0);
+    return TN_OK;
+}
+
+void tn_order_free(tn_order *order) {
+    tn_free(order->permutation);
+    tn_free(order->labelled);
+    *order = (tn_order){0};
+}
+
+int64_t tn_order_per_epoch(const tn_order *order) {
+    return order->per_epoch;
+}
+
+int64_t tn_order_epoch(const tn_order *order, int64_t index) {
+    return index / order->per_epoch;
+}
+
+/* Places [*first, *end) of its epoch's order that micro-batch `index` takes. */
+static void find_places(tn_order *order, int64_t index, int64_t *first, int64_t *end) {
+    shuffle_epoch(order, index / order->per_epoch);
+    *first = index % order->per_epoch * order->batch_size;
+    int64_t left = order->dataset->count - *first;
+    *end = *first + (left < order->batch_size ? left : order->batch_size);
+}
+
+static int64_t sample_at(const tn_order *order, int64_t place) {
+    return order->shuffled ? order->permutation[place] : place;
+}
+
+tn_batch_size tn_order_size(tn_order *order, int64_t index) {
+    int64_t first, end;
+    find_places(order, index, &first, &end);
+    tn_batch_size size = {.sequences = end - first};
+    for (int64_t place = first; place < end; place++) {
+        int64_t s = sample_at(order, place);
+        size.tokens += order->dataset->starts[s + 1] - order->dataset->starts[s];
+        size.labelled += order->labelled[s];
+    }
+    return size;
+}
+
+int64_t tn_order_largest(tn_order *order, int64_t first, int64_t count) {
+    int64_t largest = first;
+    tn_batch_size most = {0};
+    for (int64_t i = first; i < first + count; i++) {
+        tn_batch_size size = tn_order_size(order, i);
+        if (size.tokens > most.tokens || (size.tokens == most.tokens && size.labelled > most.labelled)) {
+            most = size;
+            largest = i;
+        }
+    }
+    return largest;
+}
+
+tn_batch_size tn_order_bounds(tn_order *order, int64_t first, int64_t count) {
+    tn_batch_size most = {0};
+    for (int64_t i = first; i < first + count; i++) {
+        tn_batch_size size = tn_order_size(order, i);
+        most.sequences = size.sequences > most.sequences ? size.sequences : most.sequences;
+        most.tokens = size.tokens > most.tokens ? size.tokens : most.tokens;
+        most.labelled = size.labelled > most.labelled ? size.labelled : most.labelled;
+    }
+    return most;
+}
+
+tn_status tn_batch_builder_init(tn_batch_builder *builder, tn_batch_size bounds) {
+    *builder = (tn_batch_builder){.bounds = bounds};
+    if (bounds.sequences < 0 || bounds.tokens < 0 || bounds.labelled < 0 || bounds.tokens > INT32_MAX ||
+        bounds.sequences > bounds.tokens || bounds.labelled > bounds.tokens)
+        return tn_fail(TN_ERROR_ARGUMENT,
+                       "a batch of %lld sequences with %lld tokens is too large; use a smaller batch size",
+                       (long long)bounds.sequences, (long long)bounds.tokens);
+    tn_batch *b = &builder->batch;
+    b->ids = tn_calloc((size_t)bounds.tokens, sizeof *b->ids);
+    b->positions = tn_calloc((size_t)bounds.tokens, sizeof *b->positions);
+    b->starts = tn_calloc((size_t)bounds.sequences + 1, sizeof *b->starts);
+    b->label_rows = tn_calloc((size_t)bounds.labelled, sizeof *b->label_rows);
+    b->label_ids = tn_calloc((size_t)bounds.labelled, sizeof *b->label_ids);
+    b->samples = tn_calloc((size_t)bounds.sequences, sizeof *b->samples);
+    if (b->ids && b->positions && b->starts && b->label_rows && b->label_ids && b->samples)
+        return TN_OK;
+    tn_batch_builder_free(builder);
+    return tn_fail_memory("a batch");
+}
+
+void tn_batch_builder_free(tn_batch_builder *builder) {
+    tn_batch *b = &builder->batch;
+    tn_free(b->ids);
+    tn_free(b->positions);
+    tn_free(b->starts);
+    tn_free(b->label_rows);
+    tn_free(b->label_ids);
+    tn_free(b->samples);
+    *builder = (tn_batch_builder){0};
+}
+
+static void pack_sample(tn_batch *b, const tn_dataset *dataset, int64_t sample) {
+    int64_t start = dataset->starts[sample], length = dataset->starts[sample + 1] - start;
+    const int32_t *labels = dataset->labels + start;
+    memcpy(b->ids + b->tokens, dataset->ids + start, (size_t)length * sizeof *b->ids);
+    for (int64_t i = 0; i < length; i++) {
+        b->positions[b->tokens + i] = (int32_t)i;
+        if (i + 1 < length && labels[i + 1] != TN_LABEL_IGNORED) {
+            b->label_rows[b->labelled] = (int32_t)(b->tokens + i);
+            b->label_ids[b->labelled++] = labels[i + 1];
+        }
+    }
+    b->samples[b->sequences++] = sample;
+    b->tokens += length;
+    b->starts[b->sequences] = b->tokens;
+}
+
+tn_status tn_batch_at(tn_batch_builder *builder, tn_order *order, int64_t index, const tn_batch **out) {
+    tn_batch_size size = tn_order_size(order, index), most = builder->bounds;
+    if (size.sequences > most.sequences || size.tokens > most.tokens || size.labelled > most.labelled)
+        return tn_fail(TN_ERROR_ARGUMENT, "micro-batch %lld of %lld tokens exceeds the %lld its buffers were made for",
+                       (long long)index, (long long)size.tokens, (long long)most.tokens);
+    tn_batch *b = &builder->batch;
+    b->sequences = b->tokens = b->labelled = 0;
+    b->starts[0] = 0;
+    int64_t first, end;
+    find_places(order, index, &first, &end);
+    for (int64_t place = first; place < end; place++)
+        pack_sample(b, order->dataset, sample_at(order, place));
+    *out = b;
+    return TN_OK;
+}
