@@ -277,6 +277,10 @@ static tn_status check_row(const tn_options *options, size_t index) {
                        option->size);
     if (option->type == TN_OPTION_CHOICE && !choice_count(option))
         return tn_fail(TN_ERROR_ARGUMENT, "option table: --%s has no choices", option->name);
+    for (size_t i = 0; i < choice_count(option); i++)
+        if (option->choices[i][strcspn(option->choices[i], " ,'\"\\$`:")])
+            return tn_fail(TN_ERROR_ARGUMENT, "option table: --%s: the choice %s is no plain word", option->name,
+                           option->choices[i]);
     for (size_t i = 0; i < index; i++) {
         const tn_option *other = options->slots[i].option;
         if (strcmp(option->name, other->name) == 0 || (option->alias && option->alias == other->alias))

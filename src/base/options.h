@@ -51,7 +51,7 @@ typedef struct tn_option {
     size_t offset, size;        /* of the field: TN_FIELD(struct, member) */
     const char *initial;        /* default as text; NULL: none (false, 0, NULL, choice -1, empty list) */
     double low, high;           /* of numbers, inclusive, +-INFINITY for open ends; both 0: no range */
-    const char *const *choices; /* NULL-terminated */
+    const char *const *choices; /* NULL-terminated; plain words, which shells and lists need no quotes for */
     const char *value_name;     /* for help: "DIR"; NULL: by type */
     const char *help;           /* one line, no capital, no full stop */
     const char *group;          /* heading; NULL: that of the row before */

@@ -89,5 +89,6 @@ tn_status tn_cli_print_fish_completion(tn_buf *out, const tn_command *const *com
 /* Words shared by help and manual. */
 extern const char tn_cli_tagline[];
 extern const char tn_cli_description[];
+extern const tn_option tn_cli_help_option; /* --help, which every command has though it is in no table */
 
 #endif

@@ -13,6 +13,9 @@ const char tn_cli_description[] =
     "Tenon fine-tunes Hugging Face checkpoints with LoRA and related adapters. Everything runs in "
     "this one program; no Python is needed.";
 
+const tn_option tn_cli_help_option = {
+    .name = "help", .alias = 'h', .type = TN_OPTION_BOOL, .help = "explain the command and stop"};
+
 enum { OPTION_COLUMN = 28, WIDEST = 100, NARROWEST = 40 };
 
 int tn_cli_width(void) {
@@ -219,6 +222,8 @@ tn_status tn_cli_print_help(tn_buf *out, const tn_command *command, int width) {
         for (size_t i = 0; i < options.count; i++)
             if (tn_cli_is_first_of_group(&options, i))
                 print_group(out, &options, options.slots[i].group, width);
+        tn_buf_puts(out, "\nHelp:\n");
+        print_row(out, &tn_cli_help_option, width);
         print_examples(out, command);
         out->failed |= usage.failed;
         tn_buf_free(&usage);

@@ -120,8 +120,6 @@ static void put_arguments(tn_buf *out, const tn_options *options) {
 }
 
 static void put_options(tn_buf *out, const tn_options *options) {
-    static const tn_option help = {
-        .name = "help", .alias = 'h', .type = TN_OPTION_BOOL, .help = "explain the command and stop"};
     tn_buf_puts(out, ".SH OPTIONS\n");
     for (size_t i = 0; i < options->count; i++) {
         bool any = false;
@@ -140,7 +138,7 @@ static void put_options(tn_buf *out, const tn_options *options) {
         }
     }
     tn_buf_puts(out, ".SS Help\n");
-    put_option(out, &help);
+    put_option(out, &tn_cli_help_option);
 }
 
 static void put_examples(tn_buf *out, const tn_command *command) {
