@@ -1,0 +1,11 @@
+/* The commands; each is defined in cmd_<name>.c. */
+#ifndef TN_CLI_COMMANDS_H
+#define TN_CLI_COMMANDS_H
+
+#include "cli/cli.h"
+
+extern const tn_command tn_command_generate_docs;
+extern const tn_command tn_command_help;
+extern const tn_command tn_command_version;
+
+#endif

@@ -1,0 +1,14 @@
+/* The commands of `tenon`, one line each, in the order in which help lists them. */
+#include "cli/cli.h"
+#include "cli/commands.h"
+
+static const tn_command *const commands[] = {
+    &tn_command_help,
+    &tn_command_version,
+    &tn_command_generate_docs,
+    NULL,
+};
+
+int main(int argc, char **argv) {
+    return tn_cli_main(commands, argc, argv);
+}
