@@ -8,7 +8,7 @@
 #include "story.h"
 #include "words.h"
 
-enum { TEXT_SHORTEST = 100, TEXT_LONGEST = 800, TEXT_GOAL_LEAST = 250, TEXT_GOAL_SPREAD = 350 };
+enum { TEXT_SHORTEST = 100, TEXT_LONGEST = 720, TEXT_GOAL_LEAST = 220, TEXT_GOAL_SPREAD = 330 };
 
 static void put_column_list(const tn_schema *schema, const int *columns, int count, tn_buf *out) {
     const char *names[TN_SCHEMA_COLUMNS];
@@ -106,7 +106,7 @@ static void write_script(tn_rng *rng, size_t goal, tn_buf *out) {
     put_definition(&schema, out);
     for (int i = tn_draw(rng, 3); i > 0; i--)
         put_insertion(rng, &schema, out);
-    bool commented = tn_draw_chance(rng, 75);
+    bool commented = tn_draw_chance(rng, 85);
     do {
         tn_query query = tn_query_draw(rng, &schema);
         if (commented) {
@@ -208,8 +208,8 @@ static void write_document(tn_rng *rng, tn_buf *out) {
     static const struct {
         void (*write)(tn_rng *, size_t, tn_buf *);
         int share; /* percent of the documents */
-    } kinds[] = {{write_story, 9}, {write_table_prose, 8},  {write_reading, 27},    {write_script, 20},
-                 {write_log, 5},   {write_explanation, 13}, {write_paraphrase, 13}, {write_repetition, 5}};
+    } kinds[] = {{write_story, 6},        {write_table_prose, 6}, {write_reading, 24},   {write_script, 26},
+                 {write_explanation, 14}, {write_paraphrase, 14}, {write_repetition, 6}, {write_log, 4}};
     int dice = tn_draw(rng, 100), kind = 0;
     while (dice >= kinds[kind].share)
         dice -= kinds[kind++].share;
