@@ -4,6 +4,7 @@
 
 #include "cli/cli.h"
 
+extern const tn_command tn_command_forward;
 extern const tn_command tn_command_generate_docs;
 extern const tn_command tn_command_help;
 extern const tn_command tn_command_version;

@@ -3,6 +3,7 @@
 #include "cli/commands.h"
 
 static const tn_command *const commands[] = {
+    &tn_command_forward,
     &tn_command_help,
     &tn_command_version,
     &tn_command_generate_docs,

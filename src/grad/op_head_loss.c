@@ -35,6 +35,9 @@ void tn_op_head_loss(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *conte
     int64_t piece = tn_head_loss_rows(vocab_size);
     for (int64_t at = 0; at < count && tape->status == TN_OK; at += piece) {
         int64_t n = count - at < piece ? count - at : piece;
-        loss_of_piece(tape, hidden, head, context, rows + at, labels + at, n, grad_scale, losses + at, correct ? correct + at : NULL);
+        if (tape->rehearsal)
+            loss_of_piece(tape, hidden, head, context, NULL, NULL, n, grad_scale, NULL, NULL);
+        else
+            loss_of_piece(tape, hidden, head, context, rows + at, labels + at, n, grad_scale, losses + at, correct ? correct + at : NULL);
     }
 }

@@ -40,6 +40,7 @@ static bool layer_is_selected(const tn_peft_config *config, const tn_module *mod
 
 static tn_status is_selected(const tn_peft_config *config, const tn_module *module, bool *used, bool *selected) {
     *selected = false;
+    bool named = in_list(config->target_modules, module->name, used);
     bool excluded = in_list(config->exclude_modules, module->name, NULL);
     if (config->exclude_regex)
         TN_TRY(tn_peft_full_match(config->exclude_regex, module->name, "exclude_modules", &excluded));
@@ -50,7 +51,7 @@ static tn_status is_selected(const tn_peft_config *config, const tn_module *modu
     else if (config->target_regex)
         TN_TRY(tn_peft_full_match(config->target_regex, module->name, "target_modules", selected));
     else
-        *selected = in_list(config->target_modules, module->name, used);
+        *selected = named;
     if (!*selected && config->target_parameters.count) {
         char weight[512];
         snprintf(weight, sizeof weight, "%s.weight", module->name);

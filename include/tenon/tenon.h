@@ -1,0 +1,9 @@
+/* libtenon: fitting adapters to pretrained models. Every function documents its errors; tn_error_message() has the words. */
+#ifndef TENON_TENON_H
+#define TENON_TENON_H
+
+#include <tenon/error.h>
+#include <tenon/evaluate.h>
+#include <tenon/model.h>
+
+#endif

@@ -1,0 +1,54 @@
+/* Loading what --model and --adapter name. */
+#include "cli/model_options.h"
+
+#include <stdio.h>
+
+const tn_option tn_cli_model_options[] = {
+    {.name = "model", .type = TN_OPTION_PATH, TN_FIELD(tn_cli_model, model), .value_name = "DIR", .group = "Model",
+     .help = "folder with config.json, model.safetensors and tokenizer.json", .flags = TN_OPTION_REQUIRED},
+    {.name = "threads", .type = TN_OPTION_INT, TN_FIELD(tn_cli_model, threads), .initial = "0", .low = 0, .high = 4096,
+     .value_name = "N", .help = "threads to use; 0: one per core"},
+    {0},
+};
+
+const tn_option tn_cli_adapter_options[] = {
+    {.name = "adapter", .type = TN_OPTION_PATH, TN_FIELD(tn_cli_model, adapter), .value_name = "DIR", .group = "Model",
+     .help = "folder with adapter_config.json and adapter_model.safetensors"},
+    {.name = "allow-partial", .type = TN_OPTION_BOOL, TN_FIELD(tn_cli_model, allow_partial),
+     .help = "load an adapter although tensors are missing or left over"},
+    {0},
+};
+
+void tn_cli_warn_about_model(const tn_model *model) {
+    tn_model_info info;
+    tn_model_describe(model, &info);
+    if (info.unused_tensors)
+        fprintf(stderr, "warning: %lld tensors of the checkpoint are not used by the %s family, '%s' among them\n",
+                (long long)info.unused_tensors, info.family, info.first_unused);
+}
+
+static tn_status prove_adapter(tn_model *model, const char *dir) {
+    tn_adapter_info info;
+    TN_TRY(tn_model_describe_adapter(model, &info));
+    fprintf(stderr, "adapter %s: %lld modules changed, |change| %.4g of |weights| %.4g, largest logit difference on a probe %.4g\n", dir,
+            (long long)info.modules, info.change_norm, info.base_norm, info.logit_difference);
+    if (info.logit_difference == 0)
+        fprintf(stderr, "warning: the adapter changes nothing: its output is exactly the base's\n");
+    return TN_OK;
+}
+
+tn_status tn_cli_load_model(const tn_cli_model *options, bool quiet, tn_model **out) {
+    tn_set_threads(options->threads);
+    TN_TRY(tn_model_load(options->model, out));
+    tn_cli_warn_about_model(*out);
+    tn_status status = TN_OK;
+    if (options->adapter)
+        status = tn_model_load_adapter(*out, options->adapter, false, options->allow_partial);
+    if (status == TN_OK && options->adapter && !quiet)
+        status = prove_adapter(*out, options->adapter);
+    if (status != TN_OK) {
+        tn_model_free(*out);
+        *out = NULL;
+    }
+    return status;
+}

@@ -1,0 +1,24 @@
+/* The options that name a model and an adapter on it, shared by most commands. */
+#ifndef TN_CLI_MODEL_OPTIONS_H
+#define TN_CLI_MODEL_OPTIONS_H
+
+#include <tenon/tenon.h>
+
+#include "base/options.h"
+
+typedef struct tn_cli_model {
+    const char *model, *adapter;
+    bool allow_partial;
+    int threads;
+} tn_cli_model;
+
+extern const tn_option tn_cli_model_options[];   /* --model, --threads */
+extern const tn_option tn_cli_adapter_options[]; /* --adapter, --allow-partial */
+
+/* Loads the model and, when one is named, its adapter; one line on stderr proves that the adapter acts. */
+tn_status tn_cli_load_model(const tn_cli_model *options, bool quiet, tn_model **out);
+
+/* Prints to stderr what loading should not leave unsaid: tensors that this family does not use. */
+void tn_cli_warn_about_model(const tn_model *model);
+
+#endif

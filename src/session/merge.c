@@ -1,0 +1,455 @@
+/* Merging an adapter into its base, in memory and into a checkpoint on disk, and taking it out again. Sums are in f32; one rounding
+ * to the stored type follows. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "session/merge.h"
+
+typedef struct {
+    tn_model *model;
+    int direction;       /* +1 merges, -1 takes out */
+    bool keep_dtype;
+    tn_dtype dtype;      /* unless keep_dtype */
+    double largest_rounding;
+    int64_t modules;
+    float *weight, *bias, *original; /* scratch for the largest module */
+    char *stored;                    /* scratch: one tensor in the output's type */
+} merger;
+
+/* One tensor of the checkpoint that is written. */
+typedef struct {
+    const char *name;
+    const tn_tensor *source; /* as stored; NULL for tensors that merging adds */
+    const tn_module *module; /* of the model, or NULL when only carried along */
+    bool is_bias;
+} output_tensor;
+
+static int64_t largest_tensor(const tn_model *model) {
+    int64_t most = 1;
+    for (int64_t i = 0; i < model->decoder->module_count; i++) {
+        int64_t count = tn_tensor_count(&tn_module_weight(&model->decoder->modules[i])->tensor);
+        most = count > most ? count : most;
+    }
+    return most;
+}
+
+static tn_status merger_init(merger *m, tn_model *model, const char *dtype, int direction) {
+    *m = (merger){.model = model, .direction = direction, .keep_dtype = !dtype || strcmp(dtype, "keep") == 0};
+    if (!m->keep_dtype && (!tn_dtype_from_name(dtype, &m->dtype) || m->dtype > TN_DTYPE_BF16))
+        return tn_fail(TN_ERROR_ARGUMENT, "dtype '%s' is not one of keep, f32, bf16, f16", dtype);
+    size_t most = (size_t)largest_tensor(model);
+    m->weight = tn_pages_alloc(most * sizeof(float));
+    m->bias = tn_pages_alloc(most * sizeof(float));
+    m->original = tn_pages_alloc(most * sizeof(float));
+    m->stored = tn_pages_alloc(most * sizeof(float));
+    return m->weight && m->bias && m->original && m->stored ? TN_OK : tn_fail_memory("the merged weights");
+}
+
+static void merger_free(merger *m) {
+    size_t bytes = (size_t)largest_tensor(m->model) * sizeof(float);
+    tn_pages_free(m->weight, bytes);
+    tn_pages_free(m->bias, bytes);
+    tn_pages_free(m->original, bytes);
+    tn_pages_free(m->stored, bytes);
+}
+
+/* A base that is replaced whole cannot be found again from the adapter. */
+static tn_status check_can_unmerge(const merger *m) {
+    if (m->direction < 0 && m->model->adapter->replaced_count)
+        return tn_fail(TN_ERROR_UNSUPPORTED, "this adapter replaced '%s' in full (modules_to_save or bias), so the base's own weights cannot be restored from it",
+                       m->model->adapter->replaced[0].module->name);
+    return TN_OK;
+}
+
+/* The new f32 values of a tensor of a module into m->weight or m->bias: merged, or w - (merged(w) - w). */
+static tn_status new_values(merger *m, const output_tensor *t, const float **values) {
+    const tn_tensor *base = t->is_bias ? &t->module->bias.tensor : &tn_module_weight(t->module)->tensor;
+    int64_t count = tn_tensor_count(base);
+    bool has_bias;
+    TN_TRY(tn_adapter_merged_weight(m->model->adapter, t->module, m->weight, m->bias, &has_bias));
+    float *merged = t->is_bias ? m->bias : m->weight;
+    if (m->direction < 0) {
+        tn_convert_to_f32(m->original, base->data, base->dtype, count);
+        for (int64_t i = 0; i < count; i++)
+            merged[i] = m->original[i] - (merged[i] - m->original[i]);
+    }
+    *values = merged;
+    return TN_OK;
+}
+
+/* Half a unit in the last place of the input's type: what an earlier rounding may have cost. */
+static double half_ulp(float value, tn_dtype dtype) {
+    int exponent, bits = dtype == TN_DTYPE_BF16 ? 8 : dtype == TN_DTYPE_F16 ? 11 : 24;
+    frexp((double)value, &exponent);
+    return value == 0 ? 0 : ldexp(0.5, exponent - bits);
+}
+
+static void note_rounding(merger *m, const output_tensor *t, const float *exact, tn_dtype dtype, int64_t count) {
+    const tn_kernels *kernels = m->model->kernels;
+    const tn_tensor *base = t->is_bias ? &t->module->bias.tensor : &tn_module_weight(t->module)->tensor;
+    float *back = m->original;
+    kernels->to_f32(back, m->stored, dtype, count);
+    for (int64_t i = 0; i < count; i++) {
+        double lost = fabs((double)back[i] - exact[i]);
+        if (m->direction < 0)
+            lost += half_ulp(exact[i], base->dtype);
+        m->largest_rounding = fmax(m->largest_rounding, lost);
+    }
+}
+
+static tn_dtype output_dtype(const merger *m, const output_tensor *t) {
+    tn_dtype stored = t->source ? t->source->dtype : m->model->decoder->embedding->weight.tensor.dtype;
+    return m->keep_dtype || !tn_dtype_is_float(stored) ? stored : m->dtype;
+}
+
+static const tn_tensor *shape_of(const output_tensor *t) {
+    if (t->source)
+        return t->source;
+    return t->is_bias ? &t->module->bias.tensor : &tn_module_weight(t->module)->tensor;
+}
+
+static tn_status write_tensor(merger *m, tn_safetensors_writer *writer, const output_tensor *t) {
+    tn_dtype dtype = output_dtype(m, t);
+    int64_t count = tn_tensor_count(shape_of(t));
+    bool changed = t->module && m->model->adapter && tn_adapter_changes(m->model->adapter, t->module);
+    if (!changed && t->source && t->source->dtype == dtype)
+        return tn_safetensors_writer_data(writer, t->source->data, tn_tensor_bytes(t->source));
+    const float *values = m->weight;
+    if (changed)
+        TN_TRY(new_values(m, t, &values));
+    else
+        tn_convert_to_f32(m->weight, shape_of(t)->data, shape_of(t)->dtype, count);
+    m->model->kernels->from_f32(m->stored, dtype, values, count);
+    if (changed) {
+        note_rounding(m, t, values, dtype, count);
+        m->modules += !t->is_bias;
+    }
+    return tn_safetensors_writer_data(writer, m->stored, count * tn_dtype_size(dtype));
+}
+
+static const tn_module *module_of(const tn_decoder *decoder, const char *name, bool *is_bias) {
+    const char *dot = strrchr(name, '.');
+    int64_t at;
+    *is_bias = dot && strcmp(dot, ".bias") == 0;
+    if (!dot || (!*is_bias && strcmp(dot, ".weight") != 0))
+        return NULL;
+    return tn_map_get(&decoder->by_name, name, (size_t)(dot - name), &at) ? &decoder->modules[at] : NULL;
+}
+
+/* What a merged model has and the base has not: a bias from lora_bias, a head that no longer follows the embedding. */
+static bool head_comes_apart(const tn_model *model) {
+    const tn_decoder *d = model->decoder;
+    const tn_adapter *adapter = model->adapter;
+    if (!d->config.tied || !adapter)
+        return false;
+    bool separate = !d->head->tied, follows = true;
+    for (int64_t i = 0; i < adapter->slot_count; i++)
+        if ((adapter->slots[i].module == d->head || adapter->slots[i].module == d->embedding) && adapter->slots[i].method)
+            follows = false;
+    return separate || !follows;
+}
+
+static tn_status check_new_biases(merger *m) {
+    const tn_decoder *d = m->model->decoder;
+    for (int64_t i = 0; i < d->module_count && m->model->adapter; i++) {
+        const tn_module *module = &d->modules[i];
+        bool has_bias = module->has_bias;
+        if (module->kind == TN_MODULE_NORM || !tn_adapter_changes(m->model->adapter, module) || module->has_bias)
+            continue;
+        TN_TRY(tn_adapter_merged_weight(m->model->adapter, module, m->weight, m->bias, &has_bias));
+        if (has_bias)
+            return tn_fail(TN_ERROR_UNSUPPORTED, "lora_bias gives '%s' a bias, which this architecture has no place for; keep the adapter unmerged",
+                           module->name);
+    }
+    return TN_OK;
+}
+
+static tn_status write_file(merger *m, const char *path, const output_tensor *tensors, size_t count, int64_t *bytes) {
+    tn_safetensors_writer *writer;
+    TN_TRY(tn_safetensors_writer_new(&writer, path));
+    tn_status status;
+    TN_TRY_GOTO(tn_safetensors_writer_metadata(writer, "format", "pt"));
+    for (size_t i = 0; i < count; i++) {
+        const tn_tensor *shape = shape_of(&tensors[i]);
+        TN_TRY_GOTO(tn_safetensors_writer_declare(writer, tensors[i].name, output_dtype(m, &tensors[i]), shape->ndim, shape->shape));
+        *bytes += tn_tensor_count(shape) * tn_dtype_size(output_dtype(m, &tensors[i]));
+    }
+    TN_TRY_GOTO(tn_safetensors_writer_begin(writer));
+    for (size_t i = 0; i < count; i++)
+        TN_TRY_GOTO(write_tensor(m, writer, &tensors[i]));
+    return tn_safetensors_writer_finish(writer);
+fail:
+    tn_safetensors_writer_abort(writer);
+    return status;
+}
+
+/* Appends a file's tensors, in its order, to `list`. */
+static size_t list_file(const tn_decoder *decoder, const tn_safetensors *file, output_tensor *list) {
+    size_t count = 0;
+    for (size_t e = 0; e < file->count; e++) {
+        if (!tn_checkpoint_find(&decoder->checkpoint, file->entries[e].name))
+            continue;
+        output_tensor *t = &list[count++];
+        *t = (output_tensor){.name = file->entries[e].name, .source = &file->entries[e].tensor};
+        t->module = module_of(decoder, t->name, &t->is_bias);
+    }
+    return count;
+}
+
+static const char *const head_weight = "lm_head.weight";
+
+static size_t list_created(const tn_decoder *decoder, output_tensor *list, tn_arena *names) {
+    size_t count = 0;
+    for (int64_t i = 0; i < decoder->module_count; i++) {
+        const tn_module *module = &decoder->modules[i];
+        if (!module->tied)
+            list[count++] = (output_tensor){.name = tn_arena_printf(names, "%s.weight", module->name), .module = module};
+        if (module->has_bias)
+            list[count++] = (output_tensor){.name = tn_arena_printf(names, "%s.bias", module->name), .module = module, .is_bias = true};
+    }
+    return count;
+}
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static tn_status write_index(const tn_decoder *decoder, const char *dir, bool with_head, int64_t bytes) {
+    char path[TN_PATH_MAX];
+    tn_buf text = {0};
+    cJSON *index = cJSON_CreateObject(), *metadata = cJSON_AddObjectToObject(index, "metadata");
+    cJSON *map = cJSON_AddObjectToObject(index, "weight_map");
+    cJSON_AddNumberToObject(metadata, "total_size", (double)bytes);
+    const char *last = "";
+    for (size_t f = 0; f < decoder->checkpoint.file_count; f++) {
+        const tn_safetensors *file = &decoder->checkpoint.files[f];
+        last = base_name(file->path);
+        for (size_t e = 0; e < file->count; e++)
+            if (tn_checkpoint_find(&decoder->checkpoint, file->entries[e].name))
+                cJSON_AddStringToObject(map, file->entries[e].name, last);
+    }
+    if (with_head)
+        cJSON_AddStringToObject(map, head_weight, last);
+    tn_json_print(&text, index, true);
+    tn_buf_putc(&text, '\n');
+    cJSON_Delete(index);
+    tn_status status = tn_buf_status(&text);
+    if (status == TN_OK)
+        status = tn_path_join(path, dir, "model.safetensors.index.json");
+    if (status == TN_OK)
+        status = tn_file_write(path, text.data, text.length);
+    tn_buf_free(&text);
+    return status;
+}
+
+static tn_status write_weights(merger *m, const char *dir, bool with_head) {
+    const tn_decoder *d = m->model->decoder;
+    char path[TN_PATH_MAX];
+    size_t most = (size_t)d->module_count * 2 + 2;
+    int64_t bytes = 0;
+    tn_arena names = {0};
+    tn_status status = TN_OK;
+    for (size_t f = 0; f < d->checkpoint.file_count; f++)
+        most += d->checkpoint.files[f].count;
+    output_tensor *list = tn_calloc(most, sizeof *list);
+    if (!list)
+        return tn_fail_memory("the list of tensors");
+    size_t files = d->checkpoint.file_count ? d->checkpoint.file_count : 1;
+    for (size_t f = 0; f < files; f++) {
+        bool from_disk = d->checkpoint.file_count > 0;
+        size_t count = from_disk ? list_file(d, &d->checkpoint.files[f], list) : list_created(d, list, &names);
+        const char *name = from_disk ? base_name(d->checkpoint.files[f].path) : "model.safetensors";
+        if (with_head && f + 1 == files)
+            list[count++] = (output_tensor){.name = head_weight, .module = d->head};
+        TN_TRY_GOTO(tn_path_join(path, dir, name));
+        TN_TRY_GOTO(write_file(m, path, list, count, &bytes));
+    }
+    if (d->checkpoint.sharded)
+        status = write_index(d, dir, with_head, bytes);
+fail:
+    tn_arena_free(&names);
+    tn_free(list);
+    return status;
+}
+
+static tn_status write_config(const merger *m, const char *dir, bool untied) {
+    char path[TN_PATH_MAX];
+    static const char *const torch_names[] = {"float32", "float16", "bfloat16"};
+    cJSON *json = cJSON_Duplicate(m->model->decoder->json, true);
+    tn_buf text = {0};
+    if (!json)
+        return tn_fail_memory("config.json");
+    if (untied && !cJSON_ReplaceItemInObjectCaseSensitive(json, "tie_word_embeddings", cJSON_CreateFalse()))
+        cJSON_AddFalseToObject(json, "tie_word_embeddings");
+    if (!m->keep_dtype) {
+        const char *key = tn_json_get(json, "dtype") ? "dtype" : "torch_dtype";
+        cJSON_DeleteItemFromObjectCaseSensitive(json, key);
+        cJSON_AddStringToObject(json, key, torch_names[m->dtype]);
+    }
+    tn_json_print(&text, json, true);
+    tn_buf_putc(&text, '\n');
+    cJSON_Delete(json);
+    tn_status status = tn_buf_status(&text);
+    if (status == TN_OK)
+        status = tn_path_join(path, dir, "config.json");
+    if (status == TN_OK)
+        status = tn_file_write(path, text.data, text.length);
+    tn_buf_free(&text);
+    return status;
+}
+
+tn_status tn_session_copy_words(const tn_model *model, const char *dir) {
+    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
+                                        "chat_template.jinja"};
+    enum { WORDS_LIMIT = 256 << 20 };
+    char from[TN_PATH_MAX], to[TN_PATH_MAX];
+    tn_buf bytes = {0};
+    tn_status status = TN_OK;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        TN_TRY_GOTO(tn_path_join(from, model->tokenizer_dir, names[i]));
+        TN_TRY_GOTO(tn_path_join(to, dir, names[i]));
+        if (!tn_path_exists(from))
+            continue;
+        TN_TRY_GOTO(tn_file_read(from, WORDS_LIMIT, &bytes));
+        TN_TRY_GOTO(tn_file_write(to, bytes.data, bytes.length));
+    }
+fail:
+    tn_buf_free(&bytes);
+    return status;
+}
+
+/* Overwriting the mapped base while reading it would destroy it. */
+static tn_status check_not_base(const tn_model *model, const char *dir) {
+    char mine[TN_PATH_MAX], theirs[TN_PATH_MAX];
+    const char *a = realpath(model->decoder->dir, mine), *b = realpath(dir, theirs);
+    if (a && b && strcmp(a, b) == 0)
+        return tn_fail(TN_ERROR_ARGUMENT, "%s is the model's own folder; choose another one for the output", dir);
+    return TN_OK;
+}
+
+tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const char *dtype, int direction, tn_merge_report *report) {
+    merger m;
+    tn_status status = merger_init(&m, model, dtype, direction);
+    bool untied = head_comes_apart(model);
+    if (status != TN_OK)
+        goto fail;
+    if (model->decoder->layer_count != model->decoder->config.layers) {
+        status = tn_fail(TN_ERROR_UNSUPPORTED, "an adapter with layer_replication cannot be merged, since its layers share weights");
+        goto fail;
+    }
+    TN_TRY_GOTO(check_can_unmerge(&m));
+    TN_TRY_GOTO(tn_dir_create(dir));
+    TN_TRY_GOTO(check_not_base(model, dir));
+    TN_TRY_GOTO(tn_dir_check_writable(dir));
+    TN_TRY_GOTO(tn_disk_check_free(dir, (uint64_t)tn_decoder_bytes(model->decoder) * (m.keep_dtype ? 1 : 2)));
+    TN_TRY_GOTO(check_new_biases(&m));
+    TN_TRY_GOTO(write_weights(&m, dir, untied));
+    TN_TRY_GOTO(write_config(&m, dir, untied));
+    TN_TRY_GOTO(tn_session_copy_words(model, dir));
+    if (report)
+        *report = (tn_merge_report){.modules = m.modules, .largest_rounding = m.largest_rounding};
+fail:
+    merger_free(&m);
+    return status;
+}
+
+static double largest_difference(const float *a, const float *b, int64_t count) {
+    double largest = 0;
+    for (int64_t i = 0; i < count; i++)
+        largest = fmax(largest, fabs((double)a[i] - b[i]));
+    return largest;
+}
+
+/* Reads back what was written and compares it with the model in memory on the probe. */
+static tn_status compare_with_written(tn_model *model, const char *dir, double *difference) {
+    tn_model *written = NULL;
+    float *before = NULL, *after = NULL;
+    int64_t count;
+    tn_status status;
+    TN_TRY_GOTO(tn_session_probe_logits(model, &before, &count));
+    TN_TRY_GOTO(tn_model_load(dir, &written));
+    TN_TRY_GOTO(tn_session_probe_logits(written, &after, &count));
+    *difference = largest_difference(before, after, count);
+fail:
+    tn_model_free(written);
+    tn_free(before);
+    tn_free(after);
+    return status;
+}
+
+tn_status tn_model_merge(tn_model *model, const char *dir, const char *dtype, tn_merge_report *report) {
+    tn_merge_report unused;
+    report = report ? report : &unused;
+    if (!model->adapter)
+        return tn_fail(TN_ERROR_ARGUMENT, "the model has no adapter to merge");
+    TN_TRY(tn_session_write_checkpoint(model, dir, dtype, 1, report));
+    return compare_with_written(model, dir, &report->logit_difference);
+}
+
+tn_status tn_model_unmerge(tn_model *model, const char *dir, const char *dtype, tn_merge_report *report) {
+    tn_merge_report unused;
+    report = report ? report : &unused;
+    if (!model->adapter)
+        return tn_fail(TN_ERROR_ARGUMENT, "the model has no adapter to take out");
+    TN_TRY(tn_session_write_checkpoint(model, dir, dtype, -1, report));
+    /* merged weights alone against restored base + adapter */
+    tn_model *restored = NULL;
+    float *before = NULL, *after = NULL;
+    int64_t count;
+    tn_status status;
+    tn_model_enable_adapter(model, false);
+    TN_TRY_GOTO(tn_session_probe_logits(model, &before, &count));
+    TN_TRY_GOTO(tn_model_load(dir, &restored));
+    if (model->adapter_dir)
+        TN_TRY_GOTO(tn_model_load_adapter(restored, model->adapter_dir, false, false));
+    TN_TRY_GOTO(tn_session_probe_logits(restored, &after, &count));
+    report->logit_difference = largest_difference(before, after, count);
+fail:
+    tn_model_enable_adapter(model, true);
+    tn_model_free(restored);
+    tn_free(before);
+    tn_free(after);
+    return status;
+}
+
+tn_status tn_model_save_adapter(const tn_model *model, const char *dir) {
+    if (!model->adapter)
+        return tn_fail(TN_ERROR_ARGUMENT, "the model has no adapter to save");
+    if (model->adapter->method)
+        return tn_adapter_save(model->adapter, dir);
+    return tn_session_write_checkpoint((tn_model *)(uintptr_t)model, dir, "keep", 1, NULL);
+}
+
+tn_status tn_session_merge_in_memory(tn_model *model, float **memory, int64_t *bytes) {
+    tn_decoder *d = model->decoder;
+    int64_t floats = 0;
+    for (int64_t i = 0; i < d->module_count; i++)
+        if (tn_adapter_changes(model->adapter, &d->modules[i]))
+            floats += tn_tensor_count(&tn_module_weight(&d->modules[i])->tensor) + tn_module_weight(&d->modules[i])->tensor.shape[0];
+    *bytes = floats * (int64_t)sizeof(float);
+    float *place = *memory = tn_pages_alloc((size_t)*bytes);
+    if (!place)
+        return tn_fail_memory("the merged weights");
+    /* backwards, so that a tied head sees the embedding's own weight */
+    for (int64_t i = d->module_count; i-- > 0;) {
+        tn_module *module = &d->modules[i];
+        tn_tensor *weight = &module->weight.tensor;
+        const tn_tensor *base = &tn_module_weight(module)->tensor;
+        int64_t count = tn_tensor_count(base);
+        bool has_bias;
+        if (!tn_adapter_changes(model->adapter, module))
+            continue;
+        float *bias = place + count;
+        TN_TRY(tn_adapter_merged_weight(model->adapter, module, place, bias, &has_bias));
+        *weight = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = base->ndim, .shape = {base->shape[0], base->shape[1]}, .data = place};
+        module->bias.tensor = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {base->shape[0]}, .data = bias};
+        module->has_bias = has_bias;
+        module->tied = NULL;
+        place = bias + weight->shape[0];
+    }
+    for (int64_t i = 0; i < model->adapter->slot_count; i++)
+        model->adapter->slots[i].slot->disabled = true;
+    return TN_OK;
+}

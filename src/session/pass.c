@@ -1,0 +1,150 @@
+/* One forward (and backward) pass over a packed batch, for real or as a rehearsal that only counts. */
+#include <math.h>
+#include <string.h>
+
+#include "session/session.h"
+
+void tn_pass_from_batch(const tn_batch *batch, tn_span *spans, tn_pass *pass) {
+    for (int64_t i = 0; i < batch->sequences; i++) {
+        int64_t start = batch->starts[i], rows = batch->starts[i + 1] - start;
+        spans[i] = (tn_span){start, rows, start, rows};
+    }
+    *pass = (tn_pass){.tokens = {.ids = batch->ids,
+                                 .positions = batch->positions,
+                                 .count = batch->tokens,
+                                 .spans = spans,
+                                 .span_count = batch->sequences},
+                      .label_rows = batch->label_rows,
+                      .label_ids = batch->label_ids,
+                      .labelled = batch->labelled};
+}
+
+void tn_pass_loss(tn_model *model, const tn_forward *forward, const tn_pass *pass, tn_checkpointing checkpointing, float grad_scale,
+                  float *losses, uint8_t *correct) {
+    tn_tape *tape = forward->tape;
+    tn_var *hidden = tn_decoder_hidden(model->decoder, forward, &pass->tokens, checkpointing);
+    tn_decoder_head head = {model->decoder, forward};
+    tn_op_head_loss(tape, hidden, tn_decoder_logits, &head, model->decoder->config.vocab_size, pass->label_rows, pass->label_ids,
+                    pass->labelled, grad_scale, losses, correct);
+    tn_drop(tape, hidden);
+    if (tape->recording)
+        tn_tape_backward(tape);
+}
+
+tn_status tn_pass_rehearse(tn_model *model, const int64_t *starts, int64_t sequences, int64_t labelled, bool recording,
+                           tn_checkpointing checkpointing, tn_pass_cost *out) {
+    tn_tape tape;
+    tn_span *spans = tn_calloc((size_t)sequences + 1, sizeof *spans);
+    if (!spans)
+        return tn_fail_memory("the plan");
+    tn_status status = tn_tape_init(&tape, model->kernels, 0);
+    if (status == TN_OK) {
+        for (int64_t i = 0; i < sequences; i++)
+            spans[i] = (tn_span){starts[i], starts[i + 1] - starts[i], starts[i], starts[i + 1] - starts[i]};
+        tn_pass pass = {.tokens = {.count = starts[sequences], .spans = spans, .span_count = sequences}, .labelled = labelled};
+        tn_forward forward = {.tape = &tape, .training = recording};
+        tape.recording = recording;
+        tn_pass_loss(model, &forward, &pass, checkpointing, 1, NULL, NULL);
+        status = tn_tape_status(&tape);
+        *out = (tn_pass_cost){.heap_bytes = tape.heap.peak, .flops = tape.flops};
+    }
+    tn_tape_free(&tape);
+    tn_free(spans);
+    return status;
+}
+
+tn_status tn_pass_logits(tn_model *model, tn_tape *tape, const tn_tokens *tokens, const int32_t *rows, int64_t count,
+                         tn_logits_sink sink, void *cookie) {
+    int64_t vocab = model->decoder->config.vocab_size, piece = tn_head_loss_rows(vocab);
+    tn_forward forward = {.tape = tape};
+    tn_status status = TN_OK;
+    int32_t *all = NULL;
+    if (!rows) {
+        all = tn_malloc((size_t)count * sizeof *all);
+        if (!all)
+            return tn_fail_memory("the logits");
+        for (int64_t i = 0; i < count; i++)
+            all[i] = (int32_t)i;
+        rows = all;
+    }
+    tape->recording = false;
+    tn_var *hidden = tn_decoder_hidden(model->decoder, &forward, tokens, TN_CHECKPOINTING_OFF);
+    tn_decoder_head head = {model->decoder, &forward};
+    for (int64_t at = 0; at < count && status == TN_OK; at += piece) {
+        int64_t n = count - at < piece ? count - at : piece;
+        tn_var *picked = tn_op_take_rows(tape, hidden, rows + at, n);
+        tn_var *logits = tn_decoder_logits(tape, &head, picked);
+        tn_drop(tape, picked);
+        status = tn_tape_status(tape);
+        if (status == TN_OK && !tape->rehearsal)
+            status = sink(cookie, at, n, logits->data);
+        tn_drop(tape, logits);
+    }
+    tn_drop(tape, hidden);
+    tn_free(all);
+    return status;
+}
+
+/* Tokens spread over the vocabulary: enough to see whether an adapter acts, whatever the tokenizer. */
+enum { PROBE_TOKENS = 16 };
+
+typedef struct {
+    float *logits;
+    int64_t vocab;
+} kept_logits;
+
+static tn_status copy_logits(void *cookie, int64_t first_row, int64_t rows, const float *logits) {
+    kept_logits *kept = cookie;
+    memcpy(kept->logits + first_row * kept->vocab, logits, (size_t)(rows * kept->vocab) * sizeof *logits);
+    return TN_OK;
+}
+
+tn_status tn_session_probe_logits(tn_model *model, float **logits, int64_t *floats) {
+    int64_t vocab = model->decoder->config.vocab_size;
+    int32_t ids[PROBE_TOKENS], positions[PROBE_TOKENS];
+    tn_span span = {0, PROBE_TOKENS, 0, PROBE_TOKENS};
+    tn_tokens tokens = {.ids = ids, .positions = positions, .count = PROBE_TOKENS, .spans = &span, .span_count = 1};
+    tn_tape rehearsal, tape = {0};
+    *logits = NULL;
+    *floats = vocab * PROBE_TOKENS;
+    for (int i = 0; i < PROBE_TOKENS; i++) {
+        ids[i] = (int32_t)((uint64_t)(i + 1) * 2654435761u % (uint64_t)vocab);
+        positions[i] = i;
+    }
+    TN_TRY(tn_decoder_prepare(model->decoder, PROBE_TOKENS));
+    TN_TRY(tn_tape_init(&rehearsal, model->kernels, 0));
+    tn_status status = tn_pass_logits(model, &rehearsal, &tokens, NULL, PROBE_TOKENS, NULL, NULL);
+    int64_t peak = rehearsal.heap.peak;
+    tn_tape_free(&rehearsal);
+    TN_TRY(status);
+    kept_logits kept = {tn_malloc((size_t)*floats * sizeof(float)), vocab};
+    if (!kept.logits)
+        return tn_fail_memory("the probe");
+    status = tn_tape_init(&tape, model->kernels, peak);
+    if (status == TN_OK)
+        status = tn_pass_logits(model, &tape, &tokens, NULL, PROBE_TOKENS, copy_logits, &kept);
+    tn_tape_free(&tape);
+    if (status != TN_OK) {
+        tn_free(kept.logits);
+        return status;
+    }
+    *logits = kept.logits;
+    return TN_OK;
+}
+
+tn_status tn_session_probe(tn_model *model, double *largest_difference) {
+    float *with = NULL, *without = NULL;
+    int64_t count;
+    tn_status status = tn_session_probe_logits(model, &with, &count);
+    if (status == TN_OK) {
+        tn_model_enable_adapter(model, false);
+        status = tn_session_probe_logits(model, &without, &count);
+        tn_model_enable_adapter(model, true);
+    }
+    *largest_difference = 0;
+    for (int64_t i = 0; i < count && status == TN_OK; i++)
+        *largest_difference = fmax(*largest_difference, fabs((double)with[i] - without[i]));
+    tn_free(with);
+    tn_free(without);
+    return status;
+}

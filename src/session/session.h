@@ -1,0 +1,57 @@
+/* A model ready for use: weights, tokenizer, chat template and adapter, behind the public tn_model. */
+#ifndef TN_SESSION_SESSION_H
+#define TN_SESSION_SESSION_H
+
+#include <tenon/model.h>
+
+#include "data/batch.h"
+#include "peft/adapter.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+struct tn_model {
+    tn_decoder *decoder;
+    tn_tokenizer *tokenizer;         /* NULL when the folder has none */
+    tn_chat_template *chat_template; /* NULL when the folder has none */
+    tn_adapter *adapter;             /* NULL: the base alone */
+    const tn_kernels *kernels;
+    char *tokenizer_dir; /* where the tokenizer's files are, to be copied beside saved models */
+    char *adapter_dir;   /* where the adapter came from, or NULL */
+};
+
+/* One packed batch with its labels, as views that must outlive the pass. */
+typedef struct tn_pass {
+    tn_tokens tokens;
+    const int32_t *label_rows, *label_ids; /* [labelled] */
+    int64_t labelled;
+} tn_pass;
+
+/* Spans of a packed batch without cache into spans [sequences]; fills `pass` from `batch`. */
+void tn_pass_from_batch(const tn_batch *batch, tn_span *spans, tn_pass *pass);
+
+/* Hidden states and loss of one pass on an empty tape. losses and correct [labelled]; with tape->recording the gradients of
+ * grad_scale * sum(losses) are added to the adapter's store. */
+void tn_pass_loss(tn_model *model, const tn_forward *forward, const tn_pass *pass, tn_checkpointing checkpointing, float grad_scale,
+                  float *losses, uint8_t *correct);
+
+/* What a pass of given sizes needs: bytes of the tape's heap and FLOPs, by rehearsal. One sequence length per sequence. */
+typedef struct tn_pass_cost {
+    int64_t heap_bytes;
+    double flops;
+} tn_pass_cost;
+tn_status tn_pass_rehearse(tn_model *model, const int64_t *starts, int64_t sequences, int64_t labelled, bool recording,
+                           tn_checkpointing checkpointing, tn_pass_cost *out);
+
+/* Logits [count, V] of the given positions of one pass without gradients. `rows` NULL: all positions, in order. Written piece by
+ * piece through `sink`; a failing sink ends the pass. */
+typedef tn_status (*tn_logits_sink)(void *cookie, int64_t first_row, int64_t rows, const float *logits);
+tn_status tn_pass_logits(tn_model *model, tn_tape *tape, const tn_tokens *tokens, const int32_t *rows, int64_t count,
+                         tn_logits_sink sink, void *cookie);
+
+/* Largest difference between the logits with the adapter on and off (or merged), over a short probe of token ids. */
+tn_status tn_session_probe(tn_model *model, double *largest_difference);
+
+/* Logits [count, V] of the probe's last tokens, f32; free with tn_free. */
+tn_status tn_session_probe_logits(tn_model *model, float **logits, int64_t *floats);
+
+#endif
