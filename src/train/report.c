@@ -36,17 +36,13 @@ typedef struct point {
 } point;
 
 /* Where a point lies in the drawing. */
-typedef struct frame {
-    tn_extent extent;
-} frame;
-
-static double frame_x(const frame *f, double step) {
-    double share = (step - f->extent.low_step) / (f->extent.high_step - f->extent.low_step);
+static double frame_x(const tn_extent *extent, double step) {
+    double share = (step - extent->low_step) / (extent->high_step - extent->low_step);
     return LEFT + share * (VIEW_WIDTH - LEFT - RIGHT);
 }
 
-static double frame_y(const frame *f, double value) {
-    double share = (value - f->extent.low_value) / (f->extent.high_value - f->extent.low_value);
+static double frame_y(const tn_extent *extent, double value) {
+    double share = (value - extent->low_value) / (extent->high_value - extent->low_value);
     return VIEW_HEIGHT - BOTTOM - share * (VIEW_HEIGHT - TOP - BOTTOM);
 }
 
@@ -122,17 +118,18 @@ static size_t collect(point *points, const tn_series *series) {
     return decimate(points, count);
 }
 
-static void put_circle(tn_buf *out, const frame *f, const tn_series *series, const point *p, const char *class,
+static void put_circle(tn_buf *out, const tn_extent *extent, const tn_series *series, const point *p, const char *class,
                        size_t colour) {
     char text[TN_FORMAT_TEXT * 3], step[TN_FORMAT_TEXT];
-    tn_format(text, sizeof text, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\"", frame_x(f, p->step), frame_y(f, p->value));
+    tn_format(text, sizeof text, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\"", frame_x(extent, p->step),
+              frame_y(extent, p->value));
     tn_buf_printf(out, "%s class=\"%s s%zu\"><title>", text, class, colour);
     put_text(out, series->name);
     tn_format(text, sizeof text, "%.6g", p->value);
     tn_buf_printf(out, ", step %s: %s</title></circle>\n", tn_format_double(step, p->step), text);
 }
 
-static tn_status put_series(tn_buf *out, const frame *f, const tn_series *series, size_t colour) {
+static tn_status put_series(tn_buf *out, const tn_extent *extent, const tn_series *series, size_t colour) {
     point *points = tn_realloc_array(NULL, series->count, sizeof *points);
     if (!points)
         return tn_fail_memory("the points of a plot");
@@ -141,7 +138,7 @@ static tn_status put_series(tn_buf *out, const frame *f, const tn_series *series
         tn_buf_printf(out, "<polyline class=\"s%zu\" points=\"", colour);
         for (size_t i = 0; i < count; i++) {
             tn_buf_puts(out, i ? " " : "");
-            put_position(out, frame_x(f, points[i].step), frame_y(f, points[i].value));
+            put_position(out, frame_x(extent, points[i].step), frame_y(extent, points[i].value));
         }
         tn_buf_puts(out, "\"><title>");
         put_text(out, series->name);
@@ -149,7 +146,7 @@ static tn_status put_series(tn_buf *out, const frame *f, const tn_series *series
     }
     size_t stride = (count + HOVER_POINTS - 1) / HOVER_POINTS;
     for (size_t i = 0; i < count; i += stride)
-        put_circle(out, f, series, &points[i], count == 1 ? "only" : "hover", colour);
+        put_circle(out, extent, series, &points[i], count == 1 ? "only" : "hover", colour);
     tn_free(points);
     return TN_OK;
 }
@@ -169,20 +166,20 @@ static void put_label(tn_buf *out, double x, double y, const char *anchor, const
     tn_buf_puts(out, "</text>\n");
 }
 
-static void put_axes(tn_buf *out, const frame *f) {
+static void put_axes(tn_buf *out, const tn_extent *extent) {
     enum { STEP_TICKS = 8, VALUE_TICKS = 6 };
     const double bottom = VIEW_HEIGHT - BOTTOM, right = VIEW_WIDTH - RIGHT;
     double ticks[TN_TICKS], distance;
     char text[TN_FORMAT_TEXT];
-    int count = tn_ticks(f->extent.low_value, f->extent.high_value, VALUE_TICKS, ticks, &distance);
+    int count = tn_ticks(extent->low_value, extent->high_value, VALUE_TICKS, ticks, &distance);
     for (int i = 0; i < count; i++) {
-        double y = frame_y(f, ticks[i]);
+        double y = frame_y(extent, ticks[i]);
         put_line(out, "grid", LEFT, y, right, y);
         put_label(out, LEFT - 8, y + 4, "end", tn_tick_text(text, ticks[i], distance));
     }
-    count = tn_ticks(f->extent.low_step, f->extent.high_step, STEP_TICKS, ticks, &distance);
+    count = tn_ticks(extent->low_step, extent->high_step, STEP_TICKS, ticks, &distance);
     for (int i = 0; i < count; i++) {
-        double x = frame_x(f, ticks[i]);
+        double x = frame_x(extent, ticks[i]);
         put_line(out, "axis", x, bottom, x, bottom + 5);
         put_label(out, x, bottom + 19, "middle", tn_tick_text(text, ticks[i], distance));
     }
@@ -204,20 +201,20 @@ static void put_legend(tn_buf *out, const tn_plot *plot) {
 }
 
 static tn_status put_plot(tn_buf *out, const tn_plot *plot) {
-    frame f;
+    tn_extent extent;
     tn_buf_puts(out, "<h2>");
     put_text(out, plot->title);
     tn_buf_puts(out, "</h2>\n");
-    if (!tn_series_extent(plot->series, plot->series_count, &f.extent)) {
+    if (!tn_series_extent(plot->series, plot->series_count, &extent)) {
         tn_buf_puts(out, "<p class=\"none\">No values were recorded.</p>\n");
         return TN_OK;
     }
     tn_buf_printf(out, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"", VIEW_WIDTH, VIEW_HEIGHT);
     put_text(out, plot->title);
     tn_buf_puts(out, " against step\">\n");
-    put_axes(out, &f);
+    put_axes(out, &extent);
     for (size_t i = 0; i < plot->series_count; i++)
-        TN_TRY(put_series(out, &f, &plot->series[i], i % COLOURS));
+        TN_TRY(put_series(out, &extent, &plot->series[i], i % COLOURS));
     put_legend(out, plot);
     tn_buf_puts(out, "</svg>\n");
     return TN_OK;
