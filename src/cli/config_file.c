@@ -17,7 +17,7 @@ static tn_status tn_yaml_read(const char *path, size_t limit, cJSON **out) {
 
 enum { RUN_FILE_LIMIT = 1 << 20 };
 
-/* Doubles hold every whole number up to here. */
+/* Below this every whole number has a double of its own. */
 static const double EXACT_WHOLE = 9007199254740992.0;
 
 /* A scalar as the text that would be given on the command line; NULL when the option cannot take it as it stands. */
@@ -34,7 +34,7 @@ static const char *scalar_text(char out[TN_FORMAT_TEXT], const tn_option *option
     double number = item->valuedouble;
     if (option->type != TN_OPTION_INT || number != floor(number))
         return tn_format_double(out, number);
-    if (fabs(number) > EXACT_WHOLE)
+    if (fabs(number) >= EXACT_WHOLE)
         return NULL;
     tn_format(out, TN_FORMAT_TEXT, "%.0f", number);
     return out;
@@ -47,6 +47,8 @@ static tn_status fail_kind(const tn_option *option, const cJSON *item) {
 }
 
 static tn_status set_from_list(tn_options *options, const tn_option *option, const cJSON *array) {
+    if (option->type != TN_OPTION_LIST)
+        return tn_options_set_list(options, option->name, NULL, 0, TN_SOURCE_FILE);
     size_t count = (size_t)cJSON_GetArraySize(array), at = 0;
     const char **items = tn_arena_array(&options->arena, count, sizeof *items);
     if (!items)
@@ -81,13 +83,13 @@ tn_status tn_cli_read_run_file(tn_options *options, const char *path) {
     cJSON *root = NULL;
     TN_TRY(tn_yaml_read(path, RUN_FILE_LIMIT, &root));
     tn_status status = TN_OK;
-    if (!cJSON_IsObject(root))
-        status = tn_fail_context(tn_fail(TN_ERROR_ARGUMENT, "each line must be an option: value pair"), "%s", path);
-    for (const cJSON *item = status == TN_OK ? root->child : NULL; item && status == TN_OK; item = item->next) {
+    /* A file of comments only holds no value, or null. */
+    if (root && !cJSON_IsNull(root) && !cJSON_IsObject(root))
+        status = tn_fail(TN_ERROR_ARGUMENT, "each line must be an option: value pair");
+    for (const cJSON *item = cJSON_IsObject(root) ? root->child : NULL; item && status == TN_OK; item = item->next)
         status = set_from_item(options, item);
-        if (status != TN_OK)
-            tn_fail_context(status, "%s", path);
-    }
+    if (status != TN_OK)
+        tn_fail_context(status, "%s", path);
     cJSON_Delete(root);
     return status;
 }
@@ -143,7 +145,7 @@ static void put_yaml_value(tn_buf *out, const tn_option_slot *slot) {
         tn_buf text = {0};
         int64_t number = 0;
         tn_options_print_value(&text, slot);
-        bool large = tn_parse_int(tn_buf_text(&text), &number) && fabs((double)number) > EXACT_WHOLE;
+        bool large = tn_parse_int(tn_buf_text(&text), &number) && fabs((double)number) >= EXACT_WHOLE;
         if (type == TN_OPTION_CHOICE || large)
             put_yaml_text(out, tn_buf_text(&text));
         else

@@ -207,6 +207,7 @@ static void run_file_is_checked_like_the_command_line(void **state) {
         {"model: x\nlearning-rate: 1\nlearning_rate: 2\n", "learning-rate is set twice"},
         {"- model\n", "run.yaml: each line must be an option: value pair"},
         {"rank: 8\n", "missing: --model"},
+        {"# nothing\n", "missing: --model"},
     };
     if (!reads_yaml())
         skip();
@@ -261,7 +262,7 @@ static void bash_completes_commands_options_choices_and_files(void **state) {
     if (run("command -v bash") != 0)
         skip();
     assert_int_equal(run("$TENON_SAMPLE generate-docs docs"), 0);
-    write_file("one file.jsonl", "");
+    write_file("spaced name.jsonl", "");
     assert_string_equal(bash_offers("tenon tr"), "train\n");
     assert_string_equal(bash_offers("tenon help v"), "version\n");
     assert_string_equal(bash_offers("tenon train --se"), "--seed\n");
@@ -269,9 +270,9 @@ static void bash_completes_commands_options_choices_and_files(void **state) {
     assert_string_equal(bash_offers("tenon train --end"), "\n");
     assert_string_equal(bash_offers("tenon train --schedule of"), "off\n");
     assert_string_equal(bash_offers("tenon train --schedule = of"), "off\n");
-    assert_string_equal(bash_offers("tenon train --model one"), "one file.jsonl\n");
-    assert_string_equal(bash_offers("tenon train -o one"), "one file.jsonl\n");
-    assert_string_equal(bash_offers("tenon train one"), "one file.jsonl\n");
+    assert_string_equal(bash_offers("tenon train --model spa"), "spaced name.jsonl\n");
+    assert_string_equal(bash_offers("tenon train -o spa"), "spaced name.jsonl\n");
+    assert_string_equal(bash_offers("tenon train spa"), "spaced name.jsonl\n");
     assert_string_equal(bash_offers("tenon train --seed o"), "\n");
 }
 
