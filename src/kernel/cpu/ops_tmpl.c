@@ -3,10 +3,6 @@
  * of threads; sums over rows belong to one thread and run in row order. */
 #include "kernel/cpu/simd.h"
 
-#ifdef __F16C__
-#include <immintrin.h>
-#endif
-
 /* Columns that one thread sums down all rows: in double, as many as keep the sums in the first-level cache. */
 enum { COLUMNS = 64 };
 
@@ -129,14 +125,16 @@ static double sum_exponentials(float *x, float max, bool keep, int64_t cols) {
     double total = 0;
     for (int64_t at = 0; at < cols; at += PIECE) {
         int64_t end = tn_min_i64(at + PIECE, cols);
-        if (keep) {
-            total += tn_exp_in_place(x + at, max, end - at);
-            continue;
-        }
         float sum = 0;
+        if (keep) {
 #pragma omp simd reduction(+ : sum)
-        for (int64_t j = at; j < end; j++)
-            sum += tn_exp(x[j] - max);
+            for (int64_t j = at; j < end; j++)
+                sum += x[j] = tn_exp(x[j] - max);
+        } else {
+#pragma omp simd reduction(+ : sum)
+            for (int64_t j = at; j < end; j++)
+                sum += tn_exp(x[j] - max);
+        }
         total += sum;
     }
     return total;
