@@ -198,7 +198,7 @@ static extent measure(const tn_span *spans, int64_t span_count) {
     return e;
 }
 
-static bool worth_threads(const extent *e, const tn_attention_shape *shape) {
+static inline bool worth_threads(const extent *e, const tn_attention_shape *shape) {
     return e->total * (double)(shape->heads * shape->head_size) >= TN_SERIAL_BELOW && tn_worth_threads(TN_SERIAL_BELOW);
 }
 

@@ -48,11 +48,8 @@ static void rmsnorm_backward(float *dx, bool accumulate, float *dweight, const f
 #pragma omp parallel for schedule(static) if (tn_worth_threads(rows * cols))
     for (int64_t row = 0; row < rows; row++) {
         const float *dy_row = dy + row * cols, *x_row = x + row * cols;
-        float *dx_row = dx + row * cols, sum = 0, r = rstd[row];
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < cols; j++)
-            sum = tn_muladd(dy_row[j] * weight[j], x_row[j], sum);
-        float slope = r * r * (sum / (float)cols);
+        float *dx_row = dx + row * cols, r = rstd[row];
+        float slope = r * r * (tn_dot_weighted(dy_row, x_row, weight, cols) / (float)cols);
         if (accumulate) {
 #pragma omp simd
             for (int64_t j = 0; j < cols; j++)

@@ -166,6 +166,18 @@ static inline float tn_dot(const float *a, const float *b, int64_t count) {
     return sum;
 }
 
+/* Sum of a * b * weight. */
+static inline float tn_dot_weighted(const float *a, const float *b, const float *weight, int64_t count) {
+    tn_vec sums = {0};
+    const int64_t whole = count - count % TN_LANES;
+    for (int64_t i = 0; i < whole; i += TN_LANES)
+        sums = tn_vec_muladd(tn_load(a + i) * tn_load(weight + i), tn_load(b + i), sums);
+    float sum = tn_sum_lanes(sums);
+    for (int64_t i = whole; i < count; i++)
+        sum = tn_muladd(a[i] * weight[i], b[i], sum);
+    return sum;
+}
+
 static inline float tn_sum(const float *x, int64_t count) {
     tn_vec sums = {0};
     const int64_t whole = count - count % TN_LANES;
