@@ -106,31 +106,34 @@ static void attend_block(float *out, float *lse, int64_t lse_stride, const view 
 }
 
 /* scores[j] = scale * q k_j. Four keys at a time, so that the sums over lanes overlap. */
-static void row_scores(float *scores, const float *q, const float *k, const view *at, int64_t count) {
-    const int64_t stride = at->kv_stride, d = at->head_size;
+static inline void row_scores(float *scores, const float *q, const float *k, const view *at, int64_t d, int64_t count) {
+    const int64_t stride = at->kv_stride, whole = d - d % TN_LANES;
     int64_t j = 0;
     for (; j + 4 <= count; j += 4, k += 4 * stride) {
         const float *k1 = k + stride, *k2 = k1 + stride, *k3 = k2 + stride;
-        float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-        for (int64_t c = 0; c < d; c++) {
-            s0 = tn_muladd(q[c], k[c], s0);
-            s1 = tn_muladd(q[c], k1[c], s1);
-            s2 = tn_muladd(q[c], k2[c], s2);
-            s3 = tn_muladd(q[c], k3[c], s3);
+        tn_vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+        for (int64_t c = 0; c < whole; c += TN_LANES) {
+            tn_vec part = tn_load(q + c);
+            s0 = tn_vec_muladd(part, tn_load(k + c), s0);
+            s1 = tn_vec_muladd(part, tn_load(k1 + c), s1);
+            s2 = tn_vec_muladd(part, tn_load(k2 + c), s2);
+            s3 = tn_vec_muladd(part, tn_load(k3 + c), s3);
         }
-        scores[j] = at->scale * s0;
-        scores[j + 1] = at->scale * s1;
-        scores[j + 2] = at->scale * s2;
-        scores[j + 3] = at->scale * s3;
+        float sums[4] = {tn_sum_lanes(s0), tn_sum_lanes(s1), tn_sum_lanes(s2), tn_sum_lanes(s3)};
+        for (int row = 0; row < 4; row++) {
+            for (int64_t c = whole; c < d; c++)
+                sums[row] = tn_muladd(q[c], k[row * stride + c], sums[row]);
+            scores[j + row] = at->scale * sums[row];
+        }
     }
     for (; j < count; j++, k += stride)
         scores[j] = at->scale * tn_dot(q, k, d);
 }
 
 /* out += sum over j of p[j] v_j. */
-static void add_values(float *restrict out, const float *p, const float *restrict v, const view *at, int64_t count) {
-    const int64_t stride = at->kv_stride, d = at->head_size;
+static inline void add_values(float *restrict out, const float *p, const float *restrict v, const view *at, int64_t d,
+                              int64_t count) {
+    const int64_t stride = at->kv_stride;
     int64_t j = 0;
     for (; j + 4 <= count; j += 4, v += 4 * stride) {
         const float *v1 = v + stride, *v2 = v1 + stride, *v3 = v2 + stride;
@@ -147,25 +150,34 @@ static void add_values(float *restrict out, const float *p, const float *restric
     }
 }
 
-static void attend_row(float *out, float *lse, const view *at, int64_t i) {
+static inline void attend_row_of_size(float *out, float *lse, const view *at, int64_t d, int64_t i) {
     float scores[ROW_KEYS], max = -INFINITY, sum = 0;
     const float *q = at->q + i * at->q_stride;
     int64_t start = first_key(at, i), end = end_key(at, i);
-    memset(out, 0, (size_t)at->head_size * sizeof *out);
+    memset(out, 0, (size_t)d * sizeof *out);
     for (int64_t key = start; key < end; key += ROW_KEYS) {
         int64_t count = tn_min_i64(ROW_KEYS, end - key);
-        row_scores(scores, q, at->k + key * at->kv_stride, at, count);
+        row_scores(scores, q, at->k + key * at->kv_stride, at, d, count);
         float old = max, here = tn_max_of(scores, count);
         max = here > old ? here : old;
         float correction = key > start ? tn_exp(old - max) : 0;
         sum = sum * correction + tn_exp_in_place(scores, max, count);
         if (key > start && correction != 1)
-            tn_scale_in_place(out, correction, at->head_size);
-        add_values(out, scores, at->v + key * at->kv_stride, at, count);
+            tn_scale_in_place(out, correction, d);
+        add_values(out, scores, at->v + key * at->kv_stride, at, d, count);
     }
-    tn_scale_in_place(out, 1 / sum, at->head_size);
+    tn_scale_in_place(out, 1 / sum, d);
     if (lse)
         *lse = max + logf(sum);
+}
+
+/* The usual head sizes as constants, which the compiler unrolls. */
+static void attend_row(float *out, float *lse, const view *at, int64_t i) {
+    switch (at->head_size) {
+    case 64: attend_row_of_size(out, lse, at, 64, i); break;
+    case 128: attend_row_of_size(out, lse, at, 128, i); break;
+    default: attend_row_of_size(out, lse, at, at->head_size, i); break;
+    }
 }
 
 /* Of all spans: the largest q_rows and kv_rows, and an estimate of the work. */
@@ -186,7 +198,7 @@ static extent measure(const tn_span *spans, int64_t span_count) {
     return e;
 }
 
-static bool worth_threads(const extent *e, const tn_attention_shape *shape) {
+static inline bool worth_threads(const extent *e, const tn_attention_shape *shape) {
     return e->total * (double)(shape->heads * shape->head_size) >= TN_SERIAL_BELOW && tn_worth_threads(TN_SERIAL_BELOW);
 }
 

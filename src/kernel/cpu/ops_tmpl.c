@@ -3,10 +3,6 @@
  * of threads; sums over rows belong to one thread and run in row order. */
 #include "kernel/cpu/simd.h"
 
-#ifdef __F16C__
-#include <immintrin.h>
-#endif
-
 /* Columns that one thread sums down all rows: in double, as many as keep the sums in the first-level cache. */
 enum { COLUMNS = 64 };
 
@@ -52,11 +48,8 @@ static void rmsnorm_backward(float *dx, bool accumulate, float *dweight, const f
 #pragma omp parallel for schedule(static) if (tn_worth_threads(rows * cols))
     for (int64_t row = 0; row < rows; row++) {
         const float *dy_row = dy + row * cols, *x_row = x + row * cols;
-        float *dx_row = dx + row * cols, sum = 0, r = rstd[row];
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < cols; j++)
-            sum = tn_muladd(dy_row[j] * weight[j], x_row[j], sum);
-        float slope = r * r * (sum / (float)cols);
+        float *dx_row = dx + row * cols, r = rstd[row];
+        float slope = r * r * (tn_dot_weighted(dy_row, x_row, weight, cols) / (float)cols);
         if (accumulate) {
 #pragma omp simd
             for (int64_t j = 0; j < cols; j++)
@@ -129,14 +122,16 @@ static double sum_exponentials(float *x, float max, bool keep, int64_t cols) {
     double total = 0;
     for (int64_t at = 0; at < cols; at += PIECE) {
         int64_t end = tn_min_i64(at + PIECE, cols);
-        if (keep) {
-            total += tn_exp_in_place(x + at, max, end - at);
-            continue;
-        }
         float sum = 0;
+        if (keep) {
 #pragma omp simd reduction(+ : sum)
-        for (int64_t j = at; j < end; j++)
-            sum += tn_exp(x[j] - max);
+            for (int64_t j = at; j < end; j++)
+                sum += x[j] = tn_exp(x[j] - max);
+        } else {
+#pragma omp simd reduction(+ : sum)
+            for (int64_t j = at; j < end; j++)
+                sum += tn_exp(x[j] - max);
+        }
         total += sum;
     }
     return total;

@@ -1,5 +1,5 @@
-/* Helpers of the files that are compiled once per instruction set: loops that the compiler turns into vectors, and the
- * exponential. Include only there. Sums run over as many lanes as the registers have, then over the lanes in order. */
+/* Helpers of the files that are compiled once per instruction set: the exponential, written so that loops over it become
+ * vectors, and sums and maxima on explicit vectors, whose lanes are folded by halves. Include only there. */
 #ifndef TN_KERNEL_CPU_SIMD_H
 #define TN_KERNEL_CPU_SIMD_H
 
@@ -9,6 +9,9 @@
 
 #ifdef _OPENMP
 #include <omp.h>
+#endif
+#ifdef __AVX2__
+#include <immintrin.h>
 #endif
 
 #include "kernel/cpu/tables.h"
@@ -78,19 +81,122 @@ static inline float tn_exp(float x) {
     return x <= highest ? value : x + INFINITY; /* NaN goes this way and stays */
 }
 
-static inline float tn_dot(const float *restrict a, const float *restrict b, int64_t count) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < count; i++)
+/* Vectors of GCC and Clang as wide as the registers. */
+#if defined(__AVX512F__)
+enum { TN_LANES = 16 };
+#define TN_LANES_XOR(k)                                                                                                     \
+    0 ^ k, 1 ^ k, 2 ^ k, 3 ^ k, 4 ^ k, 5 ^ k, 6 ^ k, 7 ^ k, 8 ^ k, 9 ^ k, 10 ^ k, 11 ^ k, 12 ^ k, 13 ^ k, 14 ^ k, 15 ^ k
+#elif defined(__AVX2__)
+enum { TN_LANES = 8 };
+#define TN_LANES_XOR(k) 0 ^ k, 1 ^ k, 2 ^ k, 3 ^ k, 4 ^ k, 5 ^ k, 6 ^ k, 7 ^ k
+#else
+enum { TN_LANES = 4 };
+#define TN_LANES_XOR(k) 0 ^ k, 1 ^ k, 2 ^ k, 3 ^ k
+#endif
+typedef float tn_vec __attribute__((vector_size(TN_LANES * sizeof(float))));
+typedef int32_t tn_mask __attribute__((vector_size(TN_LANES * sizeof(int32_t))));
+
+/* The vector with lane i and lane i ^ k exchanged. */
+#ifdef __clang__
+#define TN_SWAP_LANES(v, k) __builtin_shufflevector(v, v, TN_LANES_XOR(k))
+#else
+#define TN_SWAP_LANES(v, k) __builtin_shuffle(v, (tn_mask){TN_LANES_XOR(k)})
+#endif
+
+static inline tn_vec tn_load(const float *x) {
+    tn_vec value;
+    memcpy(&value, x, sizeof value);
+    return value;
+}
+
+static inline tn_vec tn_vec_muladd(tn_vec a, tn_vec b, tn_vec c) {
+#if defined(__AVX512F__)
+    return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__)
+    return _mm256_fmadd_ps(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+/* a where it is greater, else b; so NaN in a is passed over. */
+static inline tn_vec tn_vec_max(tn_vec a, tn_vec b) {
+#if defined(__AVX512F__)
+    return _mm512_max_ps(a, b);
+#elif defined(__AVX2__)
+    return _mm256_max_ps(a, b);
+#else
+    tn_mask greater = a > b;
+    return (tn_vec)(((tn_mask)a & greater) | ((tn_mask)b & ~greater));
+#endif
+}
+
+static inline float tn_sum_lanes(tn_vec v) {
+#if defined(__AVX512F__)
+    v += TN_SWAP_LANES(v, 8);
+#endif
+#if defined(__AVX2__)
+    v += TN_SWAP_LANES(v, 4);
+#endif
+    v += TN_SWAP_LANES(v, 2);
+    v += TN_SWAP_LANES(v, 1);
+    return v[0];
+}
+
+static inline float tn_max_lanes(tn_vec v) {
+#if defined(__AVX512F__)
+    v = tn_vec_max(v, TN_SWAP_LANES(v, 8));
+#endif
+#if defined(__AVX2__)
+    v = tn_vec_max(v, TN_SWAP_LANES(v, 4));
+#endif
+    v = tn_vec_max(v, TN_SWAP_LANES(v, 2));
+    v = tn_vec_max(v, TN_SWAP_LANES(v, 1));
+    return v[0];
+}
+
+static inline float tn_dot(const float *a, const float *b, int64_t count) {
+    tn_vec sums = {0};
+    const int64_t whole = count - count % TN_LANES;
+    for (int64_t i = 0; i < whole; i += TN_LANES)
+        sums = tn_vec_muladd(tn_load(a + i), tn_load(b + i), sums);
+    float sum = tn_sum_lanes(sums);
+    for (int64_t i = whole; i < count; i++)
         sum = tn_muladd(a[i], b[i], sum);
+    return sum;
+}
+
+/* Sum of a * b * weight. */
+static inline float tn_dot_weighted(const float *a, const float *b, const float *weight, int64_t count) {
+    tn_vec sums = {0};
+    const int64_t whole = count - count % TN_LANES;
+    for (int64_t i = 0; i < whole; i += TN_LANES)
+        sums = tn_vec_muladd(tn_load(a + i) * tn_load(weight + i), tn_load(b + i), sums);
+    float sum = tn_sum_lanes(sums);
+    for (int64_t i = whole; i < count; i++)
+        sum = tn_muladd(a[i] * weight[i], b[i], sum);
+    return sum;
+}
+
+static inline float tn_sum(const float *x, int64_t count) {
+    tn_vec sums = {0};
+    const int64_t whole = count - count % TN_LANES;
+    for (int64_t i = 0; i < whole; i += TN_LANES)
+        sums += tn_load(x + i);
+    float sum = tn_sum_lanes(sums);
+    for (int64_t i = whole; i < count; i++)
+        sum += x[i];
     return sum;
 }
 
 /* NaN is passed over; it comes back out of the exponentials. */
 static inline float tn_max_of(const float *x, int64_t count) {
-    float max = -INFINITY;
-#pragma omp simd reduction(max : max)
-    for (int64_t i = 0; i < count; i++)
+    tn_vec maxima = (tn_vec){0} - INFINITY;
+    const int64_t whole = count - count % TN_LANES;
+    for (int64_t i = 0; i < whole; i += TN_LANES)
+        maxima = tn_vec_max(tn_load(x + i), maxima);
+    float max = tn_max_lanes(maxima);
+    for (int64_t i = whole; i < count; i++)
         max = x[i] > max ? x[i] : max;
     return max;
 }
@@ -105,14 +211,10 @@ static inline bool tn_has_nonfinite(const float *x, int64_t count) {
 
 /* x = exp(x - max), returns the sum. */
 static inline float tn_exp_in_place(float *x, float max, int64_t count) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < count; i++) {
-        float e = tn_exp(x[i] - max);
-        x[i] = e;
-        sum += e;
-    }
-    return sum;
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++)
+        x[i] = tn_exp(x[i] - max);
+    return tn_sum(x, count);
 }
 
 static inline void tn_scale_in_place(float *x, float factor, int64_t count) {
