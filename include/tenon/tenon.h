@@ -5,5 +5,6 @@
 #include <tenon/error.h>
 #include <tenon/evaluate.h>
 #include <tenon/model.h>
+#include <tenon/train.h>
 
 #endif

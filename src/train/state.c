@@ -1,0 +1,274 @@
+/* Writing, finding and reading checkpoints of a run. */
+#include "train/state.h"
+
+#include <dirent.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "peft/lora.h"
+
+enum { NAME_SIZE = 640 };
+
+static tn_status checkpoint_folder(const char *out_dir, char path[TN_PATH_MAX]) {
+    return tn_path_join(path, out_dir, "checkpoints");
+}
+
+/* What the file holds beside parameters and moments. */
+typedef struct {
+    const char *module;
+    char kind; /* 'a' or 'b' */
+    const tn_tensor *tensor;
+} frozen_tensor;
+
+static size_t list_frozen(const tn_adapter *adapter, frozen_tensor *out) {
+    size_t count = 0;
+    for (int64_t i = 0; i < adapter->slot_count; i++) {
+        const tn_lora_slot *slot = (const tn_lora_slot *)adapter->slots[i].slot;
+        if (adapter->slots[i].method != &tn_lora || !slot->a0.tensor.data)
+            continue;
+        out[count++] = (frozen_tensor){adapter->slots[i].module->name, 'a', &slot->a0.tensor};
+        out[count++] = (frozen_tensor){adapter->slots[i].module->name, 'b', &slot->b0.tensor};
+    }
+    return count;
+}
+
+int64_t tn_train_state_bytes(const tn_adapter *adapter) {
+    int64_t bytes = 1 << 20;
+    for (int64_t i = 0; i < adapter->params.count; i++)
+        bytes += adapter->params.entries[i].count * 3 * (int64_t)sizeof(float) + 512;
+    return bytes;
+}
+
+static tn_status write_metadata(tn_safetensors_writer *writer, const tn_train_state *state) {
+    char text[64];
+    snprintf(text, sizeof text, "%" PRId64, state->step);
+    TN_TRY(tn_safetensors_writer_metadata(writer, "step", text));
+    snprintf(text, sizeof text, "%016" PRIx64, state->data_hash);
+    TN_TRY(tn_safetensors_writer_metadata(writer, "data_hash", text));
+    snprintf(text, sizeof text, "%" PRId64, state->metrics_bytes);
+    TN_TRY(tn_safetensors_writer_metadata(writer, "metrics_bytes", text));
+    snprintf(text, sizeof text, "%a", state->best_valid_loss);
+    TN_TRY(tn_safetensors_writer_metadata(writer, "best_valid_loss", text));
+    snprintf(text, sizeof text, "%" PRId64, state->best_valid_step);
+    TN_TRY(tn_safetensors_writer_metadata(writer, "best_valid_step", text));
+    TN_TRY(tn_safetensors_writer_metadata(writer, "settings", state->settings));
+    return tn_safetensors_writer_metadata(writer, "config", state->config ? state->config : "");
+}
+
+static const char *const parts[] = {"param", "exp_avg", "exp_avg_sq"};
+
+static float *part_of(const tn_adapter *adapter, const tn_optimizer *optimizer, int part, int64_t offset) {
+    float *const buffers[] = {adapter->params.values, optimizer->m, optimizer->v};
+    return buffers[part] + offset;
+}
+
+static tn_status write_state(tn_safetensors_writer *writer, const tn_adapter *adapter, const tn_optimizer *optimizer,
+                             const tn_train_state *state, const frozen_tensor *frozen, size_t frozen_count) {
+    char name[NAME_SIZE];
+    TN_TRY(write_metadata(writer, state));
+    for (int part = 0; part < 3; part++) {
+        for (int64_t i = 0; i < adapter->params.count; i++) {
+            const tn_param *param = &adapter->params.entries[i];
+            snprintf(name, sizeof name, "%s.%s", parts[part], param->name);
+            TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, param->weight->tensor.ndim, param->weight->tensor.shape));
+        }
+    }
+    for (size_t i = 0; i < frozen_count; i++) {
+        snprintf(name, sizeof name, "frozen.%s.%c", frozen[i].module, frozen[i].kind);
+        TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, 2, frozen[i].tensor->shape));
+    }
+    TN_TRY(tn_safetensors_writer_begin(writer));
+    for (int part = 0; part < 3; part++)
+        for (int64_t i = 0; i < adapter->params.count; i++)
+            TN_TRY(tn_safetensors_writer_data(writer, part_of(adapter, optimizer, part, adapter->params.entries[i].offset),
+                                              adapter->params.entries[i].count * (int64_t)sizeof(float)));
+    for (size_t i = 0; i < frozen_count; i++)
+        TN_TRY(tn_safetensors_writer_data(writer, frozen[i].tensor->data, tn_tensor_bytes(frozen[i].tensor)));
+    return TN_OK;
+}
+
+/* Steps of the checkpoints in a folder, newest first; *steps is freed by the caller. */
+static tn_status list_checkpoints(const char *folder, int64_t **steps, size_t *count) {
+    DIR *dir = opendir(folder);
+    size_t capacity = 0;
+    *steps = NULL;
+    *count = 0;
+    if (!dir)
+        return TN_OK;
+    tn_status status = TN_OK;
+    for (struct dirent *entry; status == TN_OK && (entry = readdir(dir));) {
+        long long step;
+        char expected[64];
+        if (sscanf(entry->d_name, "step-%lld.safetensors", &step) != 1)
+            continue;
+        snprintf(expected, sizeof expected, "step-%08lld.safetensors", step);
+        if (strcmp(expected, entry->d_name) != 0)
+            continue;
+        if (*count == capacity) {
+            capacity = capacity ? capacity * 2 : 16;
+            int64_t *grown = tn_realloc_array(*steps, capacity, sizeof *grown);
+            if (!grown) {
+                status = tn_fail_memory("the list of checkpoints");
+                break;
+            }
+            *steps = grown;
+        }
+        size_t at = (*count)++;
+        for (; at > 0 && (*steps)[at - 1] < step; at--)
+            (*steps)[at] = (*steps)[at - 1];
+        (*steps)[at] = step;
+    }
+    closedir(dir);
+    return status;
+}
+
+static tn_status checkpoint_path(const char *folder, int64_t step, char path[TN_PATH_MAX]) {
+    char name[64];
+    snprintf(name, sizeof name, "step-%08" PRId64 ".safetensors", step);
+    return tn_path_join(path, folder, name);
+}
+
+static tn_status remove_old(const char *folder, int64_t keep) {
+    int64_t *steps;
+    size_t count;
+    tn_status status = list_checkpoints(folder, &steps, &count);
+    for (size_t i = (size_t)(keep < 1 ? 1 : keep); i < count && status == TN_OK; i++) {
+        char path[TN_PATH_MAX];
+        status = checkpoint_path(folder, steps[i], path);
+        if (status == TN_OK)
+            status = tn_path_remove_tree(path);
+    }
+    tn_free(steps);
+    return status;
+}
+
+tn_status tn_train_state_save(const char *out_dir, const tn_adapter *adapter, const tn_optimizer *optimizer,
+                              const tn_train_state *state, int64_t keep) {
+    char folder[TN_PATH_MAX], path[TN_PATH_MAX];
+    tn_safetensors_writer *writer;
+    TN_TRY(checkpoint_folder(out_dir, folder));
+    TN_TRY(tn_dir_create(folder));
+    TN_TRY(checkpoint_path(folder, state->step, path));
+    frozen_tensor *frozen = tn_malloc(((size_t)adapter->slot_count * 2 + 1) * sizeof *frozen);
+    if (!frozen)
+        return tn_fail_memory("a checkpoint");
+    size_t frozen_count = list_frozen(adapter, frozen);
+    tn_status status = tn_safetensors_writer_new(&writer, path);
+    if (status == TN_OK) {
+        status = write_state(writer, adapter, optimizer, state, frozen, frozen_count);
+        if (status == TN_OK)
+            status = tn_safetensors_writer_finish(writer);
+        else
+            tn_safetensors_writer_abort(writer);
+    }
+    tn_free(frozen);
+    TN_TRY(status);
+    return remove_old(folder, keep);
+}
+
+/* --- loading --- */
+
+static tn_status first_difference(const char *path, const char *stored_text, const char *now_text) {
+    cJSON *stored = cJSON_Parse(stored_text), *now = cJSON_Parse(now_text);
+    const char *name = "settings";
+    tn_buf was = {0}, is = {0};
+    const cJSON *item;
+    cJSON_ArrayForEach(item, now) {
+        const cJSON *old = cJSON_GetObjectItemCaseSensitive(stored, item->string);
+        if (!cJSON_Compare(old, item, true)) {
+            name = item->string;
+            if (old)
+                tn_json_print(&was, old, false);
+            tn_json_print(&is, item, false);
+            break;
+        }
+    }
+    tn_status status = tn_fail(TN_ERROR_MISMATCH, "%s was written with other settings: %s was %.200s and is now %.200s; use the same settings, "
+                               "another --out, or --resume-changed", path, name, was.length ? tn_buf_text(&was) : "absent",
+                               tn_buf_text(&is));
+    tn_buf_free(&was);
+    tn_buf_free(&is);
+    cJSON_Delete(stored);
+    cJSON_Delete(now);
+    return status;
+}
+
+static tn_status check_unchanged(const tn_safetensors *file, const tn_train_state *now) {
+    const char *hash = tn_safetensors_metadata(file, "data_hash"), *settings = tn_safetensors_metadata(file, "settings");
+    char text[32];
+    snprintf(text, sizeof text, "%016" PRIx64, now->data_hash);
+    if (!hash || strcmp(hash, text) != 0)
+        return tn_fail(TN_ERROR_MISMATCH, "%s was written with other training data; use the same data, another --out, or --resume-changed",
+                       file->path);
+    if (!settings || strcmp(settings, now->settings) != 0)
+        return first_difference(file->path, settings ? settings : "{}", now->settings);
+    return TN_OK;
+}
+
+static tn_status read_tensor(const tn_safetensors *file, const char *name, const tn_tensor *like, float *out) {
+    const tn_safetensors_entry *entry = tn_safetensors_find(file, name);
+    if (!entry || entry->tensor.dtype != TN_DTYPE_F32 || !tn_tensor_same_shape(&entry->tensor, like))
+        return tn_fail(TN_ERROR_MISMATCH, "%s: tensor '%s' is missing or of another shape", file->path, name);
+    memcpy(out, entry->tensor.data, (size_t)tn_tensor_bytes(like));
+    return TN_OK;
+}
+
+static tn_status read_state(const tn_safetensors *file, tn_adapter *adapter, tn_optimizer *optimizer, tn_train_state *state) {
+    char name[NAME_SIZE];
+    const char *step = tn_safetensors_metadata(file, "step"), *metrics = tn_safetensors_metadata(file, "metrics_bytes");
+    const char *best = tn_safetensors_metadata(file, "best_valid_loss"), *best_step = tn_safetensors_metadata(file, "best_valid_step");
+    if (!step || !metrics || !best || !best_step)
+        return tn_fail(TN_ERROR_FORMAT, "%s is not a training checkpoint: its metadata lacks the step", file->path);
+    for (int part = 0; part < 3; part++) {
+        for (int64_t i = 0; i < adapter->params.count; i++) {
+            const tn_param *param = &adapter->params.entries[i];
+            snprintf(name, sizeof name, "%s.%s", parts[part], param->name);
+            TN_TRY(read_tensor(file, name, &param->weight->tensor, part_of(adapter, optimizer, part, param->offset)));
+        }
+    }
+    frozen_tensor *frozen = tn_malloc(((size_t)adapter->slot_count * 2 + 1) * sizeof *frozen);
+    if (!frozen)
+        return tn_fail_memory("a checkpoint");
+    size_t frozen_count = list_frozen(adapter, frozen);
+    tn_status status = TN_OK;
+    for (size_t i = 0; i < frozen_count && status == TN_OK; i++) {
+        snprintf(name, sizeof name, "frozen.%s.%c", frozen[i].module, frozen[i].kind);
+        status = read_tensor(file, name, frozen[i].tensor, frozen[i].tensor->data);
+    }
+    tn_free(frozen);
+    state->step = strtoll(step, NULL, 10);
+    state->metrics_bytes = strtoll(metrics, NULL, 10);
+    state->best_valid_loss = strtod(best, NULL);
+    state->best_valid_step = strtoll(best_step, NULL, 10);
+    return status;
+}
+
+tn_status tn_train_state_load(const char *out_dir, tn_adapter *adapter, tn_optimizer *optimizer, bool changed_is_fine,
+                              tn_train_state *state, bool *found) {
+    char folder[TN_PATH_MAX], path[TN_PATH_MAX];
+    int64_t *steps;
+    size_t count;
+    *found = false;
+    TN_TRY(checkpoint_folder(out_dir, folder));
+    TN_TRY(list_checkpoints(folder, &steps, &count));
+    tn_status status = TN_OK;
+    for (size_t i = 0; i < count && !*found; i++) {
+        tn_safetensors file;
+        TN_TRY_GOTO(checkpoint_path(folder, steps[i], path));
+        if (tn_safetensors_open(path, &file) != TN_OK)
+            continue; /* cut short by a crash of the machine: the one before it counts */
+        if (!changed_is_fine)
+            status = check_unchanged(&file, state);
+        if (status == TN_OK)
+            status = read_state(&file, adapter, optimizer, state);
+        tn_safetensors_close(&file);
+        if (status != TN_OK)
+            goto fail;
+        *found = true;
+    }
+fail:
+    tn_free(steps);
+    return status;
+}
