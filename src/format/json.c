@@ -61,7 +61,7 @@ static tn_status fail_expected(const scanner *s, const char *expected) {
 }
 
 static void skip_blanks(scanner *s) {
-    while (s->at < s->length && memchr(" \n\r\t", s->text[s->at], 4))
+    for (int c = peek(s); c == ' ' || c == '\n' || c == '\r' || c == '\t'; c = peek(s))
         s->at++;
 }
 
