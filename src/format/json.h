@@ -37,4 +37,8 @@ void tn_json_print(tn_buf *out, const cJSON *value, bool indented);
 void tn_json_print_string(tn_buf *out, const char *text, size_t length); /* quoted, escaped; bytes not UTF-8 become U+FFFD */
 void tn_json_print_number(tn_buf *out, double value);
 
+/* The double nearest to a decimal number of at most TN_JSON_NUMBER_LENGTH bytes with '.', whatever the locale; maybe infinite. */
+enum { TN_JSON_NUMBER_LENGTH = 63 };
+double tn_json_number(const char *text, size_t length);
+
 #endif
