@@ -36,7 +36,9 @@ const tn_safetensors_entry *tn_safetensors_find(const tn_safetensors *file, cons
 const char *tn_safetensors_metadata(const tn_safetensors *file, const char *key);              /* NULL when absent */
 
 /* Writing, streamed: declare every tensor, begin, give the data in the order of declaration, finish. The file appears
- * under its name only when finished (tn_writer). Header bytes are padded so that data starts 8-aligned. */
+ * under its name only when finished (tn_writer). Header bytes are padded so that data starts 8-aligned; data lies in the order
+ * of declaration, so declare large element types before small ones. A writer whose step failed is good for abort only.
+ * Names and metadata are UTF-8; each may come once. */
 typedef struct tn_safetensors_writer tn_safetensors_writer;
 
 tn_status tn_safetensors_writer_new(tn_safetensors_writer **out, const char *path);

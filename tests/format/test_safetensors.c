@@ -235,6 +235,16 @@ static void missing_file_is_named_once(void **state) {
     assert_string_equal(tn_error_message(), "cannot open /nowhere/t.safetensors: No such file or directory");
 }
 
+static void null_metadata_is_none(void **state) {
+    (void)state;
+    write_raw(21, "{\"__metadata__\":null}", 21, 0);
+    tn_safetensors file;
+    assert_int_equal(tn_safetensors_open(path, &file), TN_OK);
+    assert_int_equal(file.metadata_count, 0);
+    assert_null(tn_safetensors_metadata(&file, "format"));
+    tn_safetensors_close(&file);
+}
+
 static void extra_keys_spaces_and_empty_tensors_are_accepted(void **state) {
     (void)state;
     const char *header = "{\"e\":" T("F32", "[0]", 4, 4) ",\"t\":" T("F32", "[1]", 4, 8) ",\"f\":" T(
@@ -390,6 +400,7 @@ int main(void) {
         cmocka_unit_test(header_length_cannot_lie),
         cmocka_unit_test(every_truncation_and_every_longer_file_is_refused),
         cmocka_unit_test(missing_file_is_named_once),
+        cmocka_unit_test(null_metadata_is_none),
         cmocka_unit_test(extra_keys_spaces_and_empty_tensors_are_accepted),
         cmocka_unit_test(misaligned_tensors_are_copied),
         cmocka_unit_test(ten_thousand_tensors_are_no_burden),
