@@ -1,6 +1,6 @@
-/* YAML in and out of cJSON trees: what configuration files need of it. Blocks, flows and all kinds of scalars are read; plain
- * scalars follow the YAML 1.2 core schema (true is a bool, 1e-4 a float, "no" and "on" are strings). Refused: anchors and
- * aliases (they can blow up), tags, duplicate keys, more than one document. */
+/* YAML in and out of cJSON trees: what configuration files need of it. Blocks, flows and all kinds of scalars are read;
+ * plain scalars follow the YAML 1.2 core schema (true is a bool, 1e-4 a float, "no" and "on" are strings). Refused: anchors
+ * and aliases (they can blow up), tags, duplicate keys, more than one document. */
 #ifndef TN_FORMAT_YAML_H
 #define TN_FORMAT_YAML_H
 
