@@ -13,10 +13,8 @@
 #include "base/map.h"
 #include "base/utf8.h"
 
-enum {
-    MAX_DEPTH = 512,       /* below cJSON's own 1000 */
-    MAX_NUMBER_LENGTH = 63 /* cJSON cuts longer ones in two */
-};
+/* cJSON itself stops at 1000, and cuts numbers of more than 63 bytes in two. */
+enum { MAX_DEPTH = 512, MAX_NUMBER_LENGTH = TN_JSON_NUMBER_LENGTH };
 
 typedef struct scanner {
     const char *text, *where;
@@ -61,7 +59,7 @@ static tn_status fail_expected(const scanner *s, const char *expected) {
 }
 
 static void skip_blanks(scanner *s) {
-    while (s->at < s->length && memchr(" \n\r\t", s->text[s->at], 4))
+    for (int c = peek(s); c == ' ' || c == '\n' || c == '\r' || c == '\t'; c = peek(s))
         s->at++;
 }
 
@@ -138,15 +136,14 @@ static size_t skip_digits(scanner *s) {
     return s->at - start;
 }
 
-/* True when the double nearest to a number of at most MAX_NUMBER_LENGTH bytes is infinite. */
-static bool overflows(const char *number, size_t length) {
+double tn_json_number(const char *text, size_t length) {
     char copy[MAX_NUMBER_LENGTH + 1];
-    memcpy(copy, number, length);
+    memcpy(copy, text, length);
     copy[length] = 0;
     char *point = strchr(copy, '.');
     if (point)
         *point = *localeconv()->decimal_point;
-    return isinf(strtod(copy, NULL));
+    return strtod(copy, NULL);
 }
 
 static tn_status scan_number(scanner *s) {
@@ -173,7 +170,7 @@ static tn_status scan_number(scanner *s) {
     }
     if (s->at - start > MAX_NUMBER_LENGTH)
         return fail_at(s, start, "a number of more than %d characters", (int)MAX_NUMBER_LENGTH);
-    if (has_exponent && overflows(s->text + start, s->at - start))
+    if (has_exponent && isinf(tn_json_number(s->text + start, s->at - start)))
         return fail_at(s, start, "the number is too large");
     return TN_OK;
 }

@@ -27,6 +27,8 @@ static bool whole_number(const cJSON *item, int64_t *out) {
 }
 
 static tn_status parse_metadata(tn_safetensors *file, const cJSON *object) {
+    if (cJSON_IsNull(object)) /* as mlx writes it */
+        return TN_OK;
     if (!cJSON_IsObject(object))
         return tn_fail(TN_ERROR_FORMAT, METADATA_KEY " must be an object of strings");
     const char *duplicate = tn_json_duplicate_key(object);
@@ -39,7 +41,7 @@ static tn_status parse_metadata(tn_safetensors *file, const cJSON *object) {
     cJSON_ArrayForEach(item, object) {
         if (!cJSON_IsString(item))
             return tn_fail(TN_ERROR_FORMAT, METADATA_KEY ": the value of '%s' is not a string", item->string);
-        struct tn_safetensors_meta *meta = &file->metadata[file->metadata_count];
+        tn_safetensors_meta *meta = &file->metadata[file->metadata_count];
         meta->key = tn_arena_strdup(&file->arena, item->string);
         meta->value = tn_arena_strdup(&file->arena, item->valuestring);
         if (!meta->key || !meta->value)

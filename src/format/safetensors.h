@@ -15,14 +15,18 @@ typedef struct tn_safetensors_entry {
     tn_tensor tensor; /* data points into the mapping; shapes of more than TN_MAX_DIMS dimensions are refused */
 } tn_safetensors_entry;
 
+typedef struct tn_safetensors_meta {
+    const char *key, *value;
+} tn_safetensors_meta;
+
 /* An open file: mapped, validated as a whole, tensors in the order of their bytes. */
 typedef struct tn_safetensors {
     char *path;
     tn_mapping mapping;
     tn_safetensors_entry *entries;
     size_t count;
-    tn_map by_name;                                                   /* name -> index into entries */
-    struct tn_safetensors_meta { const char *key, *value; } *metadata; /* in file order */
+    tn_map by_name;                /* name -> index into entries */
+    tn_safetensors_meta *metadata; /* in file order */
     size_t metadata_count;
     tn_arena arena; /* names and metadata */
 } tn_safetensors;
@@ -36,7 +40,9 @@ const tn_safetensors_entry *tn_safetensors_find(const tn_safetensors *file, cons
 const char *tn_safetensors_metadata(const tn_safetensors *file, const char *key);              /* NULL when absent */
 
 /* Writing, streamed: declare every tensor, begin, give the data in the order of declaration, finish. The file appears
- * under its name only when finished (tn_writer). Header bytes are padded so that data starts 8-aligned. */
+ * under its name only when finished (tn_writer). Header bytes are padded so that data starts 8-aligned; data lies in the
+ * order of declaration, so declare large element types before small ones. A writer whose step failed is good for abort only.
+ * Names and metadata are UTF-8; each may come once. */
 typedef struct tn_safetensors_writer tn_safetensors_writer;
 
 tn_status tn_safetensors_writer_new(tn_safetensors_writer **out, const char *path);
