@@ -1,5 +1,6 @@
 /* Matrix products of SmolLM2-135M's shapes against OpenBLAS: bench_gemm [threads] [isa] [seconds per row].
- * Both run in turns and medians are printed: GFLOP/s, and GB/s of weights for one token against a plain sum's. */
+ * Both run in turns and medians are printed (and the fastest runs, for a busy machine): GFLOP/s, and GB/s of weights for one
+ * token against a plain sum's. */
 #include <cblas.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,30 +35,18 @@ typedef struct shape {
 } shape;
 
 static const shape shapes[] = {
-    {"forward q, o", 1024, 576, 576, false, true, 0},
-    {"forward k, v", 1024, 192, 576, false, true, 0},
-    {"forward gate, up", 1024, 1536, 576, false, true, 0},
-    {"forward down", 1024, 576, 1536, false, true, 0},
-    {"forward head", 128, 49152, 576, false, true, 0},
-    {"backward q, o", 1024, 576, 576, false, false, 1},
-    {"backward k, v", 1024, 576, 192, false, false, 1},
-    {"backward gate, up", 1024, 576, 1536, false, false, 1},
-    {"backward down", 1024, 1536, 576, false, false, 1},
-    {"backward head", 128, 576, 49152, false, false, 0},
-    {"square", 1024, 1024, 1024, false, false, 0},
-    {"weight gradient", 576, 576, 1024, true, false, 1},
-    {"lora x A^T", 1024, 8, 576, false, true, 0},
-    {"lora u B^T", 1024, 576, 8, false, true, 1},
-    {"lora dy B", 1024, 8, 576, false, false, 0},
-    {"lora dA = du^T x", 8, 576, 1024, true, false, 1},
-    {"lora dB = dy^T u", 576, 8, 1024, true, false, 1},
-    {"lora x A^T, rank 16", 1024, 16, 576, false, true, 0},
-    {"lora dB, rank 16", 576, 16, 1024, true, false, 1},
-    {"rank 32", 1024, 32, 576, false, true, 0},
-    {"attention scores", 64, 64, 64, false, true, 0},
-    {"attention values", 64, 64, 64, false, false, 1},
-    {"16 tokens", 16, 1536, 576, false, true, 0},
-    {"24 tokens", 24, 1536, 576, false, true, 0},
+    {"forward q, o", 1024, 576, 576, false, true, 0},      {"forward k, v", 1024, 192, 576, false, true, 0},
+    {"forward gate, up", 1024, 1536, 576, false, true, 0}, {"forward down", 1024, 576, 1536, false, true, 0},
+    {"forward head", 128, 49152, 576, false, true, 0},     {"backward q, o", 1024, 576, 576, false, false, 1},
+    {"backward k, v", 1024, 576, 192, false, false, 1},    {"backward gate, up", 1024, 576, 1536, false, false, 1},
+    {"backward down", 1024, 1536, 576, false, false, 1},   {"backward head", 128, 576, 49152, false, false, 0},
+    {"square", 1024, 1024, 1024, false, false, 0},         {"weight gradient", 576, 576, 1024, true, false, 1},
+    {"lora x A^T", 1024, 8, 576, false, true, 0},          {"lora u B^T", 1024, 576, 8, false, true, 1},
+    {"lora dy B", 1024, 8, 576, false, false, 0},          {"lora dA = du^T x", 8, 576, 1024, true, false, 1},
+    {"lora dB = dy^T u", 576, 8, 1024, true, false, 1},    {"lora x A^T, rank 16", 1024, 16, 576, false, true, 0},
+    {"lora dB, rank 16", 576, 16, 1024, true, false, 1},   {"rank 32", 1024, 32, 576, false, true, 0},
+    {"attention scores", 64, 64, 64, false, true, 0},      {"attention values", 64, 64, 64, false, false, 1},
+    {"16 tokens", 16, 1536, 576, false, true, 0},          {"24 tokens", 24, 1536, 576, false, true, 0},
     {"32 tokens", 32, 1536, 576, false, true, 0},
 };
 
@@ -126,8 +115,10 @@ static void bench_shape(const bench *with, const shape *s) {
         half[runs] = time_ours(with, c, s, a_f32, b_bf16, repeat);
     }
     double x = median(ours, runs), y = median(theirs, runs), z = median(half, runs);
-    printf("%-20s %5lld %6lld %6lld %9.1f %9.1f %9.1f %7.2f %7.2f\n", s->what, (long long)s->m, (long long)s->n,
-           (long long)s->k, flops / x * 1e-9, flops / z * 1e-9, flops / y * 1e-9, y / x, x / z);
+    printf("%-20s %5lld %6lld %6lld %8.1f %8.1f %8.1f %6.2f %6.2f   | %8.1f %8.1f %8.1f %6.2f %6.2f\n", s->what,
+           (long long)s->m, (long long)s->n, (long long)s->k, flops / x * 1e-9, flops / z * 1e-9, flops / y * 1e-9, y / x,
+           x / z, flops / ours[0] * 1e-9, flops / half[0] * 1e-9, flops / theirs[0] * 1e-9, theirs[0] / ours[0],
+           ours[0] / half[0]);
     tn_pages_free(a, (size_t)(s->m * s->k) * sizeof *a);
     tn_pages_free(b, (size_t)(s->k * s->n) * sizeof *b);
     tn_pages_free(c, (size_t)(s->m * s->n) * sizeof *c);
@@ -212,8 +203,9 @@ int main(int argc, char **argv) {
     omp_set_num_threads(threads);
 #endif
     openblas_set_num_threads(threads);
-    printf("%d threads; GFLOP/s (medians)\n", threads);
-    printf("%-20s %5s %6s %6s %9s %9s %9s %7s %7s\n", "", "m", "n", "k", "f32", "bf16", "openblas", "ratio", "bf16/f32");
+    printf("%d threads; GFLOP/s, medians | fastest runs; ratios: f32 / openblas, bf16 / f32\n", threads);
+    printf("%-20s %5s %6s %6s %8s %8s %8s %13s   | %8s %8s %8s %13s\n", "", "m", "n", "k", "f32", "bf16", "openblas",
+           "ratios", "f32", "bf16", "openblas", "ratios");
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         bench_shape(&with, &shapes[i]);
     bench_tokens(&with);

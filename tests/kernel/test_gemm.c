@@ -137,8 +137,8 @@ static void check(const problem *p, const float *c, const char *name) {
             double bound = (4.0 * (double)p->k * fabs(p->alpha) * size + 4 * fabs(before) + 4 * fabs(expected)) * 0x1p-24;
             double got = c[GUARD + i * p->ldc + j];
             if (!(fabs(got - expected) <= bound))
-                fail_msg("%s %lldx%lldx%lld at (%lld, %lld): got %.9g, expected %.9g", name, (long long)p->m, (long long)p->n,
-                         (long long)p->k, (long long)i, (long long)j, got, expected);
+                fail_msg("%s %lldx%lldx%lld at (%lld, %lld): got %.9g, expected %.9g", name, (long long)p->m,
+                         (long long)p->n, (long long)p->k, (long long)i, (long long)j, got, expected);
         }
     }
 }
