@@ -14,22 +14,23 @@
 #endif
 
 enum {
-    DOT_ROWS = 32,       /* most rows of a product computed as dot products */
-    DOT_COLS = 16,       /* columns of it in one task */
-    DOT_DEPTH = 768,     /* most of their depth at once */
-    STRIP = 4096,        /* sums that are kept at once for columns times rows, by adding up rows of B */
-    COEF_DEPTH = 64,     /* coefficients widened at once for that */
-    IN_PLACE_ROWS = 128, /* with more, packing B pays */
+    DOT_ROWS = 32,           /* most rows of a product computed as dot products */
+    DOT_COLS = 16,           /* columns of it in one task */
+    DOT_DEPTH = 768,         /* most of their depth at once */
+    STRIP = 4096,            /* sums that are kept at once for columns times rows, by adding up rows of B */
+    COEF_DEPTH = 64,         /* coefficients widened at once for that */
+    IN_PLACE_ROWS = 128,     /* with more, packing B pays */
+    PACKED_FLOATS = 2 << 20, /* of both operands, unless one kc needs more */
     MAX_GROUP = 8,
     MIN_TILES = 192,       /* tasks of a block, when it has so many tiles */
     MAX_WIDENED = 1 << 16, /* longest few rows that are copied */
     MAX_PANEL = 16,        /* largest panel_a */
     MAX_NR = 32,
-    MAX_KC = 384,
+    MAX_KC = 576,
 };
 
 /* Fewer multiplications than this for each thread are not worth waking it. */
-static const int64_t thread_work = 1 << 18;
+static const int64_t thread_work = 1 << 19;
 
 typedef struct matrix {
     float *data;
@@ -45,7 +46,7 @@ typedef struct product {
     int threads;
     atomic_llong next_pack, next_task;
     /* Blocks. */
-    int64_t mc, nc, kc;
+    int64_t mc, nc, kc, packed_depth;
     float *packed_a, *packed_b;
     bool b_in_place; /* whole panels of B are read where they are */
     /* Few rows, for dot products: f32 [m, k]. */
@@ -115,19 +116,29 @@ static int thread_count(const product *job, bool parallel) {
 #endif
 }
 
-static void wait_for_all(const product *job) {
-    if (job->threads > 1) {
-#pragma omp barrier
-    }
+/* Of the team that works on the job, which may be smaller than was asked for. */
+static int team_size(const product *job) {
+#ifdef _OPENMP
+    return job->threads > 1 ? omp_get_num_threads() : 1;
+#else
+    (void)job;
+    return 1;
+#endif
 }
 
-static int thread_index(const product *job) {
+static int team_index(const product *job) {
 #ifdef _OPENMP
     return job->threads > 1 ? omp_get_thread_num() : 0;
 #else
     (void)job;
     return 0;
 #endif
+}
+
+static void wait_for_all(const product *job) {
+    if (job->threads > 1) {
+#pragma omp barrier
+    }
 }
 
 static int64_t take(atomic_llong *next) {
@@ -142,13 +153,7 @@ static void run(product *job, void (*work)(product *)) {
         return;
     }
 #pragma omp parallel num_threads(job->threads)
-    {
-#ifdef _OPENMP
-#pragma omp single
-        job->threads = omp_get_num_threads();
-#endif
-        work(job);
-    }
+    work(job);
 }
 
 /* ---- blocks ---- */
@@ -185,27 +190,33 @@ static void pack_panels(product *job, const block *at, bool with_b) {
     }
 }
 
-/* Where panel j of B is and how far apart its rows are. */
-static const float *panel_of_b(const product *job, const block *at, int64_t j, int64_t *step) {
+/* Depth `from` to `from + depth` of panel j of B, and how far apart its rows are. */
+static const float *panel_of_b(const product *job, const block *at, int64_t j, int64_t from, int64_t *step) {
     const tn_gemm_kernel *kernel = job->kernel;
     if (job->b_in_place && at->cols - j * kernel->nr >= kernel->nr) {
         *step = job->b.row_stride;
-        return part(job->b, at->depth_at, at->col + j * kernel->nr).data;
+        return part(job->b, at->depth_at + from, at->col + j * kernel->nr).data;
     }
     *step = kernel->nr;
-    return job->packed_b + j * kernel->nr * at->depth;
+    return job->packed_b + (j * at->depth + from) * kernel->nr;
 }
 
-static void multiply_panels(product *job, const block *at, int64_t a_from, int64_t a_to, int64_t b_from, int64_t b_to) {
+typedef struct range {
+    int64_t from, to;
+} range;
+
+/* Tiles of C from panels of A and B, their depth in steps of kc. */
+static void multiply_panels(product *job, const block *at, range down, range across, int64_t from) {
     const tn_gemm_kernel *kernel = job->kernel;
-    float beta = at->depth_at ? 1.0f : job->beta;
-    for (int64_t i = a_from; i < a_to; i++) {
-        for (int64_t j = b_from; j < b_to; j++) {
+    int64_t depth = smaller(at->depth - from, job->kc);
+    float beta = at->depth_at + from ? 1.0f : job->beta;
+    for (int64_t i = down.from; i < down.to; i++) {
+        for (int64_t j = across.from; j < across.to; j++) {
             int64_t row = i * kernel->mr, col = j * kernel->nr, b_step;
-            const float *b = panel_of_b(job, at, j, &b_step);
+            const float *b = panel_of_b(job, at, j, from, &b_step);
             kernel->tile(job->c.data + (at->row + row) * job->c.row_stride + at->col + col, job->c.row_stride,
-                         job->packed_a + i * kernel->panel_a * at->depth, b, b_step, job->alpha, beta,
-                         smaller(at->rows - row, kernel->mr), smaller(at->cols - col, kernel->nr), at->depth);
+                         job->packed_a + (i * at->depth + from) * kernel->panel_a, b, b_step, job->alpha, beta,
+                         smaller(at->rows - row, kernel->mr), smaller(at->cols - col, kernel->nr), depth);
         }
     }
 }
@@ -223,27 +234,33 @@ static void multiply_block(product *job, const block *at) {
     }
     int64_t down = (a_panels + high - 1) / high, across = (b_panels + wide - 1) / wide;
     for (int64_t i; (i = take(&job->next_task)) < down * across;) {
-        int64_t a_from = i % down * high, b_from = i / down * wide;
-        multiply_panels(job, at, a_from, smaller(a_from + high, a_panels), b_from, smaller(b_from + wide, b_panels));
+        range rows = {i % down * high, smaller(i % down * high + high, a_panels)};
+        range cols = {i / down * wide, smaller(i / down * wide + wide, b_panels)};
+        for (int64_t from = 0; from < at->depth; from += job->kc)
+            multiply_panels(job, at, rows, cols, from);
     }
 }
 
+/* Two counters of tasks, since a thread may still take from one while others take from the next. The leader resets each
+ * while a barrier keeps everyone from it. */
 static void run_blocks(product *job) {
-    bool leader = thread_index(job) == 0;
+    bool leader = team_index(job) == 0, first = true;
     for (int64_t j = 0; j < job->n; j += job->nc) {
-        for (int64_t p = 0; p < job->k; p += job->kc) {
+        for (int64_t p = 0; p < job->k; p += job->packed_depth) {
             for (int64_t i = 0; i < job->m; i += job->mc) {
-                block at = {i, smaller(job->m - i, job->mc), j, smaller(job->n - j, job->nc),
-                            p, smaller(job->k - p, job->kc)};
+                block at = {i, smaller(job->m - i, job->mc),          j, smaller(job->n - j, job->nc),
+                            p, smaller(job->k - p, job->packed_depth)};
+                if (!first) {
+                    wait_for_all(job);
+                    if (leader)
+                        atomic_store_explicit(&job->next_task, 0, memory_order_relaxed);
+                }
+                first = false;
                 pack_panels(job, &at, i == 0);
                 wait_for_all(job);
-                /* Until the next barrier nobody takes what the leader resets. */
                 if (leader)
                     atomic_store_explicit(&job->next_pack, 0, memory_order_relaxed);
                 multiply_block(job, &at);
-                wait_for_all(job);
-                if (leader)
-                    atomic_store_explicit(&job->next_task, 0, memory_order_relaxed);
             }
         }
     }
@@ -255,10 +272,13 @@ static void gemm_by_blocks(product *job) {
     job->nc = even_block(job->n, kernel->nc, kernel->nr);
     job->kc = even_block(job->k, kernel->kc, 8);
     job->b_in_place = job->m <= IN_PLACE_ROWS && job->b.dtype == TN_DTYPE_F32 && job->b.col_stride == 1;
-    int64_t size_a = job->mc / kernel->mr * kernel->panel_a * job->kc;
-    job->packed_a = scratch_floats(size_a + job->nc * job->kc);
+    /* The threads wait for each other once for each packed block, so several kc are packed when they are small. */
+    int64_t height = job->mc / kernel->mr * kernel->panel_a;
+    int64_t most = PACKED_FLOATS / ((height + job->nc) * job->kc), steps = (job->k + job->kc - 1) / job->kc;
+    job->packed_depth = even_block(steps, most > 1 ? most : 1, 1) * job->kc;
+    job->packed_a = scratch_floats((height + job->nc) * job->packed_depth);
     if (job->packed_a) {
-        job->packed_b = job->packed_a + size_a;
+        job->packed_b = job->packed_a + height * job->packed_depth;
         run(job, run_blocks);
         return;
     }
@@ -266,6 +286,7 @@ static void gemm_by_blocks(product *job) {
     float panels[MAX_KC * (MAX_PANEL + MAX_NR)];
     job->mc = kernel->mr;
     job->nc = kernel->nr;
+    job->packed_depth = job->kc;
     job->packed_a = panels;
     job->packed_b = panels + MAX_KC * MAX_PANEL;
     job->threads = 1;
@@ -331,9 +352,9 @@ static void add_up_strip(product *job, int64_t col, int64_t cols, int64_t stride
 
 static void run_sums(product *job) {
     int64_t unit = job->kernel->nr, units = (job->n + unit - 1) / unit;
-    int64_t strip = STRIP / job->m / unit * unit, index = thread_index(job);
-    int64_t from = units * index / job->threads * unit;
-    int64_t to = smaller(units * (index + 1) / job->threads * unit, job->n);
+    int64_t strip = STRIP / job->m / unit * unit, index = team_index(job), team = team_size(job);
+    int64_t from = units * index / team * unit;
+    int64_t to = smaller(units * (index + 1) / team * unit, job->n);
     for (; from < to; from += strip)
         add_up_strip(job, from, smaller(to - from, strip), strip);
 }

@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-enum { W = 16, MR = 14, GROUP = 8, MC = 1120, NC = 3072, KC = 384 };
+enum { W = 16, MR = 14, GROUP = 8, MC = 1120, NC = 2048, KC = 576 };
 
 typedef __m512 vec;
 
