@@ -1,5 +1,6 @@
-/* Matrix products of SmolLM2-135M's shapes against OpenBLAS: bench_gemm [threads] [isa] [seconds per row].
- * Both run in turns and medians are printed: GFLOP/s, and GB/s of weights for one token against a plain sum's. */
+/* Matrix products of SmolLM2-135M's shapes against OpenBLAS: bench_gemm [threads] [isa] [seconds per row, 0 for the last
+ * table only]. Both run in turns and medians are printed (and the fastest runs, for a busy machine): GFLOP/s, and GB/s of
+ * weights for one token against a plain sum's. */
 #include <cblas.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,30 +35,18 @@ typedef struct shape {
 } shape;
 
 static const shape shapes[] = {
-    {"forward q, o", 1024, 576, 576, false, true, 0},
-    {"forward k, v", 1024, 192, 576, false, true, 0},
-    {"forward gate, up", 1024, 1536, 576, false, true, 0},
-    {"forward down", 1024, 576, 1536, false, true, 0},
-    {"forward head", 128, 49152, 576, false, true, 0},
-    {"backward q, o", 1024, 576, 576, false, false, 1},
-    {"backward k, v", 1024, 576, 192, false, false, 1},
-    {"backward gate, up", 1024, 576, 1536, false, false, 1},
-    {"backward down", 1024, 1536, 576, false, false, 1},
-    {"backward head", 128, 576, 49152, false, false, 0},
-    {"square", 1024, 1024, 1024, false, false, 0},
-    {"weight gradient", 576, 576, 1024, true, false, 1},
-    {"lora x A^T", 1024, 8, 576, false, true, 0},
-    {"lora u B^T", 1024, 576, 8, false, true, 1},
-    {"lora dy B", 1024, 8, 576, false, false, 0},
-    {"lora dA = du^T x", 8, 576, 1024, true, false, 1},
-    {"lora dB = dy^T u", 576, 8, 1024, true, false, 1},
-    {"lora x A^T, rank 16", 1024, 16, 576, false, true, 0},
-    {"lora dB, rank 16", 576, 16, 1024, true, false, 1},
-    {"rank 32", 1024, 32, 576, false, true, 0},
-    {"attention scores", 64, 64, 64, false, true, 0},
-    {"attention values", 64, 64, 64, false, false, 1},
-    {"16 tokens", 16, 1536, 576, false, true, 0},
-    {"24 tokens", 24, 1536, 576, false, true, 0},
+    {"forward q, o", 1024, 576, 576, false, true, 0},      {"forward k, v", 1024, 192, 576, false, true, 0},
+    {"forward gate, up", 1024, 1536, 576, false, true, 0}, {"forward down", 1024, 576, 1536, false, true, 0},
+    {"forward head", 128, 49152, 576, false, true, 0},     {"backward q, o", 1024, 576, 576, false, false, 1},
+    {"backward k, v", 1024, 576, 192, false, false, 1},    {"backward gate, up", 1024, 576, 1536, false, false, 1},
+    {"backward down", 1024, 1536, 576, false, false, 1},   {"backward head", 128, 576, 49152, false, false, 0},
+    {"square", 1024, 1024, 1024, false, false, 0},         {"weight gradient", 576, 576, 1024, true, false, 1},
+    {"lora x A^T", 1024, 8, 576, false, true, 0},          {"lora u B^T", 1024, 576, 8, false, true, 1},
+    {"lora dy B", 1024, 8, 576, false, false, 0},          {"lora dA = du^T x", 8, 576, 1024, true, false, 1},
+    {"lora dB = dy^T u", 576, 8, 1024, true, false, 1},    {"lora x A^T, rank 16", 1024, 16, 576, false, true, 0},
+    {"lora dB, rank 16", 576, 16, 1024, true, false, 1},   {"rank 32", 1024, 32, 576, false, true, 0},
+    {"attention scores", 64, 64, 64, false, true, 0},      {"attention values", 64, 64, 64, false, false, 1},
+    {"16 tokens", 16, 1536, 576, false, true, 0},          {"24 tokens", 24, 1536, 576, false, true, 0},
     {"32 tokens", 32, 1536, 576, false, true, 0},
 };
 
@@ -126,64 +115,60 @@ static void bench_shape(const bench *with, const shape *s) {
         half[runs] = time_ours(with, c, s, a_f32, b_bf16, repeat);
     }
     double x = median(ours, runs), y = median(theirs, runs), z = median(half, runs);
-    printf("%-20s %5lld %6lld %6lld %9.1f %9.1f %9.1f %7.2f %7.2f\n", s->what, (long long)s->m, (long long)s->n,
-           (long long)s->k, flops / x * 1e-9, flops / z * 1e-9, flops / y * 1e-9, y / x, x / z);
+    printf("%-20s %5lld %6lld %6lld %8.1f %8.1f %8.1f %6.2f %6.2f   | %8.1f %8.1f %8.1f %6.2f %6.2f\n", s->what,
+           (long long)s->m, (long long)s->n, (long long)s->k, flops / x * 1e-9, flops / z * 1e-9, flops / y * 1e-9, y / x,
+           x / z, flops / ours[0] * 1e-9, flops / half[0] * 1e-9, flops / theirs[0] * 1e-9, theirs[0] / ours[0],
+           ours[0] / half[0]);
     tn_pages_free(a, (size_t)(s->m * s->k) * sizeof *a);
     tn_pages_free(b, (size_t)(s->k * s->n) * sizeof *b);
     tn_pages_free(c, (size_t)(s->m * s->n) * sizeof *c);
     tn_pages_free(narrow, (size_t)(s->k * s->n) * 2);
 }
 
-/* Bytes of memory read in a second by a sum that the compiler vectorises. */
-static double sum_rate(const float *values, int64_t count) {
-    double best = 0;
-    for (int run = 0; run < 5; run++) {
-        double start = tn_seconds();
-        uint64_t total = 0;
+/* Seconds in which a sum that the compiler vectorises reads memory. */
+static double time_sum(const float *values, int64_t count) {
+    static volatile uint64_t kept;
+    double start = tn_seconds();
+    uint64_t total = 0;
 #pragma omp parallel for reduction(+ : total)
-        for (int64_t block = 0; block < count / 16384; block++) {
-            const uint64_t *words = (const uint64_t *)(values + block * 16384);
-            uint64_t part = 0;
-            for (int i = 0; i < 8192; i++)
-                part += words[i];
-            total += part;
-        }
-        double rate = (double)count * sizeof(float) / (tn_seconds() - start);
-        if (rate > best && total != 1)
-            best = rate;
+    for (int64_t block = 0; block < count / 16384; block++) {
+        const uint64_t *words = (const uint64_t *)(values + block * 16384);
+        uint64_t sum = 0;
+        for (int i = 0; i < 8192; i++)
+            sum += words[i];
+        total += sum;
     }
-    return best;
+    kept = total;
+    return kept == 1 ? 0.0 : tn_seconds() - start;
 }
 
-static double token_rate(const bench *with, tn_operand w, int64_t bytes, int64_t m, int64_t n, int64_t k, float *c,
-                         const float *x) {
-    double best = 0;
-    for (int run = 0; run < 5; run++) {
-        double start = tn_seconds();
-        with->gemm(c, n, tn_rows_of(x, TN_DTYPE_F32, k), w, 1.0f, 0.0f, m, n, k);
-        double rate = (double)bytes / (tn_seconds() - start);
-        if (rate > best)
-            best = rate;
-    }
-    return best;
+static double time_tokens(const bench *with, tn_operand w, int64_t m, int64_t n, int64_t k, float *c, const float *x) {
+    double start = tn_seconds();
+    with->gemm(c, n, tn_rows_of(x, TN_DTYPE_F32, k), w, 1.0f, 0.0f, m, n, k);
+    return tn_seconds() - start;
 }
 
 /* Weights of 512 MB, read once for m tokens: forward, x W^T, and backward, dy W. */
 static void bench_tokens(const bench *with) {
-    enum { WIDTH = 4096, BYTES = 512 << 20 };
+    enum { WIDTH = 4096, BYTES = 512 << 20, RUNS = 7 };
     float *w = random_floats(BYTES / 4, 4), *c = random_floats(8 * (BYTES / 2 / WIDTH), 5);
     float *x = random_floats(8 * (BYTES / 2 / WIDTH), 6);
-    double memory = sum_rate(w, BYTES / 4);
-    printf("\nmemory read by a plain sum: %.1f GB/s; weights read by products of few rows:\n", memory * 1e-9);
-    printf("%-12s %3s %10s %10s\n", "weights", "m", "forward", "backward");
+    printf("\nGB/s of weights read for m tokens, medians, and as a share of what a plain sum reads:\n");
+    printf("%-8s %3s %8s %8s %8s %10s %8s\n", "weights", "m", "sum", "forward", "", "backward", "");
     for (int narrow = 0; narrow < 2; narrow++) {
         tn_dtype dtype = narrow ? TN_DTYPE_BF16 : TN_DTYPE_F32;
         int64_t rows = BYTES / WIDTH / tn_dtype_size(dtype);
         for (int64_t m = 1; m <= 8; m *= 2) {
-            double forward = token_rate(with, tn_transpose_of(w, dtype, WIDTH), BYTES, m, rows, WIDTH, c, x);
-            double backward = token_rate(with, tn_rows_of(w, dtype, WIDTH), BYTES, m, WIDTH, rows, c, x);
-            printf("%-12s %3lld %9.0f%% %9.0f%%\n", tn_dtype_name(dtype), (long long)m, 100 * forward / memory,
-                   100 * backward / memory);
+            double sum[RUNS], forward[RUNS], backward[RUNS];
+            for (int run = 0; run < RUNS; run++) {
+                sum[run] = time_sum(w, BYTES / 4);
+                forward[run] = time_tokens(with, tn_transpose_of(w, dtype, WIDTH), m, rows, WIDTH, c, x);
+                backward[run] = time_tokens(with, tn_rows_of(w, dtype, WIDTH), m, WIDTH, rows, c, x);
+            }
+            double s = median(sum, RUNS), f = median(forward, RUNS), b = median(backward, RUNS);
+            printf("%-8s %3lld %8.1f %8.1f %7.0f%% %10.1f %7.0f%%   fastest %5.1f %3.0f%% %3.0f%%\n", tn_dtype_name(dtype),
+                   (long long)m, BYTES / s * 1e-9, BYTES / f * 1e-9, 100 * s / f, BYTES / b * 1e-9, 100 * s / b,
+                   BYTES / sum[0] * 1e-9, 100 * sum[0] / forward[0], 100 * sum[0] / backward[0]);
         }
     }
     tn_pages_free(w, BYTES);
@@ -212,9 +197,10 @@ int main(int argc, char **argv) {
     omp_set_num_threads(threads);
 #endif
     openblas_set_num_threads(threads);
-    printf("%d threads; GFLOP/s (medians)\n", threads);
-    printf("%-20s %5s %6s %6s %9s %9s %9s %7s %7s\n", "", "m", "n", "k", "f32", "bf16", "openblas", "ratio", "bf16/f32");
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+    printf("%d threads; GFLOP/s, medians | fastest runs; ratios: f32 / openblas, bf16 / f32\n", threads);
+    printf("%-20s %5s %6s %6s %8s %8s %8s %13s   | %8s %8s %8s %13s\n", "", "m", "n", "k", "f32", "bf16", "openblas",
+           "ratios", "f32", "bf16", "openblas", "ratios");
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes && with.seconds > 0; i++)
         bench_shape(&with, &shapes[i]);
     bench_tokens(&with);
     return 0;

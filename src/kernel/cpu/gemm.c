@@ -14,19 +14,23 @@
 #endif
 
 enum {
-    STRIP = 256,       /* columns that a few-row product accumulates at once */
-    COEF_DEPTH = 64,   /* coefficients widened at once */
-    AXPY_DEPTH = 8,    /* rows of the wide operand read side by side */
-    DOT_BYTES = 65536, /* of the wide operand in one task */
-    MIN_TILES = 192,   /* tasks of a block, when it has so many tiles */
+    DOT_ROWS = 32,           /* most rows of a product computed as dot products */
+    DOT_COLS = 16,           /* columns of it in one task */
+    DOT_DEPTH = 768,         /* most of their depth at once */
+    STRIP = 4096,            /* sums that are kept at once for columns times rows, by adding up rows of B */
+    COEF_DEPTH = 64,         /* coefficients widened at once for that */
+    IN_PLACE_ROWS = 128,     /* with more, packing B pays */
+    PACKED_FLOATS = 2 << 20, /* of both operands, unless one kc needs more */
+    MAX_GROUP = 8,
+    MIN_TILES = 192,       /* tasks of a block, when it has so many tiles */
     MAX_WIDENED = 1 << 16, /* longest few rows that are copied */
-    MAX_PANEL = 16,    /* largest panel_a */
+    MAX_PANEL = 16,        /* largest panel_a */
     MAX_NR = 32,
-    MAX_KC = 384,
+    MAX_KC = 576,
 };
 
 /* Fewer multiplications than this for each thread are not worth waking it. */
-static const int64_t thread_work = 1 << 17;
+static const int64_t thread_work = 1 << 19;
 
 typedef struct matrix {
     float *data;
@@ -42,8 +46,9 @@ typedef struct product {
     int threads;
     atomic_llong next_pack, next_task;
     /* Blocks. */
-    int64_t mc, nc, kc;
+    int64_t mc, nc, kc, packed_depth;
     float *packed_a, *packed_b;
+    bool b_in_place; /* whole panels of B are read where they are */
     /* Few rows, for dot products: f32 [m, k]. */
     const float *few;
     int64_t few_stride;
@@ -55,6 +60,12 @@ static int64_t smaller(int64_t a, int64_t b) {
 
 static int64_t round_up(int64_t value, int64_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
+}
+
+/* `size` cut into equal blocks of at most `most`, each a multiple of `unit`. */
+static int64_t even_block(int64_t size, int64_t most, int64_t unit) {
+    int64_t blocks = (size + most - 1) / most;
+    return round_up((size + blocks - 1) / blocks, unit);
 }
 
 static tn_operand part(tn_operand x, int64_t row, int64_t col) {
@@ -105,19 +116,29 @@ static int thread_count(const product *job, bool parallel) {
 #endif
 }
 
-static void wait_for_all(const product *job) {
-    if (job->threads > 1) {
-#pragma omp barrier
-    }
+/* Of the team that works on the job, which may be smaller than was asked for. */
+static int team_size(const product *job) {
+#ifdef _OPENMP
+    return job->threads > 1 ? omp_get_num_threads() : 1;
+#else
+    (void)job;
+    return 1;
+#endif
 }
 
-static int thread_index(const product *job) {
+static int team_index(const product *job) {
 #ifdef _OPENMP
     return job->threads > 1 ? omp_get_thread_num() : 0;
 #else
     (void)job;
     return 0;
 #endif
+}
+
+static void wait_for_all(const product *job) {
+    if (job->threads > 1) {
+#pragma omp barrier
+    }
 }
 
 static int64_t take(atomic_llong *next) {
@@ -132,13 +153,7 @@ static void run(product *job, void (*work)(product *)) {
         return;
     }
 #pragma omp parallel num_threads(job->threads)
-    {
-#ifdef _OPENMP
-#pragma omp single
-        job->threads = omp_get_num_threads();
-#endif
-        work(job);
-    }
+    work(job);
 }
 
 /* ---- blocks ---- */
@@ -148,33 +163,60 @@ typedef struct block {
     int64_t row, rows, col, cols, depth_at, depth;
 } block;
 
-static void pack_panels(product *job, const block *at, bool with_b) {
+static void pack_b(product *job, const block *at, int64_t panel) {
     const tn_gemm_kernel *kernel = job->kernel;
-    int64_t a_panels = (at->rows + kernel->mr - 1) / kernel->mr;
-    int64_t b_panels = with_b ? (at->cols + kernel->nr - 1) / kernel->nr : 0;
+    int64_t from = panel * kernel->nr, cols = smaller(at->cols - from, kernel->nr);
+    if (!job->b_in_place || cols < kernel->nr)
+        kernel->widen(job->packed_b + from * at->depth, kernel->nr, part(job->b, at->depth_at, at->col + from), at->depth,
+                      cols, kernel->nr);
+}
+
+static void pack_a(product *job, const block *at, int64_t panel) {
+    const tn_gemm_kernel *kernel = job->kernel;
+    int64_t from = panel * kernel->mr;
+    kernel->widen(job->packed_a + panel * kernel->panel_a * at->depth, kernel->panel_a,
+                  transposed(part(job->a, at->row + from, at->depth_at)), at->depth, smaller(at->rows - from, kernel->mr),
+                  kernel->panel_a);
+}
+
+static void pack_panels(product *job, const block *at, bool with_b) {
+    int64_t a_panels = (at->rows + job->kernel->mr - 1) / job->kernel->mr;
+    int64_t b_panels = with_b ? (at->cols + job->kernel->nr - 1) / job->kernel->nr : 0;
     for (int64_t i; (i = take(&job->next_pack)) < a_panels + b_panels;) {
-        if (i < b_panels) {
-            int64_t j = i * kernel->nr;
-            kernel->widen(job->packed_b + j * at->depth, kernel->nr, part(job->b, at->depth_at, at->col + j), at->depth,
-                          smaller(at->cols - j, kernel->nr), kernel->nr);
-        } else {
-            int64_t p = i - b_panels, j = p * kernel->mr;
-            kernel->widen(job->packed_a + p * kernel->panel_a * at->depth, kernel->panel_a,
-                          transposed(part(job->a, at->row + j, at->depth_at)), at->depth, smaller(at->rows - j, kernel->mr),
-                          kernel->panel_a);
-        }
+        if (i < b_panels)
+            pack_b(job, at, i);
+        else
+            pack_a(job, at, i - b_panels);
     }
 }
 
-static void multiply_panels(product *job, const block *at, int64_t a_from, int64_t a_to, int64_t b_from, int64_t b_to) {
+/* Depth `from` to `from + depth` of panel j of B, and how far apart its rows are. */
+static const float *panel_of_b(const product *job, const block *at, int64_t j, int64_t from, int64_t *step) {
     const tn_gemm_kernel *kernel = job->kernel;
-    float beta = at->depth_at ? 1.0f : job->beta;
-    for (int64_t i = a_from; i < a_to; i++) {
-        for (int64_t j = b_from; j < b_to; j++) {
-            int64_t row = i * kernel->mr, col = j * kernel->nr;
+    if (job->b_in_place && at->cols - j * kernel->nr >= kernel->nr) {
+        *step = job->b.row_stride;
+        return part(job->b, at->depth_at + from, at->col + j * kernel->nr).data;
+    }
+    *step = kernel->nr;
+    return job->packed_b + (j * at->depth + from) * kernel->nr;
+}
+
+typedef struct range {
+    int64_t from, to;
+} range;
+
+/* Tiles of C from panels of A and B, their depth in steps of kc. */
+static void multiply_panels(product *job, const block *at, range down, range across, int64_t from) {
+    const tn_gemm_kernel *kernel = job->kernel;
+    int64_t depth = smaller(at->depth - from, job->kc);
+    float beta = at->depth_at + from ? 1.0f : job->beta;
+    for (int64_t i = down.from; i < down.to; i++) {
+        for (int64_t j = across.from; j < across.to; j++) {
+            int64_t row = i * kernel->mr, col = j * kernel->nr, b_step;
+            const float *b = panel_of_b(job, at, j, from, &b_step);
             kernel->tile(job->c.data + (at->row + row) * job->c.row_stride + at->col + col, job->c.row_stride,
-                         job->packed_a + i * kernel->panel_a * at->depth, job->packed_b + col * at->depth, job->alpha, beta,
-                         smaller(at->rows - row, kernel->mr), smaller(at->cols - col, kernel->nr), at->depth);
+                         job->packed_a + (i * at->depth + from) * kernel->panel_a, b, b_step, job->alpha, beta,
+                         smaller(at->rows - row, kernel->mr), smaller(at->cols - col, kernel->nr), depth);
         }
     }
 }
@@ -192,35 +234,36 @@ static void multiply_block(product *job, const block *at) {
     }
     int64_t down = (a_panels + high - 1) / high, across = (b_panels + wide - 1) / wide;
     for (int64_t i; (i = take(&job->next_task)) < down * across;) {
-        int64_t a_from = i % down * high, b_from = i / down * wide;
-        multiply_panels(job, at, a_from, smaller(a_from + high, a_panels), b_from, smaller(b_from + wide, b_panels));
+        range rows = {i % down * high, smaller(i % down * high + high, a_panels)};
+        range cols = {i / down * wide, smaller(i / down * wide + wide, b_panels)};
+        for (int64_t from = 0; from < at->depth; from += job->kc)
+            multiply_panels(job, at, rows, cols, from);
     }
 }
 
+/* Two counters of tasks, since a thread may still take from one while others take from the next. The leader resets each
+ * while a barrier keeps everyone from it. */
 static void run_blocks(product *job) {
-    bool leader = thread_index(job) == 0;
+    bool leader = team_index(job) == 0, first = true;
     for (int64_t j = 0; j < job->n; j += job->nc) {
-        for (int64_t p = 0; p < job->k; p += job->kc) {
+        for (int64_t p = 0; p < job->k; p += job->packed_depth) {
             for (int64_t i = 0; i < job->m; i += job->mc) {
-                block at = {i, smaller(job->m - i, job->mc), j, smaller(job->n - j, job->nc), p, smaller(job->k - p, job->kc)};
+                block at = {i, smaller(job->m - i, job->mc),          j, smaller(job->n - j, job->nc),
+                            p, smaller(job->k - p, job->packed_depth)};
+                if (!first) {
+                    wait_for_all(job);
+                    if (leader)
+                        atomic_store_explicit(&job->next_task, 0, memory_order_relaxed);
+                }
+                first = false;
                 pack_panels(job, &at, i == 0);
                 wait_for_all(job);
-                /* Until the next barrier nobody takes what the leader resets. */
                 if (leader)
                     atomic_store_explicit(&job->next_pack, 0, memory_order_relaxed);
                 multiply_block(job, &at);
-                wait_for_all(job);
-                if (leader)
-                    atomic_store_explicit(&job->next_task, 0, memory_order_relaxed);
             }
         }
     }
-}
-
-/* `size` cut into equal blocks of at most `most`, each a multiple of `unit`. */
-static int64_t even_block(int64_t size, int64_t most, int64_t unit) {
-    int64_t blocks = (size + most - 1) / most;
-    return round_up((size + blocks - 1) / blocks, unit);
 }
 
 static void gemm_by_blocks(product *job) {
@@ -228,10 +271,14 @@ static void gemm_by_blocks(product *job) {
     job->mc = even_block(job->m, kernel->mc, kernel->mr);
     job->nc = even_block(job->n, kernel->nc, kernel->nr);
     job->kc = even_block(job->k, kernel->kc, 8);
-    int64_t size_a = job->mc / kernel->mr * kernel->panel_a * job->kc;
-    job->packed_a = scratch_floats(size_a + job->nc * job->kc);
+    job->b_in_place = job->m <= IN_PLACE_ROWS && job->b.dtype == TN_DTYPE_F32 && job->b.col_stride == 1;
+    /* The threads wait for each other once for each packed block, so several kc are packed when they are small. */
+    int64_t height = job->mc / kernel->mr * kernel->panel_a;
+    int64_t most = PACKED_FLOATS / ((height + job->nc) * job->kc), steps = (job->k + job->kc - 1) / job->kc;
+    job->packed_depth = even_block(steps, most > 1 ? most : 1, 1) * job->kc;
+    job->packed_a = scratch_floats((height + job->nc) * job->packed_depth);
     if (job->packed_a) {
-        job->packed_b = job->packed_a + size_a;
+        job->packed_b = job->packed_a + height * job->packed_depth;
         run(job, run_blocks);
         return;
     }
@@ -239,6 +286,7 @@ static void gemm_by_blocks(product *job) {
     float panels[MAX_KC * (MAX_PANEL + MAX_NR)];
     job->mc = kernel->mr;
     job->nc = kernel->nr;
+    job->packed_depth = job->kc;
     job->packed_a = panels;
     job->packed_b = panels + MAX_KC * MAX_PANEL;
     job->threads = 1;
@@ -252,66 +300,70 @@ static void put(const product *job, int64_t i, int64_t j, float value) {
     *c = job->beta == 0.0f ? job->alpha * value : job->alpha * value + job->beta * *c;
 }
 
-/* B's columns are contiguous over k: dot products of the few rows with each. */
+/* B's columns are contiguous over k: dot products of the few rows with each, by pieces of k that keep the few rows in
+ * the first-level cache. */
 static void run_dots(product *job) {
     const tn_gemm_kernel *kernel = job->kernel;
-    int64_t fits = DOT_BYTES / (job->k * tn_dtype_size(job->b.dtype) + 1) + 1;
-    int64_t chunk = round_up(smaller(fits, STRIP), TN_GEMM_ROW_CHUNK);
-    float out[STRIP * MAX_PANEL];
-    for (int64_t j; (j = take(&job->next_task) * chunk) < job->n;) {
-        int64_t cols = smaller(job->n - j, chunk);
+    int64_t depth = even_block(job->k, DOT_DEPTH, 16);
+    float sums[DOT_COLS * MAX_GROUP];
+    for (int64_t j; (j = take(&job->next_task) * DOT_COLS) < job->n;) {
+        int64_t cols = smaller(job->n - j, DOT_COLS);
         for (int64_t i = 0; i < job->m; i += kernel->group) {
             int64_t rows = smaller(job->m - i, kernel->group);
-            kernel->dots(out, job->few + i * job->few_stride, job->few_stride, part(job->b, 0, j).data, job->b.dtype, job->b.col_stride, rows, cols,
-                         job->k);
+            for (int64_t q = 0; q < rows * cols; q++)
+                sums[q] = 0.0f;
+            for (int64_t p = 0; p < job->k; p += depth)
+                kernel->dots(sums, job->few + i * job->few_stride + p, job->few_stride, part(job->b, p, j).data,
+                             job->b.dtype, job->b.col_stride, rows, cols, smaller(job->k - p, depth));
             for (int64_t q = 0; q < cols; q++) {
                 for (int64_t r = 0; r < rows; r++)
-                    put(job, i + r, j + q, out[q * kernel->group + r]);
+                    put(job, i + r, j + q, sums[q * rows + r]);
             }
         }
     }
 }
 
 /* One strip of columns of B whose rows are contiguous: acc += a[:, p] b[p, :] over p, some rows of B at a time. */
-static void add_up_strip(product *job, int64_t col, int64_t cols) {
+static void add_up_strip(product *job, int64_t col, int64_t cols, int64_t stride) {
     const tn_gemm_kernel *kernel = job->kernel;
-    float acc[TN_GEMM_FEW * STRIP], coef[COEF_DEPTH * TN_GEMM_FEW];
-    for (int64_t i = 0; i < job->m * STRIP; i++)
+    int64_t side_by_side = job->m < 4 ? 4 : 8;
+    float acc[STRIP], coef[COEF_DEPTH * TN_GEMM_FEW];
+    for (int64_t i = 0; i < job->m * stride; i++)
         acc[i] = 0.0f;
     for (int64_t p = 0; p < job->k; p += COEF_DEPTH) {
         int64_t depth = smaller(job->k - p, COEF_DEPTH);
         kernel->widen(coef, TN_GEMM_FEW, transposed(part(job->a, 0, p)), depth, job->m, TN_GEMM_FEW);
-        for (int64_t q = 0; q < depth; q += AXPY_DEPTH) {
+        for (int64_t q = 0; q < depth; q += side_by_side) {
             const void *rows_of_b = part(job->b, p + q, col).data;
             for (int64_t i = 0; i < job->m; i += kernel->group)
-                kernel->axpys(acc + i * STRIP, STRIP, coef + q * TN_GEMM_FEW + i, rows_of_b, job->b.dtype, job->b.row_stride,
-                              smaller(job->m - i, kernel->group), cols, smaller(depth - q, AXPY_DEPTH));
+                kernel->axpys(acc + i * stride, stride, coef + q * TN_GEMM_FEW + i, rows_of_b, job->b.dtype,
+                              job->b.row_stride, smaller(job->m - i, kernel->group), cols, smaller(depth - q, side_by_side));
         }
     }
-    if (job->c.col_stride == 1) {
-        for (int64_t i = 0; i < job->m; i++) {
-            for (int64_t j = 0; j < cols; j++)
-                put(job, i, col + j, acc[i * STRIP + j]);
-        }
-    } else {
-        for (int64_t j = 0; j < cols; j++) {
-            for (int64_t i = 0; i < job->m; i++)
-                put(job, i, col + j, acc[i * STRIP + j]);
+    bool by_rows = job->c.col_stride == 1;
+    int64_t outer = by_rows ? job->m : cols, inner = by_rows ? cols : job->m;
+    for (int64_t o = 0; o < outer; o++) {
+        for (int64_t i = 0; i < inner; i++) {
+            int64_t row = by_rows ? o : i, j = by_rows ? i : o;
+            put(job, row, col + j, acc[row * stride + j]);
         }
     }
 }
 
 static void run_sums(product *job) {
     int64_t unit = job->kernel->nr, units = (job->n + unit - 1) / unit;
-    int64_t index = thread_index(job);
-    int64_t from = units * index / job->threads * unit;
-    int64_t to = smaller(units * (index + 1) / job->threads * unit, job->n);
-    for (; from < to; from += STRIP)
-        add_up_strip(job, from, smaller(to - from, STRIP));
+    int64_t strip = STRIP / job->m / unit * unit, index = team_index(job), team = team_size(job);
+    int64_t from = units * index / team * unit;
+    int64_t to = smaller(units * (index + 1) / team * unit, job->n);
+    for (; from < to; from += strip)
+        add_up_strip(job, from, smaller(to - from, strip), strip);
 }
 
+/* False when this is no product of few rows after all, or there is no memory to treat it as one. */
 static bool gemm_few_rows(product *job) {
     if (job->b.row_stride != 1) {
+        if (job->m > TN_GEMM_FEW)
+            return false;
         run(job, run_sums);
         return true;
     }
@@ -356,7 +408,7 @@ void tn_gemm_run(const tn_gemm_kernel *kernel, bool parallel, float *c, int64_t 
         return;
     }
     job.threads = thread_count(&job, parallel);
-    if (smaller(m, n) <= TN_GEMM_FEW) {
+    if (smaller(m, n) <= DOT_ROWS) {
         if (n < m)
             transpose_product(&job);
         if (gemm_few_rows(&job))

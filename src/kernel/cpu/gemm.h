@@ -6,8 +6,8 @@
 #include "kernel/kernel.h"
 
 enum {
-    TN_GEMM_FEW = 16,    /* a product with at most this many rows or columns is computed without packing */
-    TN_GEMM_ROW_CHUNK = 4 /* rows of the wide operand that `dots` takes at once: a task is a multiple of this */
+    TN_GEMM_FEW = 16,     /* rows of coefficients that `axpys` finds side by side */
+    TN_GEMM_ROW_CHUNK = 4 /* most rows of the wide operand that `dots` takes at once */
 };
 
 /* The inner kernels of one instruction set. W is its vector width in floats. */
@@ -21,13 +21,14 @@ typedef struct tn_gemm_kernel {
      * of W and may be below neither cols nor W. This packs both operands and widens small ones. */
     void (*widen)(float *out, int64_t out_stride, tn_operand src, int64_t rows, int64_t cols, int64_t width);
 
-    /* C[rows, cols] = alpha * A B + beta * C from one packed panel each; rows <= mr, cols <= nr. */
-    void (*tile)(float *c, int64_t ldc, const float *a, const float *b, float alpha, float beta, int64_t rows, int64_t cols,
-                 int64_t depth);
+    /* C[rows, cols] = alpha * A B + beta * C; rows <= mr, cols <= nr. `a` is a packed panel; row p of B is the nr floats
+     * from b + p * b_step, so b_step is nr for a packed panel. */
+    void (*tile)(float *c, int64_t ldc, const float *a, const float *b, int64_t b_step, float alpha, float beta,
+                 int64_t rows, int64_t cols, int64_t depth);
 
-    /* out[j * group + i] = sum over p of x[i * x_stride + p] * w[j * w_stride + p]: i < rows <= group, j < count. */
-    void (*dots)(float *out, const float *x, int64_t x_stride, const void *w, tn_dtype dtype, int64_t w_stride, int64_t rows, int64_t count,
-                 int64_t depth);
+    /* out[j * rows + i] += sum over p of x[i * x_stride + p] * w[j * w_stride + p]: i < rows <= group, j < count. */
+    void (*dots)(float *out, const float *x, int64_t x_stride, const void *w, tn_dtype dtype, int64_t w_stride, int64_t rows,
+                 int64_t count, int64_t depth);
 
     /* acc[i * acc_stride + j] += sum over p of coef[p * TN_GEMM_FEW + i] * w[p * w_stride + j]: i < rows <= group,
      * j < cols, p < depth (a few). acc is written up to a multiple of 2 W columns. */
@@ -49,7 +50,8 @@ void tn_gemm_generic(float *c, int64_t ldc, tn_operand a, tn_operand b, float al
                      int64_t k);
 void tn_gemm_generic_serial(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
                             int64_t k);
-void tn_gemm_avx2(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n, int64_t k);
+void tn_gemm_avx2(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
+                  int64_t k);
 void tn_gemm_avx2_serial(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
                          int64_t k);
 void tn_gemm_avx512(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,

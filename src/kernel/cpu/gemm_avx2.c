@@ -4,7 +4,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-enum { W = 8, MR = 6, GROUP = 4, MC = 768, NC = 3072, KC = 384 };
+enum { W = 8, MR = 6, GROUP = 4, MC = 768, NC = 2048, KC = 576 };
 
 typedef __m256 vec;
 
@@ -26,10 +26,15 @@ static inline vec v_fma(vec a, vec b, vec c) {
 static inline vec v_mul(vec a, vec b) {
     return _mm256_mul_ps(a, b);
 }
-static inline float v_sum(vec v) {
-    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+static inline vec v_add(vec a, vec b) {
+    return _mm256_add_ps(a, b);
+}
+
+/* Two horizontal additions sum the 128-bit lanes of four vectors, then the lanes are added across. */
+static inline vec v_sums(const vec r[W]) {
+    vec low = _mm256_hadd_ps(_mm256_hadd_ps(r[0], r[1]), _mm256_hadd_ps(r[2], r[3]));
+    vec high = _mm256_hadd_ps(_mm256_hadd_ps(r[4], r[5]), _mm256_hadd_ps(r[6], r[7]));
+    return _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
 }
 
 static inline vec v_load_as(const void *data, int64_t index, tn_dtype dtype) {
@@ -74,11 +79,12 @@ static inline void v_transpose(vec r[W]) {
 
 #include "kernel/cpu/gemm_tmpl.h"
 
-void tn_gemm_avx2(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n, int64_t k) {
+void tn_gemm_avx2(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
+                  int64_t k) {
     tn_gemm_run(&kernel, true, c, ldc, a, b, alpha, beta, m, n, k);
 }
 
 void tn_gemm_avx2_serial(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
-                       int64_t k) {
+                         int64_t k) {
     tn_gemm_run(&kernel, false, c, ldc, a, b, alpha, beta, m, n, k);
 }

@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-enum { W = 16, MR = 14, GROUP = 8, MC = 1120, NC = 3072, KC = 384 };
+enum { W = 16, MR = 14, GROUP = 8, MC = 1120, NC = 2048, KC = 576 };
 
 typedef __m512 vec;
 
@@ -25,8 +25,23 @@ static inline vec v_fma(vec a, vec b, vec c) {
 static inline vec v_mul(vec a, vec b) {
     return _mm512_mul_ps(a, b);
 }
-static inline float v_sum(vec v) {
-    return _mm512_reduce_add_ps(v);
+static inline vec v_add(vec a, vec b) {
+    return _mm512_add_ps(a, b);
+}
+
+/* A binary tree: floats of 128-bit lanes first (four vectors to one), then the lanes. */
+static inline vec v_sums(const vec r[W]) {
+    vec lanes[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const vec *v = r + 4 * i;
+        __m512d t0 = _mm512_castps_pd(v_add(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1])));
+        __m512d t1 = _mm512_castps_pd(v_add(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3])));
+        lanes[i] = v_add(_mm512_castpd_ps(_mm512_unpacklo_pd(t0, t1)), _mm512_castpd_ps(_mm512_unpackhi_pd(t0, t1)));
+    }
+    vec low = v_add(_mm512_shuffle_f32x4(lanes[0], lanes[1], 0x88), _mm512_shuffle_f32x4(lanes[0], lanes[1], 0xdd));
+    vec high = v_add(_mm512_shuffle_f32x4(lanes[2], lanes[3], 0x88), _mm512_shuffle_f32x4(lanes[2], lanes[3], 0xdd));
+    return v_add(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
 }
 
 static inline vec widen_half(__m256i half, tn_dtype dtype) {
@@ -80,11 +95,12 @@ static inline void v_transpose(vec r[W]) {
 
 #include "kernel/cpu/gemm_tmpl.h"
 
-void tn_gemm_avx512(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n, int64_t k) {
+void tn_gemm_avx512(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
+                    int64_t k) {
     tn_gemm_run(&kernel, true, c, ldc, a, b, alpha, beta, m, n, k);
 }
 
 void tn_gemm_avx512_serial(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
-                       int64_t k) {
+                           int64_t k) {
     tn_gemm_run(&kernel, false, c, ldc, a, b, alpha, beta, m, n, k);
 }

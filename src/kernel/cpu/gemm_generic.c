@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { W = 4, MR = 4, GROUP = 4, MC = 256, NC = 2048, KC = 384 };
+enum { W = 4, MR = 4, GROUP = 4, MC = 256, NC = 1024, KC = 576 };
 
 typedef float vec __attribute__((vector_size(16)));
 typedef uint32_t bits __attribute__((vector_size(16)));
@@ -29,8 +29,14 @@ static inline vec v_fma(vec a, vec b, vec c) {
 static inline vec v_mul(vec a, vec b) {
     return a * b;
 }
-static inline float v_sum(vec v) {
-    return (v[0] + v[2]) + (v[1] + v[3]);
+static inline vec v_add(vec a, vec b) {
+    return a + b;
+}
+static inline vec v_sums(const vec r[W]) {
+    vec sums;
+    for (int i = 0; i < W; i++)
+        sums[i] = (r[i][0] + r[i][2]) + (r[i][1] + r[i][3]);
+    return sums;
 }
 
 /* The exponent is re-biased by a multiplication, which also normalises subnormals; infinities and NaN get theirs set. */
@@ -70,11 +76,12 @@ static inline void v_transpose(vec r[W]) {
 
 #include "kernel/cpu/gemm_tmpl.h"
 
-void tn_gemm_generic(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n, int64_t k) {
+void tn_gemm_generic(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
+                     int64_t k) {
     tn_gemm_run(&kernel, true, c, ldc, a, b, alpha, beta, m, n, k);
 }
 
 void tn_gemm_generic_serial(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
-                       int64_t k) {
+                            int64_t k) {
     tn_gemm_run(&kernel, false, c, ldc, a, b, alpha, beta, m, n, k);
 }

@@ -1,6 +1,7 @@
 /* The inner kernels of gemm.h, written over a vector type. The including file defines, as static inline functions:
  *   vec, W (floats in it), MR (rows of a tile), GROUP (rows of the few-row kernels), MC NC KC (tn_gemm_kernel);
- *   v_zero, v_set1, v_load, v_store, v_fma(a, b, c) = a*b + c, v_mul, v_sum (in a fixed order);
+ *   v_zero, v_set1, v_load, v_store, v_add, v_mul, v_fma(a, b, c) = a*b + c;
+ *   v_sums(vec[W]), the sum of each of W vectors, all in the same order;
  *   v_load_as(data, index, dtype), v_load_part(data, index, n, dtype): W or n elements from data[index] as f32, zero above;
  *   v_store_part(out, v, n), v_transpose(vec[W]). */
 
@@ -27,22 +28,20 @@ INLINE void widen_columns(float *out, int64_t out_stride, tn_operand src, int64_
         int64_t height = rows - r < W ? rows - r : W;
         for (int64_t c = 0; c < width; c += W) {
             vec block[W];
+            float *to = out + r * out_stride + c;
             if (height == W && c + W <= cols) {
 #pragma GCC unroll 16
                 for (int i = 0; i < W; i++)
                     block[i] = v_load_as(src.data, r + (c + i) * src.col_stride, dtype);
             } else {
+#pragma GCC unroll 16
                 for (int i = 0; i < W; i++)
                     block[i] = c + i < cols ? v_load_part(src.data, r + (c + i) * src.col_stride, height, dtype) : v_zero();
             }
             v_transpose(block);
-            float *to = out + r * out_stride + c;
-            if (height == W) {
 #pragma GCC unroll 16
-                for (int i = 0; i < W; i++)
-                    v_store(to + i * out_stride, block[i]);
-            } else {
-                for (int i = 0; i < height; i++)
+            for (int i = 0; i < W; i++) {
+                if (i < height)
                     v_store(to + i * out_stride, block[i]);
             }
         }
@@ -78,8 +77,8 @@ INLINE void put_part(float *c, vec value, vec alpha, float beta, int64_t cols) {
     v_store_part(c, beta == 0.0f ? value : v_fma(v_set1(beta), v_load_part(c, 0, cols, TN_DTYPE_F32), value), cols);
 }
 
-INLINE void tile_rows(float *c, int64_t ldc, const float *a, const float *b, float alpha, float beta, int64_t cols,
-                      int64_t depth, const int rows) {
+INLINE void tile_rows(float *c, int64_t ldc, const float *a, const float *b, int64_t b_step, float alpha, float beta,
+                      int64_t cols, int64_t depth, const int rows) {
     vec acc[MR][2];
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++) {
@@ -87,7 +86,7 @@ INLINE void tile_rows(float *c, int64_t ldc, const float *a, const float *b, flo
         __builtin_prefetch(c + i * ldc, 1);
         __builtin_prefetch(c + i * ldc + cols - 1, 1);
     }
-    for (int64_t p = 0; p < depth; p++, a += W, b += NR) {
+    for (int64_t p = 0; p < depth; p++, a += W, b += b_step) {
         vec b0 = v_load(b), b1 = v_load(b + W);
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
@@ -113,10 +112,10 @@ INLINE void tile_rows(float *c, int64_t ldc, const float *a, const float *b, flo
     }
 }
 
-static void tile(float *c, int64_t ldc, const float *a, const float *b, float alpha, float beta, int64_t rows, int64_t cols,
-                 int64_t depth) {
+static void tile(float *c, int64_t ldc, const float *a, const float *b, int64_t b_step, float alpha, float beta,
+                 int64_t rows, int64_t cols, int64_t depth) {
 #define ROWS(r)                                                                                                             \
-    case r: tile_rows(c, ldc, a, b, alpha, beta, cols, depth, r <= MR ? r : 1); break
+    case r: tile_rows(c, ldc, a, b, b_step, alpha, beta, cols, depth, r <= MR ? r : 1); break
     switch (rows) {
         ROWS(1);
         ROWS(2);
@@ -138,51 +137,59 @@ static void tile(float *c, int64_t ldc, const float *a, const float *b, float al
 
 /* ---- few rows against many: each row of w is read once ---- */
 
-INLINE void dots_step(vec acc[GROUP][TN_GEMM_ROW_CHUNK], const float *x, const void *w, int64_t w_index, int64_t w_stride,
-                      int64_t x_stride, int64_t n, const tn_dtype dtype, const int rows, const int count) {
+/* Asks for data[index] to be near when the next rows are read: rows are too far apart for the processor to foresee. */
+INLINE void foresee(const void *data, int64_t index, const tn_dtype dtype) {
+    __builtin_prefetch((const char *)data + index * (dtype == TN_DTYPE_F32 ? 4 : 2), 0, 2);
+}
+
+INLINE void dots_step(vec *acc, const float *x, const void *w, int64_t w_index, int64_t w_stride, int64_t x_stride,
+                      int64_t n, const tn_dtype dtype, const int rows, const int count) {
     vec y[TN_GEMM_ROW_CHUNK];
 #pragma GCC unroll 16
-    for (int j = 0; j < count; j++)
-        y[j] = n == W ? v_load_as(w, w_index + j * w_stride, dtype) : v_load_part(w, w_index + j * w_stride, n, dtype);
+    for (int j = 0; j < count; j++) {
+        int64_t at = w_index + j * w_stride;
+        foresee(w, at + count * w_stride, dtype);
+        y[j] = n == W ? v_load_as(w, at, dtype) : v_load_part(w, at, n, dtype);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++) {
         vec z = n == W ? v_load(x + i * x_stride) : v_load_part(x, i * x_stride, n, TN_DTYPE_F32);
 #pragma GCC unroll 16
         for (int j = 0; j < count; j++)
-            acc[i][j] = v_fma(z, y[j], acc[i][j]);
+            acc[j * rows + i] = v_fma(z, y[j], acc[j * rows + i]);
     }
 }
 
-INLINE void dots_block(float *out, const float *x, int64_t x_stride, const void *w, int64_t w_index, int64_t w_stride, int64_t depth,
-                       const tn_dtype dtype, const int rows, const int count) {
-    vec acc[GROUP][TN_GEMM_ROW_CHUNK];
+INLINE void dots_block(float *out, const float *x, int64_t x_stride, const void *w, int64_t w_index, int64_t w_stride,
+                       int64_t depth, const tn_dtype dtype, const int rows, const int count) {
+    enum { SLOTS = (GROUP * 2 + W - 1) / W * W };
+    vec acc[SLOTS];
 #pragma GCC unroll 16
-    for (int i = 0; i < rows; i++) {
-#pragma GCC unroll 16
-        for (int j = 0; j < count; j++)
-            acc[i][j] = v_zero();
-    }
+    for (int i = 0; i < SLOTS; i++)
+        acc[i] = v_zero();
     int64_t p = 0;
     for (; p + W <= depth; p += W)
         dots_step(acc, x + p, w, w_index + p, w_stride, x_stride, W, dtype, rows, count);
     if (p < depth)
         dots_step(acc, x + p, w, w_index + p, w_stride, x_stride, depth - p, dtype, rows, count);
-#pragma GCC unroll 16
-    for (int j = 0; j < count; j++) {
-#pragma GCC unroll 16
-        for (int i = 0; i < rows; i++)
-            out[j * GROUP + i] = v_sum(acc[i][j]);
+#pragma GCC unroll 4
+    for (int i = 0; i < rows * count; i += W) {
+        vec sums = v_sums(acc + i);
+        if (rows * count - i >= W)
+            v_store(out + i, v_add(v_load(out + i), sums));
+        else
+            v_store_part(out + i, v_add(v_load_part(out, i, rows * count - i, TN_DTYPE_F32), sums), rows * count - i);
     }
 }
 
-INLINE void dots_rows(float *out, const float *x, int64_t x_stride, const void *w, int64_t w_stride, int64_t count, int64_t depth,
-                      const tn_dtype dtype, const int rows) {
+INLINE void dots_rows(float *out, const float *x, int64_t x_stride, const void *w, int64_t w_stride, int64_t count,
+                      int64_t depth, const tn_dtype dtype, const int rows) {
     const int step = rows <= GROUP / 2 ? TN_GEMM_ROW_CHUNK : 2;
     int64_t j = 0;
     for (; j + step <= count; j += step)
-        dots_block(out + j * GROUP, x, x_stride, w, j * w_stride, w_stride, depth, dtype, rows, step);
+        dots_block(out + j * rows, x, x_stride, w, j * w_stride, w_stride, depth, dtype, rows, step);
     for (; j < count; j++)
-        dots_block(out + j * GROUP, x, x_stride, w, j * w_stride, w_stride, depth, dtype, rows, 1);
+        dots_block(out + j * rows, x, x_stride, w, j * w_stride, w_stride, depth, dtype, rows, 1);
 }
 
 /* Calls f(args..., dtype, rows) with both constant, so that every combination is compiled on its own. */
@@ -198,8 +205,8 @@ INLINE void dots_rows(float *out, const float *x, int64_t x_stride, const void *
     case 8: f(__VA_ARGS__, dtype, GROUP >= 8 ? 8 : 1); break;                                                               \
     }
 
-static void dots(float *out, const float *x, int64_t x_stride, const void *w, tn_dtype dtype, int64_t w_stride, int64_t rows, int64_t count,
-                 int64_t depth) {
+static void dots(float *out, const float *x, int64_t x_stride, const void *w, tn_dtype dtype, int64_t w_stride, int64_t rows,
+                 int64_t count, int64_t depth) {
     if (dtype == TN_DTYPE_F32)
         BY_ROWS(dots_rows, TN_DTYPE_F32, out, x, x_stride, w, w_stride, count, depth)
     else if (dtype == TN_DTYPE_BF16)
@@ -220,6 +227,9 @@ INLINE void axpys_rows(float *acc, int64_t acc_stride, const float *coef, const 
         }
         for (int64_t p = 0; p < depth; p++) {
             int64_t at = p * w_stride + j;
+            foresee(w, at + depth * w_stride, dtype);
+            if (dtype == TN_DTYPE_F32)
+                foresee(w, at + depth * w_stride + W, dtype);
             vec y0, y1;
             if (left >= NR) {
                 y0 = v_load_as(w, at, dtype);
