@@ -29,12 +29,15 @@ void tn_dataset_free(tn_dataset *dataset) {
     *dataset = (tn_dataset){0};
 }
 
-/* Resizes *array to `count` elements; on failure it stays as it is. */
+/* Resizes the array that the pointer at `array` leads to; on failure it stays as it is. The pointer has a type of its own,
+ * so it is read and written as bytes. */
 static tn_status resize(void *array, int64_t count, size_t size) {
-    void **pointer = array, *grown = tn_realloc_array(*pointer, (size_t)count, size);
+    void *old, *grown;
+    memcpy(&old, array, sizeof old);
+    grown = tn_realloc_array(old, (size_t)count, size);
     if (!grown)
         return tn_fail_memory("the samples of a data set");
-    *pointer = grown;
+    memcpy(array, &grown, sizeof grown);
     return TN_OK;
 }
 

@@ -38,7 +38,7 @@ static tn_status encode_behind(tn_sample_maker *maker, const char *text, size_t 
 /* "a" behind a line break against "a" alone shows whether the tokenizer prefixes a space. */
 static tn_status detect_prefix_space(tn_sample_maker *maker) {
     tn_ids alone = {0}, behind = {0};
-    bool done;
+    bool done = false;
     tn_status status = tn_tokenizer_encode(maker->options->tokenizer, "a", 1, false, &alone);
     if (status == TN_OK)
         status = encode_behind(maker, "\na", 0, 1, 2, &behind, &done);
@@ -182,7 +182,7 @@ static tn_status read_ids(const cJSON *row, const char *key, const char *where, 
     if (!cJSON_IsArray(list))
         return tn_fail(TN_ERROR_FORMAT, "%s: \"%s\" must be a list of token ids", where, key);
     cJSON_ArrayForEach(item, list) {
-        double value = cJSON_IsNumber(item) ? item->valuedouble : NAN;
+        double value = cJSON_IsNumber(item) ? item->valuedouble : (double)NAN;
         if (!(value >= lowest && value <= INT32_MAX && value == floor(value)))
             return tn_fail(TN_ERROR_FORMAT, "%s: item %zu of \"%s\" is not a token id", where, out->count, key);
         TN_TRY(tn_ids_push(out, (int32_t)value));

@@ -535,7 +535,7 @@ typedef struct totals {
 } totals;
 
 static totals read_shared(const char *tokenizer_name, const char *text_name) {
-    char folder_name[TN_PATH_MAX];
+    char folder_name[128];
     snprintf(folder_name, sizeof folder_name, "tokenizers/%s", tokenizer_name);
     tn_tokenizer *tokenizer;
     tn_chat_template *chat;
