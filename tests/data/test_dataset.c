@@ -200,6 +200,20 @@ static void turns_are_found_when_a_template_rewrites_earlier_ones(void **state) 
     tn_chat_template_free(template);
 }
 
+/* As Phi-3: what ends a conversation and what goes on with one begin alike, inside a special token. */
+static void turns_end_between_tokens(void **state) {
+    (void)state;
+    tn_chat_template *template;
+    assert_ok(
+        tn_chat_template_parse("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+                               "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}</s>{% endif %}",
+                               "closed", &template));
+    tn_dataset d = read_text(dialogue, &(tn_dataset_options){.tokenizer = plain, .chat_template = template});
+    assert_string_equal(text_of(&d, 0, plain, true), "Hello!<|im_end|>\nSee you<|im_end|>\n</s>");
+    tn_dataset_free(&d);
+    tn_chat_template_free(template);
+}
+
 /* As Llama 2: a conversation that does not begin with the user is refused, and nothing opens an assistant turn. */
 static void turns_are_found_when_a_template_refuses_beginnings(void **state) {
     (void)state;
@@ -533,6 +547,7 @@ int main(void) {
         cmocka_unit_test(token_rows_are_taken_as_they_are),
         cmocka_unit_test(conversations_train_assistant_turns_only),
         cmocka_unit_test(turns_are_found_when_a_template_rewrites_earlier_ones),
+        cmocka_unit_test(turns_end_between_tokens),
         cmocka_unit_test(turns_are_found_when_a_template_refuses_beginnings),
         cmocka_unit_test(turns_that_a_template_drops_are_an_error),
         cmocka_unit_test(long_samples_are_cut_or_dropped_and_counted),
