@@ -184,6 +184,7 @@ static void trained_tokens_of_public_conversations_say_the_answers(void **state)
         skip();
     check_conversations("qwen2.5", "<|im_end|>", "");
     check_conversations("phi-3-mini", "<|end|>", "<|endoftext|>");
+    check_conversations("llama3", "<|eot_id|>", "");
     check_conversations("minimind", "<|im_end|>", "");
 }
 
