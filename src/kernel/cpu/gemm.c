@@ -2,7 +2,7 @@
  * a block of A and one of B are packed into panels as f32, then tiles of C are computed by the micro-kernel. With few
  * rows (or columns: the product is then transposed) nothing is packed and the wide operand is read once, in place.
  *
- * Every element of C is one sum over k in an order that depends only on k, by one thread at a time. */
+ * Every element of C is summed over k in an order that depends on the shape alone, by one thread at a time. */
 #include "kernel/cpu/gemm.h"
 
 #include <stdatomic.h>
@@ -81,8 +81,6 @@ static tn_operand transposed(tn_operand x) {
     return (tn_operand){x.data, x.dtype, x.col_stride, x.row_stride};
 }
 
-/* ---- scratch and threads ---- */
-
 static _Thread_local struct {
     void *pages;
     size_t size;
@@ -159,8 +157,6 @@ static void run(product *job, void (*work)(product *)) {
 #pragma omp parallel num_threads(job->threads)
     work(job);
 }
-
-/* ---- blocks ---- */
 
 /* The part of C at (row, col) with the panels for it; depth from `depth_at`. */
 typedef struct block {
@@ -351,8 +347,6 @@ static void gemm_by_blocks(product *job) {
     job->threads = 1;
     run(job, run_blocks);
 }
-
-/* ---- few rows ---- */
 
 static void put(const product *job, int64_t i, int64_t j, float value) {
     float *c = job->c.data + i * job->c.row_stride + j * job->c.col_stride;
