@@ -1,43 +1,7 @@
-/* What a token adds to a text depends on its neighbours (blanks between words, bytes of one code point), so the last ids are
- * decoded with and without the new one and the difference is what it added. */
+/* The decoder has seen the prompt too, so its output minus the prompt's text is what the new tokens add. */
 #include "infer/text_stream.h"
 
 #include <string.h>
-
-enum { PROMPT_TAIL = 16 };
-
-static const char replacement[] = "\xef\xbf\xbd";
-
-static size_t without_replacements(const tn_buf *text) {
-    size_t length = text->length, mark = sizeof replacement - 1;
-    while (length >= mark && memcmp(text->data + length - mark, replacement, mark) == 0)
-        length -= mark;
-    return length;
-}
-
-static tn_status decode(const tn_text_stream *s, size_t count, tn_buf *out) {
-    tn_buf_clear(out);
-    TN_TRY(tn_tokenizer_decode(s->tokenizer, s->window.data, count, true, out));
-    return tn_buf_status(out);
-}
-
-/* Appends what the fresh ids of the window add. The end of a sequence that may still become whole waits unless this is the
- * end. */
-static tn_status decode_fresh(tn_text_stream *s, bool at_end) {
-    TN_TRY(decode(s, s->fresh, &s->before));
-    TN_TRY(decode(s, s->window.count, &s->now));
-    size_t shown = without_replacements(&s->before), whole = without_replacements(&s->now);
-    if (!at_end && whole < s->now.length)
-        return TN_OK;
-    if (s->now.length > shown) {
-        tn_buf_append(&s->text, s->now.data + shown, s->now.length - shown);
-        /* the ids that gave this text are the neighbours of the next one */
-        memmove(s->window.data, s->window.data + s->fresh, (s->window.count - s->fresh) * sizeof *s->window.data);
-        s->window.count -= s->fresh;
-    }
-    s->fresh = s->window.count;
-    return tn_buf_status(&s->text);
-}
 
 /* The length of the longest end of `text` that begins a stop text, or the whole stop text found at *match. */
 static size_t find_stop(const tn_text_stream *s, size_t *match) {
@@ -59,7 +23,7 @@ static size_t find_stop(const tn_text_stream *s, size_t *match) {
     return longest;
 }
 
-static void settle(tn_text_stream *s) {
+static void find_certain(tn_text_stream *s) {
     size_t match, held = find_stop(s, &match);
     if (match < s->text.length) {
         s->text.length = match;
@@ -68,6 +32,39 @@ static void settle(tn_text_stream *s) {
         held = 0;
     }
     s->certain = s->text.length - held;
+}
+
+/* The prompt's text lies at the front of the first new text when the decoder had held it back. */
+static void drop_prompt(tn_text_stream *s) {
+    size_t drop = s->prompt_left < s->text.length ? s->prompt_left : s->text.length;
+    if (!drop)
+        return;
+    memmove(s->text.data, s->text.data + drop, s->text.length - drop + 1);
+    s->text.length -= drop;
+    s->prompt_left -= drop;
+}
+
+/* Rows of the embedding beyond the vocabulary have no text. */
+static tn_status decode(tn_text_stream *s, int32_t id) {
+    return tn_tokenizer_token(s->tokenizer, id) ? tn_decode_stream_push(s->decoder, id, &s->text) : TN_OK;
+}
+
+static tn_status decode_prompt(tn_text_stream *s, const tn_prompt *prompt) {
+    for (size_t i = 0; i < prompt->count; i++)
+        TN_TRY(decode(s, prompt->ids[i]));
+    size_t passed = s->text.length;
+    TN_TRY(tn_decode_stream_finish(s->decoder, &s->text));
+    TN_TRY(tn_buf_status(&s->text));
+    s->prompt_left = s->text.length - passed;
+    /* an unfinished character is the new text's */
+    while (s->prompt_left >= 3 && memcmp(s->text.data + passed + s->prompt_left - 3, "\xef\xbf\xbd", 3) == 0)
+        s->prompt_left -= 3;
+    /* finishing began the decoder anew */
+    for (size_t i = 0; i < prompt->count; i++)
+        TN_TRY(decode(s, prompt->ids[i]));
+    tn_status status = tn_buf_status(&s->text);
+    tn_buf_clear(&s->text);
+    return status;
 }
 
 tn_status tn_text_stream_init(tn_text_stream *s, const tn_tokenizer *tokenizer, const tn_generate_options *options,
@@ -80,35 +77,34 @@ tn_status tn_text_stream_init(tn_text_stream *s, const tn_tokenizer *tokenizer, 
             return tn_fail(TN_ERROR_ARGUMENT, "a stop text is empty");
     if (!tokenizer)
         return TN_OK;
-    for (size_t i = prompt->count > PROMPT_TAIL ? prompt->count - PROMPT_TAIL : 0; i < prompt->count; i++)
-        if (tn_tokenizer_token(tokenizer, prompt->ids[i]))
-            TN_TRY(tn_ids_push(&s->window, prompt->ids[i]));
-    s->fresh = s->window.count;
-    return TN_OK;
+    TN_TRY(tn_decode_stream_new(tokenizer, true, &s->decoder));
+    return decode_prompt(s, prompt);
 }
 
 void tn_text_stream_free(tn_text_stream *s) {
-    tn_ids_free(&s->window);
-    tn_buf_free(&s->before);
-    tn_buf_free(&s->now);
+    tn_decode_stream_free(s->decoder);
     tn_buf_free(&s->text);
     *s = (tn_text_stream){0};
 }
 
-tn_status tn_text_stream_push(tn_text_stream *s, int32_t id) {
-    /* rows of the embedding beyond the vocabulary have no text */
-    if (!s->tokenizer || s->stopped || !tn_tokenizer_token(s->tokenizer, id))
-        return TN_OK;
-    TN_TRY(tn_ids_push(&s->window, id));
-    TN_TRY(decode_fresh(s, false));
-    settle(s);
+static tn_status settle(tn_text_stream *s) {
+    TN_TRY(tn_buf_status(&s->text));
+    drop_prompt(s);
+    find_certain(s);
     return TN_OK;
 }
 
+tn_status tn_text_stream_push(tn_text_stream *s, int32_t id) {
+    if (!s->tokenizer || s->stopped)
+        return TN_OK;
+    TN_TRY(decode(s, id));
+    return settle(s);
+}
+
 tn_status tn_text_stream_finish(tn_text_stream *s) {
-    if (s->tokenizer && !s->stopped && s->fresh < s->window.count) {
-        TN_TRY(decode_fresh(s, true));
-        settle(s);
+    if (s->tokenizer && !s->stopped) {
+        TN_TRY(tn_decode_stream_finish(s->decoder, &s->text));
+        TN_TRY(settle(s));
     }
     s->certain = s->text.length;
     return TN_OK;

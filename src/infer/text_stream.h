@@ -9,15 +9,14 @@
 typedef struct tn_text_stream {
     const tn_tokenizer *tokenizer;      /* NULL: there is never any text */
     const tn_generate_options *options; /* whose stop texts end the stream; the caller's */
-    tn_ids window;                      /* the last ids: those before `fresh` have given their text, the others not yet */
-    size_t fresh;
-    tn_buf before, now; /* texts of the window's two parts */
+    tn_decode_stream *decoder;
+    size_t prompt_left; /* bytes of the prompt's text that the decoder still holds back */
     tn_buf text;        /* so far; without the stop text at its end */
     size_t certain;     /* bytes of `text` that can no longer become part of a stop text */
     bool stopped;       /* by a stop text */
 } tn_text_stream;
 
-/* A stream of the text behind `prompt`, whose last tokens decide such things as whether a blank comes first. Free with
+/* A stream of the text behind `prompt`, which decides such things as whether a blank comes first. Free with
  * tn_text_stream_free, also after a failure. */
 tn_status tn_text_stream_init(tn_text_stream *stream, const tn_tokenizer *tokenizer, const tn_generate_options *options,
                               const tn_prompt *prompt);
