@@ -1,36 +1,13 @@
 /* Generation on small models: against the model without a cache, one by one, and a real model's reference. */
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
-
 #include "infer/generator.h"
+#include "shared.h"
 
 enum { PROMPTS = 4, STEPS = 12, LONGEST = 40 };
 
 static const size_t prompt_lengths[PROMPTS] = {7, 1, 23, 12};
-
-/* The path of something below the folder of shared test data; the test is skipped where that is not. */
-static const char *shared(const char *name, char path[TN_PATH_MAX]) {
-    const char *dir = getenv("TENON_SHARED");
-    snprintf(path, TN_PATH_MAX, "%s/%s", dir ? dir : TENON_SOURCE_ROOT "/../shared", name);
-    if (!tn_path_exists(path))
-        skip();
-    return path;
-}
-
-static tn_model *load(const char *name) {
-    char path[TN_PATH_MAX];
-    tn_model *model;
-    assert_int_equal(tn_model_load(shared(name, path), &model), TN_OK);
-    return model;
-}
 
 /* Prompts and what follows them, spread over the vocabulary. */
 static void fill_ids(int32_t ids[PROMPTS][LONGEST], int64_t vocab) {
@@ -97,7 +74,7 @@ static void assert_close(const float *a, const float *b, int64_t count) {
 /* Feeds fixed ids to a batch of sequences of different lengths and compares every step with a pass over the whole sequence.
  */
 static void compare_with_uncached(const char *name, int64_t pass_tokens) {
-    tn_model *model = load(name);
+    tn_model *model = load_shared(name);
     int32_t ids[PROMPTS][LONGEST], next[PROMPTS];
     int64_t sequences[PROMPTS];
     tn_prompt prompts[PROMPTS];
@@ -151,7 +128,7 @@ static void prompts_may_be_read_in_pieces(void **state) {
 static void an_adapter_acts_with_a_cache_too(void **state) {
     (void)state;
     char path[TN_PATH_MAX];
-    tn_model *model = load("golden/lora_basic/base");
+    tn_model *model = load_shared("golden/lora_basic/base");
     const int32_t ids[6] = {1, 5, 9, 2, 7, 30};
     tn_prompt prompt = {ids, 6};
     tn_generator generator;
@@ -182,15 +159,6 @@ static id_list ids_of(const cJSON *array) {
     return list;
 }
 
-#define STORIES "data/models/stories260K"
-
-static cJSON *read_stories_golden(void) {
-    char path[TN_PATH_MAX];
-    cJSON *golden;
-    assert_int_equal(tn_json_read(shared(STORIES "/golden.json", path), 1 << 20, &golden), TN_OK);
-    return golden;
-}
-
 static void assert_result_is(const tn_generate_result *result, const cJSON *entry, bool has_text) {
     id_list expected = ids_of(tn_json_get(entry, "greedy_ids"));
     assert_int_equal(result->count, expected.count);
@@ -219,7 +187,7 @@ static bool listen(void *cookie, int32_t id, const char *text, size_t length) {
 static void greedy_generation_equals_the_reference(void **state) {
     (void)state;
     cJSON *golden = read_stories_golden();
-    tn_model *model = load(STORIES);
+    tn_model *model = load_shared(STORIES);
     tn_generate_options options;
     const cJSON *entry;
     tn_generate_options_default(&options);
@@ -257,7 +225,7 @@ static bool check_next(void *cookie, size_t index, const tn_generate_result *res
 static void many_prompts_together_give_what_each_gives_alone(void **state) {
     (void)state;
     cJSON *golden = read_stories_golden();
-    tn_model *model = load(STORIES);
+    tn_model *model = load_shared(STORIES);
     tn_generate_options options;
     tn_prompt prompts[7];
     checker c = {.golden = golden, .has_text = model->tokenizer != NULL};
@@ -291,7 +259,7 @@ static tn_status compare_first_logits(void *cookie, int64_t sequence, const floa
 static void first_logits_equal_the_reference(void **state) {
     (void)state;
     cJSON *golden = read_stories_golden();
-    tn_model *model = load(STORIES);
+    tn_model *model = load_shared(STORIES);
     const cJSON *entry;
     cJSON_ArrayForEach(entry, golden) {
         id_list ids = ids_of(tn_json_get(entry, "prompt_ids"));
@@ -318,7 +286,7 @@ static bool equals_first(void *cookie, size_t index, const tn_generate_result *r
 
 static void sampling_repeats_with_its_seed_alone_and_in_a_batch(void **state) {
     (void)state;
-    tn_model *model = load(STORIES);
+    tn_model *model = load_shared(STORIES);
     const int32_t ids[] = {1, 403, 407, 261, 378};
     tn_generate_options options;
     tn_generate_result first, again, other;
@@ -345,7 +313,7 @@ static void sampling_repeats_with_its_seed_alone_and_in_a_batch(void **state) {
 
 static void generation_stops_where_positions_end(void **state) {
     (void)state;
-    tn_model *model = load(STORIES);
+    tn_model *model = load_shared(STORIES);
     int32_t ids[513];
     tn_generate_options options;
     tn_generate_result result;
@@ -372,7 +340,7 @@ static void generation_stops_where_positions_end(void **state) {
 
 static void prompts_are_checked(void **state) {
     (void)state;
-    tn_model *model = load(STORIES);
+    tn_model *model = load_shared(STORIES);
     tn_generate_result result;
     tn_generate_options options;
     assert_int_equal(tn_generate(model, NULL, 0, NULL, NULL, NULL, &result), TN_ERROR_ARGUMENT);
@@ -386,7 +354,7 @@ static void prompts_are_checked(void **state) {
 
 static void the_callback_stops_generation(void **state) {
     (void)state;
-    tn_model *model = load(STORIES);
+    tn_model *model = load_shared(STORIES);
     heard h = {.stop_after = 5};
     tn_generate_result result;
     assert_int_equal(tn_generate(model, (int32_t[]){1, 403}, 2, NULL, listen, &h, &result), TN_OK);
@@ -399,7 +367,7 @@ static void the_callback_stops_generation(void **state) {
 
 static void failing_allocations_leave_nothing_behind(void **state) {
     (void)state;
-    tn_model *model = load(STORIES);
+    tn_model *model = load_shared(STORIES);
     tn_generate_options options;
     tn_generate_options_default(&options);
     options.max_tokens = 3;
