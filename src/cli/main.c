@@ -3,6 +3,9 @@
 #include "cli/commands.h"
 
 static const tn_command *const commands[] = {
+    &tn_command_generate,
+    &tn_command_chat,
+    &tn_command_eval,
     &tn_command_forward,
     &tn_command_help,
     &tn_command_version,
