@@ -92,14 +92,16 @@ typedef struct {
     FILE *out;
 } shower;
 
+/* Further lines stand below the first; labels are 13 columns wide. */
 static void show_text(FILE *out, const char *label, const char *text) {
-    fprintf(out, "%-11s", label);
+    fputs(label, out);
+    text += strspn(text, " \n");
     for (; *text; text++) {
         /* what a terminal would obey is not shown */
         bool control = (unsigned char)*text < ' ' && *text != '\n' && *text != '\t';
         fputc(control ? ' ' : *text, out);
         if (*text == '\n' && text[1])
-            fputs("           ", out);
+            fputs("             ", out);
     }
     fputc('\n', out);
 }
@@ -108,9 +110,9 @@ static bool show_sample(void *cookie, const char *prompt, const char *reference,
     shower *s = cookie;
     if (s->left-- <= 0)
         return true;
-    show_text(s->out, "prompt", prompt);
-    show_text(s->out, "reference", reference);
-    show_text(s->out, exact ? "\xe2\x9c\x93 generated " : "\xe2\x9c\x97 generated ", text);
+    show_text(s->out, "  prompt     ", prompt);
+    show_text(s->out, "  reference  ", reference);
+    show_text(s->out, exact ? "\xe2\x9c\x93 generated  " : "\xe2\x9c\x97 generated  ", text);
     fputc('\n', s->out);
     return true;
 }
