@@ -4,7 +4,10 @@
 
 #include "cli/cli.h"
 
+extern const tn_command tn_command_chat;
+extern const tn_command tn_command_eval;
 extern const tn_command tn_command_forward;
+extern const tn_command tn_command_generate;
 extern const tn_command tn_command_generate_docs;
 extern const tn_command tn_command_help;
 extern const tn_command tn_command_plan;

@@ -5,6 +5,9 @@
 static const tn_command *const commands[] = {
     &tn_command_train,
     &tn_command_plan,
+    &tn_command_generate,
+    &tn_command_chat,
+    &tn_command_eval,
     &tn_command_forward,
     &tn_command_train_tokenizer,
     &tn_command_help,
