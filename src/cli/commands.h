@@ -7,6 +7,10 @@
 extern const tn_command tn_command_forward;
 extern const tn_command tn_command_generate_docs;
 extern const tn_command tn_command_help;
+extern const tn_command tn_command_inspect;
+extern const tn_command tn_command_merge;
+extern const tn_command tn_command_tokenize;
+extern const tn_command tn_command_unmerge;
 extern const tn_command tn_command_version;
 
 #endif

@@ -4,6 +4,8 @@
 
 static const tn_command *const commands[] = {
     &tn_command_forward,
+    &tn_command_merge,
+    &tn_command_unmerge,
     &tn_command_help,
     &tn_command_version,
     &tn_command_generate_docs,
