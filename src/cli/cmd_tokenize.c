@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/utf8.h"
 #include "cli/commands.h"
 #include "format/json.h"
 #include "text/tokenizer.h"
@@ -34,14 +35,66 @@ static const tn_option options[] = {
     {0},
 };
 
-/* What a run works with; `in` and `out` are reused from line to line. */
+/* What a run works with; buffers are reused from line to line. */
 typedef struct {
     const config *config;
     tn_tokenizer *tokenizer;
     tn_ids ids;
-    tn_buf text, out;
+    tn_buf line, text, out;
+    uint32_t stand_in; /* for NUL in the current line; 0: the line has none */
     char where[64];
 } worker;
+
+/* Parsed strings end in NUL, so \u0000 goes through the parser as a private-use character that the line does not hold. */
+static uint32_t choose_stand_in(const char *line, size_t length) {
+    enum { FIRST = 0xe000, LAST = 0xf8ff };
+    char raw[4], lower[8], upper[8];
+    for (uint32_t code = FIRST; code <= LAST; code++) {
+        size_t raw_length = tn_utf8_encode(code, raw);
+        snprintf(lower, sizeof lower, "%04x", (unsigned)code);
+        snprintf(upper, sizeof upper, "%04X", (unsigned)code);
+        if (!memmem(line, length, raw, raw_length) && !memmem(line, length, lower, 4) && !memmem(line, length, upper, 4))
+            return code;
+    }
+    return 0;
+}
+
+/* The line with every escaped NUL replaced, in w->line; the line itself when there is none. */
+static const char *hide_nul(worker *w, const char *line, size_t length) {
+    static const char escape[] = "\\u0000";
+    size_t size = sizeof escape - 1;
+    w->stand_in = memmem(line, length, escape, size) ? choose_stand_in(line, length) : 0;
+    if (!w->stand_in)
+        return line;
+    tn_buf_clear(&w->line);
+    for (size_t i = 0; i < length; i++) {
+        if (line[i] != '\\') {
+            tn_buf_putc(&w->line, line[i]);
+        } else if (length - i >= size && memcmp(line + i, escape, size) == 0) {
+            tn_buf_printf(&w->line, "\\u%04x", (unsigned)w->stand_in);
+            i += size - 1;
+        } else {
+            tn_buf_append(&w->line, line + i, length - i > 1 ? 2 : 1);
+            i++;
+        }
+    }
+    return tn_buf_text(&w->line);
+}
+
+/* `text` with the stand-in turned back into NUL, in w->text. */
+static void restore_nul(worker *w, const char *text) {
+    char raw[4];
+    size_t raw_length = w->stand_in ? tn_utf8_encode(w->stand_in, raw) : 0;
+    tn_buf_clear(&w->text);
+    while (*text) {
+        const char *next = raw_length ? memmem(text, strlen(text), raw, raw_length) : NULL;
+        tn_buf_append(&w->text, text, next ? (size_t)(next - text) : strlen(text));
+        if (!next)
+            return;
+        tn_buf_putc(&w->text, 0);
+        text = next + raw_length;
+    }
+}
 
 static tn_status read_text(const worker *w, const cJSON *row, const char **text) {
     *text = NULL;
@@ -55,8 +108,10 @@ static tn_status read_text(const worker *w, const cJSON *row, const char **text)
 static tn_status encode_line(worker *w, const cJSON *row) {
     const char *text;
     TN_TRY(read_text(w, row, &text));
+    restore_nul(w, text);
+    TN_TRY(tn_buf_status(&w->text));
     w->ids.count = 0;
-    tn_status status = tn_tokenizer_encode(w->tokenizer, text, strlen(text), w->config->special, &w->ids);
+    tn_status status = tn_tokenizer_encode(w->tokenizer, tn_buf_text(&w->text), w->text.length, w->config->special, &w->ids);
     if (status != TN_OK)
         return tn_fail_context(status, "%s", w->where);
     tn_buf_putc(&w->out, '[');
@@ -91,7 +146,9 @@ static tn_status decode_line(worker *w, const cJSON *row) {
 
 static tn_status work_on_line(worker *w, const char *line, size_t length) {
     cJSON *row;
-    TN_TRY(tn_json_parse(line, length, w->where, &row));
+    line = hide_nul(w, line, length);
+    TN_TRY(tn_buf_status(&w->line));
+    TN_TRY(tn_json_parse(line, w->stand_in ? w->line.length : length, w->where, &row));
     tn_buf_clear(&w->out);
     tn_status status = w->config->decode ? decode_line(w, row) : encode_line(w, row);
     cJSON_Delete(row);
@@ -137,6 +194,7 @@ static int run(const tn_invocation *call) {
         status = work_on_input(&w);
     tn_tokenizer_free(w.tokenizer);
     tn_ids_free(&w.ids);
+    tn_buf_free(&w.line);
     tn_buf_free(&w.text);
     tn_buf_free(&w.out);
     return tn_cli_exit(status);
