@@ -84,15 +84,17 @@ static const char *hide_nul(worker *w, const char *line, size_t length) {
 /* `text` with the stand-in turned back into NUL, in w->text. */
 static void restore_nul(worker *w, const char *text) {
     char raw[4];
-    size_t raw_length = w->stand_in ? tn_utf8_encode(w->stand_in, raw) : 0;
+    size_t raw_length = w->stand_in ? tn_utf8_encode(w->stand_in, raw) : 0, left = strlen(text);
     tn_buf_clear(&w->text);
-    while (*text) {
-        const char *next = raw_length ? memmem(text, strlen(text), raw, raw_length) : NULL;
-        tn_buf_append(&w->text, text, next ? (size_t)(next - text) : strlen(text));
+    while (left) {
+        const char *next = raw_length ? memmem(text, left, raw, raw_length) : NULL;
+        size_t plain = next ? (size_t)(next - text) : left;
+        tn_buf_append(&w->text, text, plain);
         if (!next)
             return;
         tn_buf_putc(&w->text, 0);
-        text = next + raw_length;
+        text += plain + raw_length;
+        left -= plain + raw_length;
     }
 }
 

@@ -4,6 +4,7 @@
 
 static const tn_command *const commands[] = {
     &tn_command_forward,
+    &tn_command_inspect,
     &tn_command_tokenize,
     &tn_command_merge,
     &tn_command_unmerge,
