@@ -27,6 +27,8 @@ static bool whole_number(const cJSON *item, int64_t *out) {
 }
 
 static tn_status parse_metadata(tn_safetensors *file, const cJSON *object) {
+    if (cJSON_IsNull(object)) /* as mlx writes it */
+        return TN_OK;
     if (!cJSON_IsObject(object))
         return tn_fail(TN_ERROR_FORMAT, METADATA_KEY " must be an object of strings");
     const char *duplicate = tn_json_duplicate_key(object);
