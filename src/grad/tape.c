@@ -10,7 +10,7 @@ enum { CHUNK_BYTES = 256 << 10 };
 struct tn_tape_chunk {
     struct tn_tape_chunk *next;
     size_t filled;
-    _Alignas(64) char data[CHUNK_BYTES];
+    _Alignas(16) char data[CHUNK_BYTES];
 };
 
 tn_status tn_tape_init(tn_tape *tape, const tn_kernels *kernels, int64_t reserve) {

@@ -229,12 +229,12 @@ void tn_decoder_free(tn_decoder *model) {
     if (!model)
         return;
     tn_checkpoint_close(&model->checkpoint);
-    tn_decoder_config_free(&model->config);
     cJSON_Delete(model->json);
     tn_map_free(&model->by_name);
     tn_pages_free(model->random_weights, (size_t)model->random_bytes);
     tn_pages_free(model->norm_weights, (size_t)model->norm_bytes);
     tn_pages_free(model->rope_cos, (size_t)(model->rope_positions * model->config.head_size) * sizeof(float));
+    tn_decoder_config_free(&model->config);
     tn_arena_free(&model->arena);
     tn_free(model->modules);
     tn_free(model->layers);
