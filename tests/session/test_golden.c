@@ -408,21 +408,33 @@ static void every_folder_is_a_case(void **state) {
     assert_int_equal(folders, CASE_COUNT);
 }
 
+/* The second time round, since threads keep scratch for their kernels. */
 static void nothing_leaks(void **state) {
-    assert_int_equal(tn_memory_used(), *(size_t *)*state);
+    static const char *const some[] = {"base_llama_bf16", "base_llama_f16_sharded", "init_pissa", "lora_layer_replication",
+                                       "lora_tied_modules_to_save", "lora_trainable_tokens_tied"};
+    size_t used[2];
+    (void)state;
+    tn_set_threads(1);
+    for (int round = 0; round < 2; round++) {
+        for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+            void *name = (void *)(uintptr_t)some[i];
+            case_agrees_with_peft(&name);
+        }
+        used[round] = tn_memory_used();
+    }
+    tn_set_threads(0);
+    assert_int_equal(used[0], used[1]);
 }
 
 int main(void) {
-    static size_t memory_before;
     struct CMUnitTest tests[CASE_COUNT + 2];
     const char *cpu = getenv("TENON_CPU");
     enum { SKIPPED = 77 };
     if (cpu && strcmp(tn_kernels_cpu()->name, cpu) != 0)
         return SKIPPED;
-    memory_before = tn_memory_used();
     tests[0] = (struct CMUnitTest)cmocka_unit_test(every_folder_is_a_case);
     for (int i = 0; i < CASE_COUNT; i++)
         tests[i + 1] = (struct CMUnitTest){cases[i], case_agrees_with_peft, NULL, NULL, (void *)(uintptr_t)cases[i]};
-    tests[CASE_COUNT + 1] = (struct CMUnitTest)cmocka_unit_test_prestate(nothing_leaks, &memory_before);
+    tests[CASE_COUNT + 1] = (struct CMUnitTest)cmocka_unit_test(nothing_leaks);
     return cmocka_run_group_tests_name("golden", tests, NULL, remove_temporary);
 }
