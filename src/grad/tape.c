@@ -74,9 +74,10 @@ void *tn_tape_store(tn_tape *tape, size_t size) {
 
 tn_block tn_scratch_take(tn_tape *tape, int64_t floats) {
     tn_block block = {0};
-    int64_t size = INT64_MAX, offset = -1;
-    if (tn_mul_i64(floats, (int64_t)sizeof(float), &size))
-        offset = tn_heap_take(&tape->heap, size);
+    int64_t size;
+    if (!tn_mul_i64(floats, (int64_t)sizeof(float), &size))
+        size = INT64_MAX;
+    int64_t offset = tn_heap_take(&tape->heap, size);
     if (offset < 0) {
         fail_memory(tape, size);
         return block;
