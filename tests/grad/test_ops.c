@@ -1,9 +1,10 @@
 /* Every op's gradient against central differences of its own forward.
  *
- * The scalar is L = sum(w * y) with random w, summed in double. Each entry of each value and weight is moved by h = 1/64 both ways on
- * the reference kernels. Rounding: y carries errors of about 2^-22 for entries of size 1, of which a few dozen add up at random, over
- * 2 h: below 1e-4. Truncation: h^2 / 6 times the third derivative, which is at most about 20 here: below 1e-3. So entries must agree
- * within 2e-3 of the largest entry of their gradient (or of 1, for gradients that vanish). */
+ * The scalar is L = sum(w * y) with random w, summed in double. Each entry of each value and weight is moved by h = 1/64
+ * both ways on the reference kernels. Rounding: y carries errors of about 2^-22 for entries of size 1, of which a few dozen
+ * add up at random, over 2 h: below 1e-4. Truncation: h^2 / 6 times the third derivative, which is at most about 20 here:
+ * below 1e-3. So entries must agree within 2e-3 of the largest entry of their gradient (or of 1, for gradients that vanish).
+ */
 #include "support/support.h"
 
 #include "grad/ops.h"
@@ -143,7 +144,10 @@ static const op_case op_cases[] = {
     {"linear", run_linear, 2, {{T, C, false}, {O, C, true}}},
     {"linear with bias", run_linear_with_bias, 3, {{T, C, false}, {O, C, true}, {1, O, true}}},
     {"low rank", run_low_rank, 4, {{T, O, false}, {T, C, false}, {R, C, true}, {O, R, true}}},
-    {"low rank with bias", run_low_rank_with_bias, 5, {{T, O, false}, {T, C, false}, {R, C, true}, {O, R, true}, {1, O, true}}},
+    {"low rank with bias",
+     run_low_rank_with_bias,
+     5,
+     {{T, O, false}, {T, C, false}, {R, C, true}, {O, R, true}, {1, O, true}}},
     {"low rank embedding", run_low_rank_embedding, 3, {{T, C, false}, {R, V, true}, {C, R, true}}},
     {"replace embeddings", run_replace_embeddings, 2, {{T, C, false}, {K, C, true}}},
     {"replace logits", run_replace_logits, 3, {{T, V, false}, {T, C, false}, {K, C, true}}},
@@ -178,7 +182,8 @@ static double run(const op_case *c, const tn_kernels *kernels, unsigned trained)
         const leaf *l = &c->leaves[i];
         bool needs = trained >> i & 1;
         if (l->is_weight) {
-            weights[i].tensor = (tn_tensor){.ndim = l->rows > 1 ? 2 : 1, .shape = {l->rows > 1 ? l->rows : l->cols, l->cols}, .data = data[i]};
+            weights[i].tensor = (tn_tensor){
+                .ndim = l->rows > 1 ? 2 : 1, .shape = {l->rows > 1 ? l->rows : l->cols, l->cols}, .data = data[i]};
             weights[i].trainable = needs;
             weights[i].grad = needs ? memset(analytic[i], 0, sizeof analytic[i]) : NULL;
             in.weights[i] = &weights[i];
@@ -234,7 +239,8 @@ static void compare(const op_case *c, unsigned trained, const char *kernels) {
             scale = fmax(scale, fabs((double)numeric[i][j]));
         double difference = largest_difference(analytic[i], numeric[i], count);
         if (!(difference <= 2e-3 * scale))
-            fail_msg("%s on %s, trained %u: gradient of operand %d is off by %g of %g", c->name, kernels, trained, i, difference, scale);
+            fail_msg("%s on %s, trained %u: gradient of operand %d is off by %g of %g", c->name, kernels, trained, i,
+                     difference, scale);
     }
 }
 

@@ -1,5 +1,5 @@
-/* Logits, losses, gradients, merged weights and adapter files against what PyTorch and PEFT computed (tests/golden/README.md). The
- * build runs this program once per table of kernels. */
+/* Logits, losses, gradients, merged weights and adapter files against what PyTorch and PEFT computed
+ * (tests/golden/README.md). The build runs this program once per table of kernels. */
 #include <dirent.h>
 
 #include <tenon/evaluate.h>
@@ -309,8 +309,8 @@ static void copy_file(const char *to, const char *from) {
     tn_buf_free(&bytes);
 }
 
-/* A base that lost B0 A0 to the adapter: as PEFT trained it, and saved for the untouched base. The configuration of adapter_trained
- * says nothing of the initialisation, so that of adapter stands for it. */
+/* A base that lost B0 A0 to the adapter: as PEFT trained it, and saved for the untouched base. The configuration of
+ * adapter_trained says nothing of the initialisation, so that of adapter stands for it. */
 static void check_init(golden *g) {
     tn_safetensors out, want, have;
     assert_ok(tn_model_load_adapter(g->model, path_in(g, "adapter"), true, false));
@@ -340,13 +340,14 @@ static void check_init(golden *g) {
 
 /* The first batch of a training case as an input file. */
 static const char *write_first_batch(const golden *g) {
-    static const char *const names[][2] = {{"train_input_ids", "input_ids"}, {"train_attention_mask", "attention_mask"},
-                                           {"train_labels", "labels"}};
+    static const char *const names[][2] = {
+        {"train_input_ids", "input_ids"}, {"train_attention_mask", "attention_mask"}, {"train_labels", "labels"}};
     const char *path = temporary("first.safetensors");
     tn_safetensors_writer *writer;
     assert_ok(tn_safetensors_writer_new(&writer, path));
     for (int i = 0; i < 3; i++)
-        assert_ok(tn_safetensors_writer_declare(writer, names[i][1], TN_DTYPE_I64, 2, tensor(&g->io, names[i][0])->shape + 1));
+        assert_ok(
+            tn_safetensors_writer_declare(writer, names[i][1], TN_DTYPE_I64, 2, tensor(&g->io, names[i][0])->shape + 1));
     assert_ok(tn_safetensors_writer_begin(writer));
     for (int i = 0; i < 3; i++) {
         const tn_tensor *t = tensor(&g->io, names[i][0]);
@@ -410,8 +411,8 @@ static void every_folder_is_a_case(void **state) {
 
 /* The second time round, since threads keep scratch for their kernels. */
 static void nothing_leaks(void **state) {
-    static const char *const some[] = {"base_llama_bf16", "base_llama_f16_sharded", "init_pissa", "lora_layer_replication",
-                                       "lora_tied_modules_to_save", "lora_trainable_tokens_tied"};
+    static const char *const some[] = {"base_llama_bf16",        "base_llama_f16_sharded",    "init_pissa",
+                                       "lora_layer_replication", "lora_tied_modules_to_save", "lora_trainable_tokens_tied"};
     size_t used[2];
     (void)state;
     tn_set_threads(1);

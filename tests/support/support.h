@@ -26,7 +26,8 @@ static inline void check_ok(tn_status status, const char *call, const char *file
 }
 #define assert_ok(call) check_ok((call), #call, __FILE__, __LINE__)
 
-static inline void check_fails(tn_status got, tn_status want, const char *words, const char *call, const char *file, int line) {
+static inline void check_fails(tn_status got, tn_status want, const char *words, const char *call, const char *file,
+                               int line) {
     bool good = got == want && strstr(tn_error_message(), words);
     if (!good)
         print_error("%s: wanted %s '%s', got %s '%s'\n", call, tn_status_name(want), words, tn_status_name(got),
@@ -92,9 +93,10 @@ static inline double largest_difference(const float *a, const float *b, int64_t 
 }
 
 /* A llama of two layers with every kind of odd size; the head is the embedding when tied. */
-#define SMALL_LLAMA                                                                                                                 \
-    "{\"model_type\": \"llama\", \"vocab_size\": 37, \"hidden_size\": 24, \"intermediate_size\": 40, \"num_hidden_layers\": 2, "    \
-    "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-06, "            \
+#define SMALL_LLAMA                                                                                                         \
+    "{\"model_type\": \"llama\", \"vocab_size\": 37, \"hidden_size\": 24, \"intermediate_size\": 40, "                      \
+    "\"num_hidden_layers\": 2, "                                                                                            \
+    "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-06, "    \
     "\"initializer_range\": 0.2, \"attention_bias\": false, \"tie_word_embeddings\": false}"
 
 /* A model from this config.json whose every tensor, norms and biases too, is random. */
@@ -127,7 +129,8 @@ static inline tn_model *create_stored_model(const char *config, uint64_t seed, c
 static inline void randomise_adapter(tn_adapter *adapter, uint64_t seed, float std) {
     for (int64_t i = 0; i < adapter->params.count; i++) {
         const tn_param *param = &adapter->params.entries[i];
-        tn_fill_normal(param->weight->tensor.data, (size_t)param->count, seed, tn_stream(TN_STREAM_DATA, (uint32_t)i), 0, std);
+        tn_fill_normal(param->weight->tensor.data, (size_t)param->count, seed, tn_stream(TN_STREAM_DATA, (uint32_t)i), 0,
+                       std);
     }
 }
 
