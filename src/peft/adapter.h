@@ -84,4 +84,7 @@ bool tn_adapter_changes(const tn_adapter *adapter, const tn_module *module);
 /* Modules that a configuration selects, in the model's order, into `selected` (one bool per module). */
 tn_status tn_peft_select(const tn_decoder *model, const tn_peft_config *config, const tn_peft_method *method, bool *selected);
 
+/* True when modules_to_save names the module: its name ends in an entry, dot or not, as PEFT compares. */
+bool tn_peft_saves_module(tn_text_list modules_to_save, const char *name);
+
 #endif
