@@ -211,7 +211,7 @@ static tn_status start_values(tn_adapter *adapter, uint64_t seed) {
 static void attach(tn_adapter *adapter) {
     for (int64_t i = 0; i < adapter->slot_count; i++)
         tn_module_attach(adapter->slots[i].module, adapter->slots[i].slot);
-    adapter->attached = true;
+    adapter->attached = adapter->enabled = true;
 }
 
 tn_status tn_adapter_create(tn_decoder *model, const tn_peft_method *method, tn_peft_config *config, bool trainable, uint64_t seed,
@@ -266,7 +266,7 @@ tn_status tn_adapter_create_full(tn_decoder *model, bool trainable, tn_adapter *
     TN_TRY_GOTO(tn_params_build(&adapter->params, trainable));
     for (int64_t i = 0; i < adapter->params.count; i++)
         adapter->params.entries[i].decay = adapter->params.entries[i].weight->tensor.ndim > 1;
-    adapter->attached = true;
+    adapter->attached = adapter->enabled = true;
     *out = adapter;
     return TN_OK;
 fail:
@@ -290,9 +290,11 @@ static void restore_base(tn_adapter *adapter) {
 void tn_adapter_free(tn_adapter *adapter) {
     if (!adapter)
         return;
-    if (adapter->attached)
+    if (adapter->attached) {
+        tn_adapter_enable(adapter, true);
         for (int64_t i = 0; i < adapter->slot_count; i++)
             tn_module_detach(adapter->slots[i].module, adapter->slots[i].slot);
+    }
     restore_base(adapter);
     tn_params_free(&adapter->params);
     tn_peft_config_free(&adapter->config);
@@ -303,7 +305,7 @@ void tn_adapter_free(tn_adapter *adapter) {
 }
 
 void tn_adapter_enable(tn_adapter *adapter, bool enabled) {
-    if (adapter->attached == enabled)
+    if (adapter->enabled == enabled)
         return;
     for (int64_t i = 0; i < adapter->slot_count; i++)
         adapter->slots[i].slot->disabled = !enabled;
@@ -312,8 +314,10 @@ void tn_adapter_enable(tn_adapter *adapter, bool enabled) {
         tn_weight *weight = r->is_bias ? &r->module->bias : &r->module->weight, other = r->original;
         r->original = *weight;
         *weight = other;
+        if (r->was_tied)
+            r->module->tied = enabled ? NULL : r->tied;
     }
-    adapter->attached = enabled;
+    adapter->enabled = enabled;
 }
 
 bool tn_adapter_changes(const tn_adapter *adapter, const tn_module *module) {

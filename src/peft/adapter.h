@@ -29,7 +29,7 @@ struct tn_adapter {
     int64_t slot_count;
     tn_replaced *replaced;
     int64_t replaced_count, replaced_capacity;
-    bool attached;
+    bool attached, enabled; /* slots are on their modules; and act */
     tn_arena arena;
 };
 
