@@ -172,8 +172,10 @@ static tn_status resolve_all_linear(tn_adapter *adapter, const bool *selected) {
 static tn_status build(tn_adapter *adapter, bool *selected) {
     tn_decoder *model = adapter->model;
     tn_peft_config *config = &adapter->config;
-    if (config->replication_count)
+    if (config->replication_count) {
         TN_TRY(tn_decoder_replicate(model, (const int64_t(*)[2])config->replication, (int64_t)config->replication_count));
+        adapter->replicated = true;
+    }
     if (!config->target_modules.count && !config->target_regex && !config->all_linear && !config->target_parameters.count)
         TN_TRY(tn_peft_config_set_targets(config, "q_proj,v_proj"));
     TN_TRY(tn_lora_init_check(config->init));
@@ -296,6 +298,8 @@ void tn_adapter_free(tn_adapter *adapter) {
             tn_module_detach(adapter->slots[i].module, adapter->slots[i].slot);
     }
     restore_base(adapter);
+    if (adapter->replicated)
+        tn_decoder_unreplicate(adapter->model);
     tn_params_free(&adapter->params);
     tn_peft_config_free(&adapter->config);
     tn_arena_free(&adapter->arena);

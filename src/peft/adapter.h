@@ -30,6 +30,7 @@ struct tn_adapter {
     tn_replaced *replaced;
     int64_t replaced_count, replaced_capacity;
     bool attached, enabled; /* slots are on their modules; and act */
+    bool replicated; /* the model's layers are stacked for this adapter */
     tn_arena arena;
 };
 
