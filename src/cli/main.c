@@ -3,6 +3,8 @@
 #include "cli/commands.h"
 
 static const tn_command *const commands[] = {
+    &tn_command_train,
+    &tn_command_plan,
     &tn_command_forward,
     &tn_command_help,
     &tn_command_version,

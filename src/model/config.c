@@ -144,7 +144,7 @@ static tn_status parse_special_tokens(const cJSON *json, const char *where, tn_d
 }
 
 static tn_status parse(const cJSON *json, const char *where, tn_decoder_config *c) {
-    const family *f;
+    const family *f = NULL;
     if (!cJSON_IsObject(json))
         return tn_fail(TN_ERROR_FORMAT, "%s: not a JSON object", where);
     TN_TRY(find_family(json, where, &f));

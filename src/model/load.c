@@ -151,7 +151,7 @@ static tn_status new_decoder(const char *dir, tn_decoder **out) {
 
 tn_status tn_decoder_load(const char *dir, tn_decoder **out) {
     char config_path[TN_PATH_MAX];
-    tn_decoder *model;
+    tn_decoder *model = NULL;
     *out = NULL;
     if (!tn_path_is_dir(dir))
         return tn_fail(TN_ERROR_IO, "%s is not a folder; a model is a folder with config.json, model.safetensors and tokenizer.json", dir);
@@ -200,7 +200,7 @@ static tn_status fill_random(tn_decoder *model, uint64_t seed) {
 
 tn_status tn_decoder_create(const char *path, uint64_t seed, tn_decoder **out) {
     char config_path[TN_PATH_MAX], dir[TN_PATH_MAX];
-    tn_decoder *model;
+    tn_decoder *model = NULL;
     *out = NULL;
     if (tn_path_is_dir(path)) {
         TN_TRY(tn_path_join(config_path, path, "config.json"));

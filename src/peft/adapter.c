@@ -38,7 +38,7 @@ static tn_status add_method_slot(tn_adapter *adapter, tn_module *module) {
     if (!(rank >= 1) || rank != floor(rank) || rank > (double)most)
         return tn_fail(TN_ERROR_ARGUMENT, "rank %g does not fit %s, whose weight is %lld x %lld; choose 1 to %lld", rank, module->name,
                        (long long)weight->shape[0], (long long)weight->shape[1], (long long)most);
-    tn_slot *slot;
+    tn_slot *slot = NULL;
     TN_TRY(add_slot(adapter, module, adapter->method, &adapter->method->hooks, adapter->method->slot_size, &slot));
     return adapter->method->create(adapter, slot, module, (int64_t)rank, alpha);
 }
@@ -121,7 +121,7 @@ static tn_status add_token_rows(tn_adapter *adapter, const tn_token_rows *rows) 
         if (rows->indices[k] >= vocab)
             return tn_fail(TN_ERROR_ARGUMENT, "trainable_token_indices: %d is outside the vocabulary of %lld tokens", rows->indices[k],
                            (long long)vocab);
-    tn_slot *base;
+    tn_slot *base = NULL;
     TN_TRY(add_slot(adapter, module, NULL, &tn_token_rows_hooks, sizeof(tn_token_rows_slot), &base));
     tn_token_rows_slot *slot = (tn_token_rows_slot *)base;
     slot->indices = rows->indices;

@@ -1,0 +1,180 @@
+/* One row for each option of a run, and from them to a model that is ready to train. */
+#include "cli/train_options.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/format.h"
+
+static const char *const too_long_choices[] = {"cut", "drop", NULL};
+static const char *const method_choices[] = {"lora", "full", NULL};
+static const char *const bias_choices[] = {"none", "all", "lora_only", NULL};
+static const char *const schedule_choices[] = {"constant", "linear", "cosine", NULL};
+static const char *const checkpointing_choices[] = {"auto", "on", "off", NULL};
+
+static const tn_option files[] = {
+    {.name = "data", .type = TN_OPTION_PATH, TN_FIELD(tn_cli_train, train.data), .value_name = "PATH", .group = "Data",
+     .help = "JSONL file, or folder with train.jsonl and valid.jsonl", .flags = TN_OPTION_REQUIRED},
+    {.name = "max-length", .type = TN_OPTION_INT, TN_FIELD(tn_cli_train, train.max_length), .initial = "1024", .low = 0, .high = 1e9,
+     .value_name = "N", .help = "tokens per sample; 0: the model's positions"},
+    {.name = "too-long", .type = TN_OPTION_CHOICE, TN_FIELD(tn_cli_train, too_long), .initial = "cut", .choices = too_long_choices,
+     .help = "what happens to longer samples"},
+    {.name = "train-on-prompt", .type = TN_OPTION_BOOL, TN_FIELD(tn_cli_train, train.train_on_prompt),
+     .help = "put the loss on prompts too"},
+    {.name = "valid-fraction", .type = TN_OPTION_FLOAT, TN_FIELD(tn_cli_train, train.valid_fraction), .initial = "0.05", .low = 0,
+     .high = 0.9, .value_name = "X", .help = "share of a single file kept for validation"},
+    {.name = "shuffle", .type = TN_OPTION_BOOL, TN_FIELD(tn_cli_train, train.shuffle), .initial = "true",
+     .help = "a new order of samples every epoch"},
+    {0},
+};
+
+static const tn_option output[] = {
+    {.name = "out", .type = TN_OPTION_PATH, TN_FIELD(tn_cli_train, train.out), .value_name = "DIR", .group = "Output",
+     .help = "folder for the adapter, metrics, report and checkpoints"},
+    {.name = "log-every", .type = TN_OPTION_INT, TN_FIELD(tn_cli_train, train.log_every), .initial = "1", .low = 1, .high = 1e12,
+     .value_name = "N", .help = "steps between lines of metrics.jsonl"},
+    {.name = "eval-every", .type = TN_OPTION_INT, TN_FIELD(tn_cli_train, train.eval_every), .initial = "100", .low = 0, .high = 1e12,
+     .value_name = "N", .help = "steps between validations; 0: at the end only"},
+    {.name = "save-every", .type = TN_OPTION_INT, TN_FIELD(tn_cli_train, train.save_every), .initial = "100", .low = 0, .high = 1e12,
+     .value_name = "N", .help = "steps between checkpoints; 0: at the end only"},
+    {.name = "keep-checkpoints", .type = TN_OPTION_INT, TN_FIELD(tn_cli_train, train.keep_checkpoints), .initial = "2", .low = 1,
+     .high = 1e9, .value_name = "N", .help = "newest checkpoints kept"},
+    {.name = "resume", .type = TN_OPTION_BOOL, TN_FIELD(tn_cli_train, train.resume),
+     .help = "go on from the newest checkpoint in --out, from the start when there is none"},
+    {.name = "resume-changed", .type = TN_OPTION_BOOL, TN_FIELD(tn_cli_train, train.resume_changed),
+     .help = "with --resume: go on although data or settings changed"},
+    {.name = "config", .type = TN_OPTION_PATH, TN_FIELD(tn_cli_train, config), .value_name = "FILE", .group = "Run file",
+     .help = "YAML file with options; flags win", .flags = TN_OPTION_RUN_FILE},
+    {0},
+};
+
+static const tn_option adapter[] = {
+    {.name = "method", .type = TN_OPTION_STRING, TN_FIELD(tn_cli_train, adapter.method), .initial = "lora", .choices = method_choices,
+     .value_name = "NAME", .group = "Adapter", .help = "lora, or full to train every weight"},
+    {.name = "rank", .type = TN_OPTION_INT, TN_FIELD(tn_cli_train, adapter.rank), .initial = "8", .low = -INFINITY, .high = INFINITY,
+     .value_name = "N", .help = "rank of the update"},
+    {.name = "alpha", .type = TN_OPTION_FLOAT, TN_FIELD(tn_cli_train, adapter.alpha), .initial = "16", .low = 0, .high = 1e6,
+     .value_name = "X", .help = "the update is scaled by alpha / rank"},
+    {.name = "dropout", .type = TN_OPTION_FLOAT, TN_FIELD(tn_cli_train, adapter.dropout), .initial = "0", .low = 0, .high = 1,
+     .value_name = "P", .help = "dropout on the adapter's input", .flags = TN_OPTION_BELOW_HIGH},
+    {.name = "target-modules", .type = TN_OPTION_STRING, TN_FIELD(tn_cli_train, adapter.target_modules), .initial = "q_proj,v_proj",
+     .value_name = "NAMES", .help = "names separated by commas, all-linear, or one regular expression"},
+    {.name = "exclude-modules", .type = TN_OPTION_STRING, TN_FIELD(tn_cli_train, adapter.exclude_modules), .value_name = "NAMES",
+     .help = "modules left out of the targets"},
+    {.name = "bias", .type = TN_OPTION_STRING, TN_FIELD(tn_cli_train, adapter.bias), .initial = "none", .choices = bias_choices,
+     .value_name = "MODE", .help = "biases to train: none, all or lora_only"},
+    {.name = "rslora", .type = TN_OPTION_BOOL, TN_FIELD(tn_cli_train, adapter.rslora), .help = "scale by alpha / sqrt(rank)"},
+    {.name = "lora-bias", .type = TN_OPTION_BOOL, TN_FIELD(tn_cli_train, adapter.lora_bias), .help = "give B a bias"},
+    {.name = "init", .type = TN_OPTION_STRING, TN_FIELD(tn_cli_train, adapter.init), .initial = "kaiming", .value_name = "NAME",
+     .help = "kaiming, gaussian, pissa, pissa_niter_K, olora, orthogonal; random: a new model from config.json alone"},
+    {.name = "rank-pattern", .type = TN_OPTION_STRING, TN_FIELD(tn_cli_train, adapter.rank_pattern), .value_name = "NAME=N,...",
+     .help = "ranks by module, names as regular expressions"},
+    {.name = "alpha-pattern", .type = TN_OPTION_STRING, TN_FIELD(tn_cli_train, adapter.alpha_pattern), .value_name = "NAME=X,...",
+     .help = "alphas by module"},
+    {.name = "layers", .type = TN_OPTION_STRING, TN_FIELD(tn_cli_train, adapter.layers), .value_name = "LIST",
+     .help = "layers to transform, such as 0,1,5-8"},
+    {.name = "modules-to-save", .type = TN_OPTION_STRING, TN_FIELD(tn_cli_train, adapter.modules_to_save), .value_name = "NAMES",
+     .help = "modules trained and saved in full"},
+    {.name = "train-tokens", .type = TN_OPTION_STRING, TN_FIELD(tn_cli_train, adapter.token_indices), .value_name = "IDS",
+     .help = "embedding rows to train, such as 5,17"},
+    {.name = "tie-weights", .type = TN_OPTION_BOOL, TN_FIELD(tn_cli_train, adapter.ensure_weight_tying),
+     .help = "a tied head follows an embedding in --modules-to-save"},
+    {.name = "from-adapter", .type = TN_OPTION_PATH, TN_FIELD(tn_cli_train, from_adapter), .value_name = "DIR",
+     .help = "start from this adapter; its configuration replaces the options above"},
+    {0},
+};
+
+static const tn_option training[] = {
+    {.name = "batch-size", .type = TN_OPTION_INT, TN_FIELD(tn_cli_train, train.batch_size), .initial = "8", .low = 1, .high = 1e9,
+     .value_name = "N", .group = "Training", .help = "samples per micro-batch"},
+    {.name = "accumulate", .type = TN_OPTION_INT, TN_FIELD(tn_cli_train, train.accumulate), .initial = "1", .low = 1, .high = 1e9,
+     .value_name = "N", .help = "micro-batches per step"},
+    {.name = "steps", .type = TN_OPTION_INT, TN_FIELD(tn_cli_train, train.steps), .initial = "0", .low = 0, .high = 1e12,
+     .value_name = "N", .help = "optimiser steps; 0: as many as --epochs makes"},
+    {.name = "epochs", .type = TN_OPTION_FLOAT, TN_FIELD(tn_cli_train, train.epochs), .initial = "3", .low = 0, .high = 1e9,
+     .value_name = "X", .help = "passes over the data"},
+    {.name = "lr", .type = TN_OPTION_FLOAT, TN_FIELD(tn_cli_train, train.lr), .initial = "1e-4", .low = 0, .high = 1e6,
+     .value_name = "X", .help = "learning rate"},
+    {.name = "schedule", .type = TN_OPTION_STRING, TN_FIELD(tn_cli_train, train.schedule), .initial = "cosine",
+     .choices = schedule_choices, .value_name = "NAME", .help = "constant, linear or cosine, after the warmup"},
+    {.name = "warmup", .type = TN_OPTION_INT, TN_FIELD(tn_cli_train, train.warmup), .initial = "0", .low = 0, .high = 1e12,
+     .value_name = "N", .help = "steps of linear warmup"},
+    {.name = "weight-decay", .type = TN_OPTION_FLOAT, TN_FIELD(tn_cli_train, train.weight_decay), .initial = "0.01", .low = 0,
+     .high = 1e6, .value_name = "X", .help = "decoupled weight decay"},
+    {.name = "beta1", .type = TN_OPTION_FLOAT, TN_FIELD(tn_cli_train, train.beta1), .initial = "0.9", .low = 0, .high = 1,
+     .value_name = "X", .help = "decay of the first moment", .flags = TN_OPTION_BELOW_HIGH},
+    {.name = "beta2", .type = TN_OPTION_FLOAT, TN_FIELD(tn_cli_train, train.beta2), .initial = "0.999", .low = 0, .high = 1,
+     .value_name = "X", .help = "decay of the second moment", .flags = TN_OPTION_BELOW_HIGH},
+    {.name = "eps", .type = TN_OPTION_FLOAT, TN_FIELD(tn_cli_train, train.eps), .initial = "1e-8", .low = 0, .high = 1,
+     .value_name = "X", .help = "added to the root of the second moment"},
+    {.name = "grad-clip", .type = TN_OPTION_FLOAT, TN_FIELD(tn_cli_train, train.grad_clip), .initial = "1", .low = 0, .high = 1e12,
+     .value_name = "X", .help = "largest norm of all gradients; 0: no clipping"},
+    {.name = "checkpointing", .type = TN_OPTION_STRING, TN_FIELD(tn_cli_train, train.checkpointing), .initial = "auto",
+     .choices = checkpointing_choices, .value_name = "MODE", .help = "recompute activations to save memory: auto, on or off"},
+    {.name = "seed", .type = TN_OPTION_INT, TN_FIELD(tn_cli_train, train.seed), .initial = "0", .low = 0, .high = 9e15,
+     .value_name = "N", .help = "order of samples, dropout and starting values"},
+    {0},
+};
+
+const tn_option_table tn_cli_train_tables[] = {
+    {tn_cli_model_options, offsetof(tn_cli_train, model)}, {files, 0}, {adapter, 0}, {training, 0}, {output, 0}, {0},
+};
+
+tn_status tn_cli_prepare_training(const tn_invocation *call, tn_train_options *train, tn_model **out) {
+    const tn_cli_train *c = call->config;
+    bool create = c->adapter.init && strcmp(c->adapter.init, "random") == 0;
+    *train = c->train;
+    train->drop_long = c->too_long == 1;
+    tn_set_threads(c->model.threads);
+    TN_TRY(create ? tn_model_create(c->model.model, train->seed, out) : tn_model_load(c->model.model, out));
+    tn_cli_warn_about_model(*out);
+    tn_status status;
+    if (c->from_adapter) {
+        status = tn_model_load_adapter(*out, c->from_adapter, true, false);
+    } else {
+        tn_adapter_options options = c->adapter;
+        if (create)
+            options.init = "kaiming";
+        status = tn_model_add_adapter(*out, &options, train->seed);
+    }
+    if (status != TN_OK) {
+        tn_model_free(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+static double megabytes(int64_t bytes) {
+    return (double)bytes / 1e6;
+}
+
+void tn_cli_print_plan(const tn_model *model, const tn_train_plan *p) {
+    tn_model_info info;
+    char parameters[TN_FORMAT_TEXT], trained[TN_FORMAT_TEXT], tokens[TN_FORMAT_TEXT];
+    tn_model_describe(model, &info);
+    tn_format_count(parameters, (double)p->parameters);
+    tn_format_count(trained, (double)p->trainable);
+    tn_format_count(tokens, (double)p->train_tokens);
+    printf("model      %s, %s parameters (%s), %lld layers of %lld, vocabulary %lld\n", info.family, parameters, info.dtype,
+           (long long)info.layers, (long long)info.hidden_size, (long long)info.vocab_size);
+    printf("training   %s parameters, %.3g %% of the model\n", trained, 100.0 * (double)p->trainable / (double)p->parameters);
+    printf("data       %lld samples (%lld for validation), %s tokens, %.3g %% of them trained on\n", (long long)p->train_samples,
+           (long long)p->valid_samples, tokens, 100.0 * (double)p->labelled_tokens / (double)p->train_tokens);
+    printf("lengths    shortest %lld, median %lld, 95 %% below %lld, longest %lld tokens\n", (long long)p->shortest, (long long)p->median,
+           (long long)p->p95 + 1, (long long)p->longest);
+    if (p->cut)
+        printf("warning    %lld samples were longer than allowed and were cut\n", (long long)p->cut);
+    if (p->dropped)
+        printf("warning    %lld samples were longer than allowed and were dropped\n", (long long)p->dropped);
+    if (p->unlabelled)
+        printf("warning    %lld samples have no label and were left out, the first in line %lld\n", (long long)p->unlabelled,
+               (long long)p->first_unlabelled_line);
+    printf("steps      %lld (%lld per epoch), at most %lld tokens per micro-batch, %.3g GFLOP per step\n", (long long)p->steps,
+           (long long)p->steps_per_epoch, (long long)p->largest_batch_tokens, p->flops_per_step / 1e9);
+    printf("memory     predicted peak %.0f MB: base %.1f, trained %.1f, gradients %.1f, optimiser %.1f, activations %.1f%s, data %.1f, "
+           "program %.1f\n",
+           megabytes(p->peak_bytes), megabytes(p->base_bytes), megabytes(p->adapter_bytes), megabytes(p->gradient_bytes),
+           megabytes(p->optimizer_bytes), megabytes(p->activation_bytes), p->checkpointing ? " (recomputed)" : "",
+           megabytes(p->data_bytes), megabytes(p->runtime_bytes));
+}

@@ -1,0 +1,24 @@
+/* The options of `train`, which `plan` shares. */
+#ifndef TN_CLI_TRAIN_OPTIONS_H
+#define TN_CLI_TRAIN_OPTIONS_H
+
+#include "cli/cli.h"
+#include "cli/model_options.h"
+
+typedef struct tn_cli_train {
+    tn_cli_model model;
+    tn_adapter_options adapter;
+    tn_train_options train;
+    const char *from_adapter, *config;
+    int too_long;
+} tn_cli_train;
+
+extern const tn_option_table tn_cli_train_tables[];
+
+/* Loads or creates the model with its adapter and completes `train` from the other options. */
+tn_status tn_cli_prepare_training(const tn_invocation *call, tn_train_options *train, tn_model **out);
+
+/* Prints what a plan says: model, trained share, data, memory. */
+void tn_cli_print_plan(const tn_model *model, const tn_train_plan *plan);
+
+#endif

@@ -1,0 +1,205 @@
+/* From options to a run that is ready: data, order, settings, memory. */
+#include <math.h>
+#include <string.h>
+
+#include "train/trainer.h"
+
+void tn_train_options_default(tn_train_options *options) {
+    *options = (tn_train_options){
+        .batch_size = 8,
+        .accumulate = 1,
+        .epochs = 3,
+        .max_length = 1024,
+        .shuffle = true,
+        .valid_fraction = 0.05,
+        .lr = 1e-4,
+        .beta1 = 0.9,
+        .beta2 = 0.999,
+        .eps = 1e-8,
+        .weight_decay = 0.01,
+        .grad_clip = 1,
+        .schedule = "cosine",
+        .checkpointing = "auto",
+        .log_every = 1,
+        .eval_every = 100,
+        .save_every = 100,
+        .keep_checkpoints = 2,
+    };
+}
+
+static tn_status check_number(const char *name, double value, double low, double high) {
+    if (value >= low && value <= high)
+        return TN_OK;
+    return tn_fail(TN_ERROR_ARGUMENT, "%s is %g; it must be from %g to %g", name, value, low, high);
+}
+
+static tn_status check_options(const tn_train_options *o) {
+    if (!o->data)
+        return tn_fail(TN_ERROR_ARGUMENT, "no training data given");
+    TN_TRY(check_number("batch_size", (double)o->batch_size, 1, 1e9));
+    TN_TRY(check_number("accumulate", (double)o->accumulate, 1, 1e9));
+    TN_TRY(check_number("steps", (double)o->steps, 0, 1e12));
+    TN_TRY(check_number("epochs", o->epochs, 0, 1e9));
+    TN_TRY(check_number("max_length", (double)o->max_length, 0, 1e9));
+    TN_TRY(check_number("valid_fraction", o->valid_fraction, 0, 0.9));
+    TN_TRY(check_number("lr", o->lr, 0, 1e6));
+    TN_TRY(check_number("beta1", o->beta1, 0, 1));
+    TN_TRY(check_number("beta2", o->beta2, 0, 1));
+    TN_TRY(check_number("eps", o->eps, 0, 1));
+    TN_TRY(check_number("weight_decay", o->weight_decay, 0, 1e6));
+    TN_TRY(check_number("grad_clip", o->grad_clip, 0, 1e12));
+    TN_TRY(check_number("warmup", (double)o->warmup, 0, 1e12));
+    TN_TRY(check_number("log_every", (double)o->log_every, 1, 1e12));
+    TN_TRY(check_number("eval_every", (double)o->eval_every, 0, 1e12));
+    TN_TRY(check_number("save_every", (double)o->save_every, 0, 1e12));
+    return check_number("keep_checkpoints", (double)o->keep_checkpoints, 1, 1e9);
+}
+
+static tn_status find_data(const char *data, const char *name, char path[TN_PATH_MAX], bool *found) {
+    TN_TRY(tn_path_join(path, data, name));
+    *found = tn_path_exists(path);
+    return TN_OK;
+}
+
+static tn_status read_data(tn_trainer *t) {
+    const tn_train_options *o = t->options;
+    const tn_decoder_config *config = &t->model->decoder->config;
+    char path[TN_PATH_MAX];
+    bool found = false;
+    tn_dataset_options options = {.tokenizer = t->model->tokenizer,
+                                  .chat_template = t->model->chat_template,
+                                  .vocab_size = config->vocab_size,
+                                  .max_length = o->max_length ? o->max_length : config->max_positions,
+                                  .too_long = o->drop_long ? TN_TOO_LONG_DROP : TN_TOO_LONG_CUT,
+                                  .train_on_prompt = o->train_on_prompt};
+    if (!tn_path_is_dir(o->data)) {
+        TN_TRY(tn_dataset_read(o->data, &options, &t->train));
+        return tn_dataset_split(&t->train, &t->valid, o->valid_fraction, o->seed);
+    }
+    TN_TRY(find_data(o->data, "train.jsonl", path, &found));
+    if (!found)
+        return tn_fail(TN_ERROR_IO, "%s holds no train.jsonl", o->data);
+    TN_TRY(tn_dataset_read(path, &options, &t->train));
+    TN_TRY(find_data(o->data, "valid.jsonl", path, &found));
+    return found ? tn_dataset_read(path, &options, &t->valid) : TN_OK;
+}
+
+static tn_status apply_groups(tn_trainer *t) {
+    tn_params *params = &t->model->adapter->params;
+    for (int64_t i = 0; i < params->count; i++) {
+        for (size_t g = 0; g < t->options->group_count; g++) {
+            const tn_lr_group *group = &t->options->groups[g];
+            bool matches;
+            TN_TRY(tn_peft_full_match(group->pattern, params->entries[i].name, "learning-rate group", &matches));
+            if (!matches)
+                continue;
+            params->entries[i].lr_scale = (float)group->lr_scale;
+            params->entries[i].decay = params->entries[i].decay && !group->no_decay;
+            break;
+        }
+    }
+    return TN_OK;
+}
+
+/* Everything that changes the course of a run, but not where it is written or how often it reports. */
+static tn_status describe_settings(tn_trainer *t) {
+    const tn_train_options *o = t->options;
+    const tn_adapter *adapter = t->model->adapter;
+    cJSON *s = cJSON_CreateObject();
+    tn_buf text = {0}, config = {0};
+    tn_status status = TN_OK;
+    cJSON_AddStringToObject(s, "family", t->model->decoder->config.family);
+    cJSON_AddNumberToObject(s, "parameters", (double)tn_decoder_parameters(t->model->decoder));
+    cJSON_AddNumberToObject(s, "trainable", (double)adapter->params.total);
+    cJSON_AddNumberToObject(s, "batch-size", (double)o->batch_size);
+    cJSON_AddNumberToObject(s, "accumulate", (double)o->accumulate);
+    cJSON_AddNumberToObject(s, "steps", (double)t->steps);
+    cJSON_AddBoolToObject(s, "shuffle", o->shuffle);
+    cJSON_AddNumberToObject(s, "lr", o->lr);
+    cJSON_AddNumberToObject(s, "beta1", o->beta1);
+    cJSON_AddNumberToObject(s, "beta2", o->beta2);
+    cJSON_AddNumberToObject(s, "eps", o->eps);
+    cJSON_AddNumberToObject(s, "weight-decay", o->weight_decay);
+    cJSON_AddNumberToObject(s, "grad-clip", o->grad_clip);
+    cJSON_AddStringToObject(s, "schedule", o->schedule);
+    cJSON_AddNumberToObject(s, "warmup", (double)o->warmup);
+    cJSON_AddNumberToObject(s, "seed", (double)o->seed);
+    for (size_t g = 0; g < o->group_count; g++)
+        cJSON_AddNumberToObject(s, o->groups[g].pattern, o->groups[g].lr_scale);
+    if (adapter->method) {
+        status = tn_peft_config_print(&adapter->config, &config);
+        cJSON *json = cJSON_Parse(tn_buf_text(&config));
+        cJSON_DeleteItemFromObjectCaseSensitive(json, "base_model_name_or_path");
+        cJSON_AddItemToObject(s, "adapter", json ? json : cJSON_CreateNull());
+    }
+    tn_json_print(&text, s, false);
+    cJSON_Delete(s);
+    tn_buf_free(&config);
+    if (status == TN_OK && !(t->settings = tn_buf_take(&text)))
+        status = tn_fail_memory("the settings");
+    tn_buf_free(&text);
+    return status;
+}
+
+static int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+static tn_status prepare_batches(tn_trainer *t) {
+    const tn_train_options *o = t->options;
+    TN_TRY(tn_order_init(&t->order, &t->train, o->batch_size, o->shuffle, o->seed));
+    int64_t per_epoch = tn_order_per_epoch(&t->order);
+    double steps = o->steps ? (double)o->steps : ceil(o->epochs * (double)per_epoch / (double)o->accumulate);
+    t->steps = steps < 1 ? 1 : (int64_t)steps;
+    tn_batch_size bounds = tn_order_bounds(&t->order, 0, t->steps * o->accumulate);
+    if (t->valid.count) {
+        TN_TRY(tn_order_init(&t->valid_order, &t->valid, o->batch_size, false, 0));
+        tn_batch_size v = tn_order_bounds(&t->valid_order, 0, tn_order_per_epoch(&t->valid_order));
+        bounds = (tn_batch_size){larger(bounds.sequences, v.sequences), larger(bounds.tokens, v.tokens),
+                                 larger(bounds.labelled, v.labelled)};
+    }
+    TN_TRY(tn_batch_builder_init(&t->builder, bounds));
+    t->spans = tn_calloc((size_t)bounds.sequences + 1, sizeof *t->spans);
+    t->losses = tn_calloc((size_t)bounds.labelled + 1, sizeof *t->losses);
+    return t->spans && t->losses ? TN_OK : tn_fail_memory("the batches");
+}
+
+tn_status tn_trainer_init(tn_trainer *t, tn_model *model, const tn_train_options *options, const tn_train_callbacks *callbacks) {
+    static const tn_train_callbacks none;
+    *t = (tn_trainer){.model = model, .options = options, .callbacks = callbacks ? callbacks : &none};
+    if (!model->adapter || !model->adapter->params.grads)
+        return tn_fail(TN_ERROR_ARGUMENT, "the model has nothing to train: add an adapter first, or load one as trainable");
+    TN_TRY(check_options(options));
+    TN_TRY(tn_schedule_from_name(options->schedule, &t->schedule));
+    TN_TRY(read_data(t));
+    TN_TRY(prepare_batches(t));
+    TN_TRY(apply_groups(t));
+    TN_TRY(describe_settings(t));
+    if (options->warmup >= t->steps && t->steps > 1 && t->callbacks->warning) {
+        char text[160];
+        snprintf(text, sizeof text, "warmup of %lld steps is not shorter than the run of %lld: the full learning rate is never reached",
+                 (long long)options->warmup, (long long)t->steps);
+        t->callbacks->warning(t->callbacks->cookie, text);
+    }
+    int64_t longest = 0;
+    for (int64_t i = 0; i < t->train.count; i++)
+        longest = larger(longest, t->train.starts[i + 1] - t->train.starts[i]);
+    for (int64_t i = 0; i < t->valid.count; i++)
+        longest = larger(longest, t->valid.starts[i + 1] - t->valid.starts[i]);
+    return tn_decoder_prepare(model->decoder, longest);
+}
+
+void tn_trainer_free(tn_trainer *t) {
+    tn_tape_free(&t->tape);
+    tn_optimizer_free(&t->optimizer);
+    tn_batch_builder_free(&t->builder);
+    tn_order_free(&t->valid_order);
+    tn_order_free(&t->order);
+    tn_dataset_free(&t->valid);
+    tn_dataset_free(&t->train);
+    tn_buf_free(&t->sample);
+    tn_free(t->settings);
+    tn_free(t->losses);
+    tn_free(t->spans);
+    *t = (tn_trainer){0};
+}

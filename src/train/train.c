@@ -1,0 +1,274 @@
+/* The training loop: micro-batches into gradients, gradients into a step, and what is saved between steps. */
+#include <math.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "train/state.h"
+#include "train/trainer.h"
+
+/* After this many steps some weight must have changed. */
+enum { STEPS_BEFORE_DEAD = 20 };
+
+typedef struct {
+    tn_trainer t;
+    tn_train_plan plan;
+    tn_metrics metrics;
+    tn_train_state state;
+    uint64_t start_hash; /* of all trained values */
+    double started, valid_loss;
+    int64_t tokens;      /* trained in this call */
+} run;
+
+static uint64_t hash_values(const tn_params *params) {
+    return tn_hash(TN_HASH_START, params->values, (size_t)params->total * sizeof(float));
+}
+
+/* Which sample of a batch holds the label whose loss is not finite. */
+static tn_status fail_nonfinite(const run *r, const tn_batch *batch, int64_t label, int64_t step) {
+    int64_t sequence = 0;
+    while (batch->starts[sequence + 1] <= batch->label_rows[label])
+        sequence++;
+    return tn_fail(TN_ERROR_NUMERIC, "the loss is not finite at step %lld, first in the sample of line %d of the training data; the last "
+                   "checkpoint is kept; try a lower learning rate", (long long)step,
+                   r->t.train.lines[batch->samples[sequence]]);
+}
+
+/* One micro-batch: its losses are summed in order, its gradients added to the store. */
+static tn_status run_micro_batch(run *r, int64_t index, int64_t step, float grad_scale, double *loss_sum, tn_train_step *out) {
+    tn_trainer *t = &r->t;
+    const tn_batch *batch;
+    tn_pass pass;
+    TN_TRY(tn_batch_at(&t->builder, &t->order, index, &batch));
+    tn_pass_from_batch(batch, t->spans, &pass);
+    tn_tape_reset(&t->tape);
+    t->tape.recording = true;
+    tn_forward forward = {.tape = &t->tape, .training = true, .dropout_seed = t->options->seed ^ ((uint64_t)index * UINT64_C(0x9e3779b97f4a7c15))};
+    tn_pass_loss(t->model, &forward, &pass, t->checkpointing, grad_scale, t->losses, NULL);
+    TN_TRY(tn_tape_status(&t->tape));
+    for (int64_t i = 0; i < batch->labelled; i++) {
+        if (!isfinite(t->losses[i]))
+            return fail_nonfinite(r, batch, i, step);
+        *loss_sum += t->losses[i];
+    }
+    out->tokens += batch->tokens;
+    out->labelled += batch->labelled;
+    return TN_OK;
+}
+
+static tn_status run_step(run *r, int64_t step, tn_train_step *out) {
+    tn_trainer *t = &r->t;
+    const tn_train_options *o = t->options;
+    int64_t first = (step - 1) * o->accumulate, labelled = 0;
+    double start = tn_seconds(), loss_sum = 0;
+    *out = (tn_train_step){.step = step, .steps = t->steps, .valid_loss = NAN};
+    for (int64_t i = 0; i < o->accumulate; i++)
+        labelled += tn_order_size(&t->order, first + i).labelled;
+    tn_optimizer_zero_grad(&t->optimizer);
+    for (int64_t i = 0; i < o->accumulate; i++)
+        TN_TRY(run_micro_batch(r, first + i, step, 1.0f / (float)labelled, &loss_sum, out));
+    out->loss = loss_sum / (double)labelled;
+    out->grad_norm = tn_optimizer_grad_norm(&t->optimizer);
+    out->lr = o->lr * tn_schedule_factor(t->schedule, step - 1, t->steps, o->warmup);
+    if (!isfinite(out->grad_norm))
+        return tn_fail(TN_ERROR_NUMERIC, "the gradient is not finite at step %lld; the last checkpoint is kept; try a lower learning rate",
+                       (long long)step);
+    tn_optimizer_step(&t->optimizer, step, out->lr, out->grad_norm, o->grad_clip);
+    out->epoch = (double)(first + o->accumulate) / (double)tn_order_per_epoch(&t->order);
+    out->seconds = tn_seconds() - start;
+    r->tokens += out->tokens;
+    double elapsed = tn_seconds() - r->started;
+    out->tokens_per_second = (double)out->tokens / fmax(out->seconds, 1e-9);
+    out->seconds_left = elapsed / (double)(step - r->state.step) * (double)(t->steps - step);
+    return TN_OK;
+}
+
+tn_status tn_trainer_validate(tn_trainer *t, double *loss) {
+    double sum = 0;
+    int64_t labelled = 0, batches = tn_order_per_epoch(&t->valid_order);
+    for (int64_t i = 0; i < batches; i++) {
+        const tn_batch *batch;
+        tn_pass pass;
+        TN_TRY(tn_batch_at(&t->builder, &t->valid_order, i, &batch));
+        tn_pass_from_batch(batch, t->spans, &pass);
+        tn_tape_reset(&t->tape);
+        t->tape.recording = false;
+        tn_forward forward = {.tape = &t->tape};
+        tn_pass_loss(t->model, &forward, &pass, TN_CHECKPOINTING_OFF, 0, t->losses, NULL);
+        TN_TRY(tn_tape_status(&t->tape));
+        for (int64_t j = 0; j < batch->labelled; j++)
+            sum += t->losses[j];
+        labelled += batch->labelled;
+    }
+    *loss = sum / (double)labelled;
+    return TN_OK;
+}
+
+static tn_status validate(run *r, int64_t step, double *loss) {
+    TN_TRY(tn_trainer_validate(&r->t, loss));
+    r->valid_loss = *loss;
+    if (!(r->state.best_valid_loss <= *loss)) {
+        r->state.best_valid_loss = *loss;
+        r->state.best_valid_step = step;
+    }
+    return tn_metrics_validation(&r->metrics, step, *loss);
+}
+
+static tn_status save_checkpoint(run *r, int64_t step) {
+    tn_train_state state = r->state;
+    state.step = step;
+    TN_TRY(tn_metrics_sync(&r->metrics, &state.metrics_bytes));
+    return tn_train_state_save(r->t.options->out, r->t.model->adapter, &r->t.optimizer, &state, r->t.options->keep_checkpoints);
+}
+
+static tn_status check_learning(const run *r, int64_t step) {
+    if (hash_values(&r->t.model->adapter->params) != r->start_hash)
+        return TN_OK;
+    return tn_fail(TN_ERROR_NUMERIC, "after %lld steps no weight has changed: nothing is being learned; check the learning rate (%g), the "
+                   "targets and the labels", (long long)step, r->t.options->lr);
+}
+
+static bool is_due(int64_t every, int64_t step, int64_t steps) {
+    return step == steps || (every > 0 && step % every == 0);
+}
+
+static tn_status train_steps(run *r) {
+    tn_trainer *t = &r->t;
+    const tn_train_options *o = t->options;
+    int64_t first = r->state.step + 1, saved = r->state.step;
+    for (int64_t step = first; step <= t->steps; step++) {
+        tn_train_step event;
+        TN_TRY(run_step(r, step, &event));
+        TN_TRY(tn_metrics_step(&r->metrics, &event, is_due(o->log_every, step, t->steps)));
+        if (step == first - 1 + STEPS_BEFORE_DEAD || (step == t->steps && step > first))
+            TN_TRY(check_learning(r, step));
+        if (t->valid.count && is_due(o->eval_every, step, t->steps))
+            TN_TRY(validate(r, step, &event.valid_loss));
+        event.saved = is_due(o->save_every, step, t->steps);
+        if (event.saved) {
+            TN_TRY(save_checkpoint(r, step));
+            saved = step;
+        }
+        bool go_on = !t->callbacks->step || t->callbacks->step(t->callbacks->cookie, &event);
+        if (!go_on && step < t->steps) {
+            if (saved != step)
+                TN_TRY(save_checkpoint(r, step));
+            return tn_fail(TN_ERROR_INTERRUPTED, "stopped after step %lld of %lld; the checkpoint is in %s", (long long)step,
+                           (long long)t->steps, o->out);
+        }
+    }
+    return TN_OK;
+}
+
+/* All that can fail for lack of space or rights, before any work. */
+static tn_status prepare_output(const run *r) {
+    const tn_train_options *o = r->t.options;
+    char path[TN_PATH_MAX];
+    int64_t checkpoint = tn_train_state_bytes(r->t.model->adapter);
+    int64_t model = r->t.model->adapter->method ? 0 : tn_decoder_bytes(r->t.model->decoder);
+    TN_TRY(tn_dir_create(o->out));
+    TN_TRY(tn_dir_check_writable(o->out));
+    TN_TRY(tn_disk_check_free(o->out, (uint64_t)(checkpoint * (o->keep_checkpoints + 2) + model)));
+    TN_TRY(tn_path_join(path, o->out, "checkpoints"));
+    if (tn_path_is_dir(path) && !o->resume)
+        TN_TRY(tn_path_remove_tree(path));
+    TN_TRY(tn_dir_create(path));
+    TN_TRY(tn_dir_check_writable(path));
+    if (!o->run_config)
+        return TN_OK;
+    TN_TRY(tn_path_join(path, o->out, "config.yaml"));
+    return tn_file_write(path, o->run_config, strlen(o->run_config));
+}
+
+static tn_status start(run *r) {
+    tn_trainer *t = &r->t;
+    const tn_train_options *o = t->options;
+    bool found = false;
+    if (!o->out)
+        return tn_fail(TN_ERROR_ARGUMENT, "no output folder given");
+    TN_TRY(tn_trainer_plan(t, false, &r->plan));
+    TN_TRY(prepare_output(r));
+    TN_TRY(tn_optimizer_init(&t->optimizer, &t->model->adapter->params, t->model->kernels));
+    t->optimizer.beta1 = o->beta1;
+    t->optimizer.beta2 = o->beta2;
+    t->optimizer.eps = o->eps;
+    t->optimizer.weight_decay = o->weight_decay;
+    r->state = (tn_train_state){.data_hash = t->train.hash ^ (t->valid.count ? t->valid.hash * 3 : 0), .best_valid_loss = NAN,
+                                .settings = t->settings, .config = o->run_config};
+    if (o->resume)
+        TN_TRY(tn_train_state_load(o->out, t->model->adapter, &t->optimizer, o->resume_changed, &r->state, &found));
+    TN_TRY(tn_metrics_open(&r->metrics, o->out, found ? r->state.metrics_bytes : 0));
+    if (t->callbacks->start)
+        t->callbacks->start(t->callbacks->cookie, &r->plan);
+    if (found && t->callbacks->resumed)
+        t->callbacks->resumed(t->callbacks->cookie, r->state.step);
+    /* rehearsal placed every block of the largest pass; other shapes may fragment differently, and reserve costs nothing */
+    return tn_tape_init(&t->tape, t->model->kernels, t->heap_bytes + t->heap_bytes / 2 + (1 << 20));
+}
+
+static tn_status copy_curve(const run *r, tn_train_result *result) {
+    const tn_metrics *m = &r->metrics;
+    double **arrays[] = {&result->curve_steps, &result->curve_losses, &result->valid_steps, &result->valid_losses};
+    const double *from[] = {m->steps, m->losses, m->valid_steps, m->valid_losses};
+    const int64_t counts[] = {m->count, m->count, m->valid_count, m->valid_count};
+    for (int i = 0; i < 4; i++) {
+        *arrays[i] = tn_malloc((size_t)(counts[i] + 1) * sizeof(double));
+        if (!*arrays[i])
+            return tn_fail_memory("the loss curve");
+        if (counts[i])
+            memcpy(*arrays[i], from[i], (size_t)counts[i] * sizeof(double));
+    }
+    result->curve_points = m->count;
+    result->valid_points = m->valid_count;
+    return TN_OK;
+}
+
+static tn_status finish(run *r, int64_t first_step, tn_train_result *result) {
+    const tn_metrics *m = &r->metrics;
+    double seconds = tn_seconds() - r->started;
+    *result = (tn_train_result){
+        .steps = r->t.steps,
+        .first_step = first_step,
+        .loss = m->count ? m->losses[m->count - 1] : NAN,
+        .valid_loss = m->valid_count ? m->valid_losses[m->valid_count - 1] : NAN,
+        .best_valid_loss = r->state.best_valid_loss,
+        .best_valid_step = r->state.best_valid_step,
+        .seconds = seconds,
+        .tokens_per_second = (double)r->tokens / fmax(seconds, 1e-9),
+        .peak_bytes = (int64_t)tn_memory_peak(),
+        .predicted_peak_bytes = r->plan.peak_bytes,
+    };
+    TN_TRY(copy_curve(r, result));
+    TN_TRY(tn_metrics_report(m, r->t.options->out, &r->plan, result, r->t.model->decoder->dir));
+    return tn_model_save_adapter(r->t.model, r->t.options->out);
+}
+
+void tn_train_result_free(tn_train_result *result) {
+    tn_free(result->curve_steps);
+    tn_free(result->curve_losses);
+    tn_free(result->valid_steps);
+    tn_free(result->valid_losses);
+    *result = (tn_train_result){0};
+}
+
+tn_status tn_train(tn_model *model, const tn_train_options *options, const tn_train_callbacks *callbacks, tn_train_result *result) {
+    run r = {0};
+    tn_train_result own = {0};
+    tn_train_result *out = result ? result : &own;
+    tn_status status = tn_trainer_init(&r.t, model, options, callbacks);
+    *out = (tn_train_result){0};
+    if (status == TN_OK)
+        status = start(&r);
+    if (status == TN_OK) {
+        int64_t first = r.state.step + 1;
+        r.start_hash = hash_values(&model->adapter->params);
+        r.started = tn_seconds();
+        status = train_steps(&r);
+        if (status == TN_OK)
+            status = finish(&r, first, out);
+    }
+    tn_metrics_free(&r.metrics);
+    tn_trainer_free(&r.t);
+    if (!result || status != TN_OK)
+        tn_train_result_free(out);
+    return status;
+}
