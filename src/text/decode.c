@@ -65,7 +65,7 @@ static tn_status parse_step(const cJSON *json, const char *type, const char *whe
                    supported);
 }
 
-static tn_status parse_nested(const cJSON *json, const char *where, tn_arena *arena, int depth, tn_decoder *out) {
+static tn_status parse_nested(const cJSON *json, const char *where, tn_arena *arena, int depth, tn_text_decoder *out) {
     const char *type = NULL;
     TN_TRY(tn_json_get_string(json, "type", where, &type));
     if (!type)
@@ -87,7 +87,7 @@ static tn_status parse_nested(const cJSON *json, const char *where, tn_arena *ar
     return parse_step(json, type, where, arena, step);
 }
 
-tn_status tn_decoder_parse(const cJSON *json, const char *where, tn_arena *arena, tn_decoder *out) {
+tn_status tn_text_decoder_parse(const cJSON *json, const char *where, tn_arena *arena, tn_text_decoder *out) {
     bool fused = false;
     out->count = 0;
     if (json)
@@ -101,7 +101,7 @@ tn_status tn_decoder_parse(const cJSON *json, const char *where, tn_arena *arena
     return TN_OK;
 }
 
-void tn_decoder_free(tn_decoder *decoder) {
+void tn_text_decoder_free(tn_text_decoder *decoder) {
     for (int i = 0; i < decoder->count; i++)
         tn_pattern_free(&decoder->steps[i].pattern);
     decoder->count = 0;
@@ -117,7 +117,7 @@ void tn_decode_state_free(tn_decode_state *state) {
 }
 
 typedef struct chain {
-    const tn_decoder *decoder;
+    const tn_text_decoder *decoder;
     tn_decode_state *state;
     tn_buf *out;
 } chain;
@@ -318,7 +318,7 @@ static tn_status run_step(const chain *c, int index, const char *token, size_t l
     return transform(c, index, token, length, !step->fused);
 }
 
-tn_status tn_decoder_push(const tn_decoder *decoder, tn_decode_state *state, const char *token, size_t length, tn_buf *out) {
+tn_status tn_text_decoder_push(const tn_text_decoder *decoder, tn_decode_state *state, const char *token, size_t length, tn_buf *out) {
     chain c = {decoder, state, out};
     return run_step(&c, 0, token, length);
 }
@@ -347,7 +347,7 @@ static void restart(tn_decode_state *state) {
     }
 }
 
-tn_status tn_decoder_finish(const tn_decoder *decoder, tn_decode_state *state, tn_buf *out) {
+tn_status tn_text_decoder_finish(const tn_text_decoder *decoder, tn_decode_state *state, tn_buf *out) {
     chain c = {decoder, state, out};
     tn_status status = TN_OK;
     for (int i = 0; i < decoder->count && status == TN_OK; i++)

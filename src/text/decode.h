@@ -32,14 +32,14 @@ typedef struct tn_decode_step {
     bool fused;                /* the step sees one long token that comes in parts */
 } tn_decode_step;
 
-typedef struct tn_decoder {
+typedef struct tn_text_decoder {
     tn_decode_step steps[TN_DECODE_STEPS];
     int count;
-} tn_decoder;
+} tn_text_decoder;
 
 /* `json` may be NULL. Strings are kept in `arena`. Nested Sequences are flattened. */
-tn_status tn_decoder_parse(const cJSON *json, const char *where, tn_arena *arena, tn_decoder *out);
-void tn_decoder_free(tn_decoder *decoder);
+tn_status tn_text_decoder_parse(const cJSON *json, const char *where, tn_arena *arena, tn_text_decoder *out);
+void tn_text_decoder_free(tn_text_decoder *decoder);
 
 /* What each step keeps between tokens. Zero-initialise; serves one decoder. */
 typedef struct tn_decode_state {
@@ -54,8 +54,8 @@ typedef struct tn_decode_state {
 } tn_decode_state;
 
 /* Appends what became certain with this token, and at the end the rest. */
-tn_status tn_decoder_push(const tn_decoder *decoder, tn_decode_state *state, const char *token, size_t length, tn_buf *out);
-tn_status tn_decoder_finish(const tn_decoder *decoder, tn_decode_state *state, tn_buf *out);
+tn_status tn_text_decoder_push(const tn_text_decoder *decoder, tn_decode_state *state, const char *token, size_t length, tn_buf *out);
+tn_status tn_text_decoder_finish(const tn_text_decoder *decoder, tn_decode_state *state, tn_buf *out);
 void tn_decode_state_free(tn_decode_state *state);
 
 #endif

@@ -27,7 +27,7 @@ struct tn_tokenizer {
     tn_pretokenizer pretokenizer;
     tn_bpe bpe;
     tn_post_processor post_processor;
-    tn_decoder decoder;
+    tn_text_decoder decoder;
     int32_t bos, eos, pad;
 };
 
@@ -144,7 +144,7 @@ static tn_status parse_parts(const cJSON *json, const char *where, tn_tokenizer 
     TN_TRY(parse_added_tokens(tn_json_get(json, "added_tokens"), where, t));
     TN_TRY(tn_pretokenizer_parse(tn_json_get(json, "pre_tokenizer"), where, &t->pretokenizer));
     TN_TRY(tn_post_processor_parse(tn_json_get(json, "post_processor"), where, &t->vocab, &t->post_processor));
-    return tn_decoder_parse(tn_json_get(json, "decoder"), where, &t->arena, &t->decoder);
+    return tn_text_decoder_parse(tn_json_get(json, "decoder"), where, &t->arena, &t->decoder);
 }
 
 static tn_status from_json(const cJSON *json, const char *where, tn_tokenizer **out) {
@@ -232,7 +232,7 @@ tn_status tn_tokenizer_load(const char *path, tn_tokenizer **out) {
 void tn_tokenizer_free(tn_tokenizer *tokenizer) {
     if (!tokenizer)
         return;
-    tn_decoder_free(&tokenizer->decoder);
+    tn_text_decoder_free(&tokenizer->decoder);
     tn_post_processor_free(&tokenizer->post_processor);
     tn_bpe_free(&tokenizer->bpe);
     tn_pretokenizer_free(&tokenizer->pretokenizer);
@@ -334,11 +334,11 @@ tn_status tn_decode_stream_push(tn_decode_stream *stream, int32_t id, tn_buf *ou
                        (int)t->vocab.size - 1);
     if (stream->skip_special && tn_vocab_has_flags(&t->vocab, id, TN_TOKEN_SPECIAL))
         return TN_OK;
-    return tn_decoder_push(&t->decoder, &stream->state, token, length, out);
+    return tn_text_decoder_push(&t->decoder, &stream->state, token, length, out);
 }
 
 tn_status tn_decode_stream_finish(tn_decode_stream *stream, tn_buf *out) {
-    return tn_decoder_finish(&stream->tokenizer->decoder, &stream->state, out);
+    return tn_text_decoder_finish(&stream->tokenizer->decoder, &stream->state, out);
 }
 
 void tn_decode_stream_free(tn_decode_stream *stream) {
