@@ -1,7 +1,6 @@
 #!/bin/sh
 # headers.sh COMPILER...: every public header compiles alone, as C11 and as C++17 where the compiler speaks that.
 set -eu
-flags='-Wall -Wextra -Wpedantic -Wshadow -Werror -fsyntax-only -Iinclude'
 cd "$(dirname "$0")/../.."
 
 languages='c:c11'
@@ -11,7 +10,7 @@ fi
 
 for header in include/tenon/*.h; do
     for language in $languages; do
-        echo "#include <tenon/${header##*/}>" | "$@" -x "${language%:*}" "-std=${language#*:}" $flags - ||
+        echo "#include <tenon/${header##*/}>" | "$@" -x "${language%:*}" "-std=${language#*:}" -Wall -Wextra -Wpedantic -Wshadow -Werror -fsyntax-only -Iinclude - ||
             { echo "$header does not compile alone as ${language#*:}"; exit 1; }
     done
 done
