@@ -6,6 +6,7 @@ static const tn_command *const commands[] = {
     &tn_command_train,
     &tn_command_plan,
     &tn_command_forward,
+    &tn_command_train_tokenizer,
     &tn_command_help,
     &tn_command_version,
     &tn_command_generate_docs,

@@ -149,6 +149,26 @@ static size_t common_suffix(const tn_buf *a, const tn_buf *b) {
     return n;
 }
 
+/* Shortens text[0, *length) until it is whole tokens of the text: what two endings share may stop inside a special token
+ * that they do not share. */
+static tn_status back_to_token(const tn_tokenizer *tokenizer, const char *text, size_t *length) {
+    enum { LOOKAHEAD = 64, MOST_STEPS = 64 };
+    tn_ids all = {0}, some = {0};
+    size_t longest = *length, end = longest + strnlen(text + longest, LOOKAHEAD);
+    tn_status status = tn_tokenizer_encode(tokenizer, text, end, false, &all);
+    for (bool whole = false; status == TN_OK && !whole && *length > 0;) {
+        some.count = 0;
+        status = tn_tokenizer_encode(tokenizer, text, *length, false, &some);
+        whole = status == TN_OK && some.count > 0 && some.count <= all.count &&
+                memcmp(some.data, all.data, some.count * sizeof *some.data) == 0;
+        if (!whole)
+            *length = longest - *length < MOST_STEPS ? *length - 1 : 0;
+    }
+    tn_ids_free(&some);
+    tn_ids_free(&all);
+    return status;
+}
+
 /* Finds where the content of message `index` stands in the whole, and behind it the end of its turn. */
 static tn_status find_by_marker(conversation *chat, int index, const cJSON *message, tn_span *turn, bool *found) {
     *found = false;
@@ -165,12 +185,15 @@ static tn_status find_by_marker(conversation *chat, int index, const cJSON *mess
     for (const char *p = tn_buf_text(&chat->closing); (p = strstr(p, marker)); tail = p)
         p += sizeof marker - 1;
     turn->start = common_prefix(whole, tn_buf_text(&chat->marked));
+    /* May lie before the start when there is no content and what stands on both sides of the marker is alike. */
     size_t content_end = chat->whole.length - common_suffix(&chat->whole, &chat->marked);
-    if (!tail || content_end < turn->start)
+    if (!tail)
         return TN_OK;
-    turn->end = content_end + common_prefix(whole + content_end, tail);
+    size_t ending = common_prefix(whole + content_end, tail);
+    status = back_to_token(chat->options->tokenizer, whole + content_end, &ending);
+    turn->end = content_end + ending;
     *found = true;
-    return TN_OK;
+    return status;
 }
 
 static tn_status find_turn(conversation *chat, int index, const cJSON *message) {

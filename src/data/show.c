@@ -19,9 +19,10 @@ typedef struct picture {
     size_t count;
 } picture;
 
-/* Appends what ids [from, to) add to the text: decoded behind the token before them, because the first token of a text
+/* Appends what ids [from, to) add to the text of the run before them, ids [before_from, from): the first token of a text
  * decodes otherwise (SentencePiece drops its space). */
-static tn_status append_text(const tn_tokenizer *tokenizer, const int32_t *ids, int64_t from, int64_t to, tn_buf *out) {
+static tn_status append_text(const tn_tokenizer *tokenizer, const int32_t *ids, int64_t before_from, int64_t from,
+                             int64_t to, tn_buf *out) {
     tn_buf before = {0}, joined = {0};
     tn_status status = TN_OK;
     if (!tokenizer) {
@@ -29,9 +30,8 @@ static tn_status append_text(const tn_tokenizer *tokenizer, const int32_t *ids, 
             tn_buf_printf(out, "%s%d", i ? " " : "", ids[i]);
         return tn_buf_status(out);
     }
-    int64_t context = from > 0 ? from - 1 : 0;
-    TN_TRY_GOTO(tn_tokenizer_decode(tokenizer, ids + context, (size_t)(from - context), false, &before));
-    TN_TRY_GOTO(tn_tokenizer_decode(tokenizer, ids + context, (size_t)(to - context), false, &joined));
+    TN_TRY_GOTO(tn_tokenizer_decode(tokenizer, ids + before_from, (size_t)(from - before_from), false, &before));
+    TN_TRY_GOTO(tn_tokenizer_decode(tokenizer, ids + before_from, (size_t)(to - before_from), false, &joined));
     if (joined.length >= before.length && memcmp(tn_buf_text(&joined), tn_buf_text(&before), before.length) == 0)
         tn_buf_append(out, tn_buf_text(&joined) + before.length, joined.length - before.length);
     else
@@ -51,11 +51,11 @@ static tn_status draw(const tn_tokenizer *tokenizer, const int32_t *ids, const i
     out->runs = tn_calloc((size_t)runs, sizeof *out->runs);
     if (!out->runs)
         return tn_fail_memory("showing a sample");
-    for (int64_t from = 0, to; from < length; from = to) {
+    for (int64_t before_from = 0, from = 0, to; from < length; before_from = from, from = to) {
         bool trained = labels[from] != TN_LABEL_IGNORED;
         for (to = from + 1; to < length && (labels[to] != TN_LABEL_IGNORED) == trained;)
             to++;
-        TN_TRY(append_text(tokenizer, ids, from, to, &out->text));
+        TN_TRY(append_text(tokenizer, ids, before_from, from, to, &out->text));
         out->runs[out->count++] = (run){out->text.length, trained};
     }
     return TN_OK;

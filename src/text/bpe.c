@@ -227,9 +227,7 @@ static tn_status encode_mapped(const tn_bpe *bpe, tn_bpe_scratch *s, const char 
     return encode_word(bpe, s, s->mapped.data, s->mapped.length, out);
 }
 
-tn_status tn_bpe_encode(const tn_bpe *bpe, tn_bpe_scratch *scratch, const char *word, size_t length, bool as_bytes,
-                        tn_ids *out) {
-    tn_bpe_scratch *s = scratch;
+tn_status tn_bpe_encode(const tn_bpe *bpe, tn_bpe_scratch *s, const char *word, size_t length, bool as_bytes, tn_ids *out) {
     if (length == 0)
         return TN_OK;
     if (length > CACHED_WORD_MAX)
@@ -240,7 +238,7 @@ tn_status tn_bpe_encode(const tn_bpe *bpe, tn_bpe_scratch *scratch, const char *
     hash = (hash ^ (hash >> 32)) * UINT64_C(0x9e3779b97f4a7c15) >> 20;
     tn_bpe_cached *entry = find_cached(s, word, length, hash);
     if (entry && entry->length)
-        return tn_ids_append(out, s->cache_ids.data + entry->ids, entry->count);
+        return entry->count ? tn_ids_append(out, s->cache_ids.data + entry->ids, entry->count) : TN_OK;
     size_t before = out->count;
     TN_TRY(encode_mapped(bpe, s, word, length, as_bytes, out));
     if (!entry || s->cache_count * 4 >= s->cache_slots * 3)
@@ -248,7 +246,8 @@ tn_status tn_bpe_encode(const tn_bpe *bpe, tn_bpe_scratch *scratch, const char *
     *entry = (tn_bpe_cached){hash, s->cache_words.length, s->cache_ids.count, 0, (uint32_t)(out->count - before)};
     tn_buf_append(&s->cache_words, word, length);
     TN_TRY(tn_buf_status(&s->cache_words));
-    TN_TRY(tn_ids_append(&s->cache_ids, out->data + before, out->count - before));
+    if (out->count > before)
+        TN_TRY(tn_ids_append(&s->cache_ids, out->data + before, out->count - before));
     entry->length = (uint32_t)length;
     s->cache_count++;
     return TN_OK;

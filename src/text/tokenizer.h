@@ -25,8 +25,8 @@ void tn_ids_free(tn_ids *ids);
 tn_status tn_tokenizer_load(const char *path, tn_tokenizer **out);
 void tn_tokenizer_free(tn_tokenizer *tokenizer);
 
-/* The text of a tokenizer.json instead of its path; there are no bos, eos and pad tokens then. `where` names it in errors.
- */
+/* As load, from the text of a tokenizer.json; without the files beside it there are no bos, eos and pad tokens. `where`
+ * names the text in errors. */
 tn_status tn_tokenizer_parse(const char *json, size_t length, const char *where, tn_tokenizer **out);
 
 /* Appends the ids of `text` (any bytes; invalid UTF-8 becomes U+FFFD as the reference library's callers do). With

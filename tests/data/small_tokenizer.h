@@ -72,7 +72,8 @@ static inline tn_status small_tokenizer(const char *dir, bool prefixes_space, bo
     TN_TRY(tn_file_write(path, tn_buf_text(&text), text.length));
     tn_buf_free(&text);
     TN_TRY(tn_path_join(path, dir, "tokenizer_config.json"));
-    TN_TRY(tn_file_write(path, "{\"bos_token\": \"<s>\", \"eos_token\": \"</s>\"}", 42));
+    static const char config[] = "{\"bos_token\": \"<s>\", \"eos_token\": \"</s>\"}";
+    TN_TRY(tn_file_write(path, config, sizeof config - 1));
     return tn_tokenizer_load(dir, out);
 }
 

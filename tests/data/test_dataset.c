@@ -200,6 +200,20 @@ static void turns_are_found_when_a_template_rewrites_earlier_ones(void **state) 
     tn_chat_template_free(template);
 }
 
+/* As Phi-3: what ends a conversation and what goes on with one begin alike, inside a special token. */
+static void turns_end_between_tokens(void **state) {
+    (void)state;
+    tn_chat_template *template;
+    assert_ok(
+        tn_chat_template_parse("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+                               "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}</s>{% endif %}",
+                               "closed", &template));
+    tn_dataset d = read_text(dialogue, &(tn_dataset_options){.tokenizer = plain, .chat_template = template});
+    assert_string_equal(text_of(&d, 0, plain, true), "Hello!<|im_end|>\nSee you<|im_end|>\n</s>");
+    tn_dataset_free(&d);
+    tn_chat_template_free(template);
+}
+
 /* As Llama 2: a conversation that does not begin with the user is refused, and nothing opens an assistant turn. */
 static void turns_are_found_when_a_template_refuses_beginnings(void **state) {
     (void)state;
@@ -523,65 +537,6 @@ static void failed_allocations_are_errors_without_leaks(void **state) {
     assert_true(allocations > 50);
 }
 
-static const char *shared(const char *name) {
-    static char path[TN_PATH_MAX];
-    const char *root = getenv("TENON_SHARED");
-    snprintf(path, sizeof path, "%s/data/%s", root ? root : TENON_SOURCE_ROOT "/../shared", name);
-    return path;
-}
-
-typedef struct totals {
-    int64_t count, tokens, labelled;
-} totals;
-
-static totals read_shared(const char *tokenizer_name, const char *text_name) {
-    char folder_name[128];
-    snprintf(folder_name, sizeof folder_name, "tokenizers/%s", tokenizer_name);
-    tn_tokenizer *tokenizer;
-    tn_chat_template *chat;
-    tn_dataset d;
-    tn_dataset_stats stats;
-    assert_ok(tn_tokenizer_load(shared(folder_name), &tokenizer));
-    assert_ok(tn_chat_template_load(shared(folder_name), &chat));
-    tn_dataset_options options = {.tokenizer = tokenizer, .chat_template = chat, .now = "2024-07-01"};
-    assert_ok(tn_dataset_read(shared(text_name), &options, &d));
-    assert_ok(tn_dataset_measure(&d, &stats));
-    assert_int_equal(d.cut + d.dropped + d.unlabelled, 0);
-    tn_dataset_free(&d);
-    tn_chat_template_free(chat);
-    tn_tokenizer_free(tokenizer);
-    return (totals){stats.count, stats.total, stats.labelled};
-}
-
-static void public_data_sets_are_read(void **state) {
-    (void)state;
-    static const struct {
-        const char *tokenizer, *text;
-        int64_t count;
-    } sets[] = {
-        {"gpt2", "text/wikisql/train.jsonl", 1000},
-        {"llama2", "text/completions/train.jsonl", 300},
-        {"qwen2.5", "text/completions/train.jsonl", 300},
-        {"qwen2.5", "text/alpaca/alpaca_en_600.json", 600},
-        {"qwen2.5", "text/chat/train.jsonl", 400},
-        {"qwen2.5", "text/chat/multi_turn.jsonl", 200},
-        {"qwen2.5", "text/chat/tools.jsonl", 120},
-        {"qwen3", "text/chat/multi_turn.jsonl", 200},
-        {"qwen3", "text/chat/tools.jsonl", 120},
-        {"phi-3-mini", "text/chat/multi_turn.jsonl", 200},
-        {"minimind", "text/alpaca/alpaca_zh_150.json", 150},
-    };
-    if (!tn_path_is_dir(shared("tokenizers")))
-        skip();
-    for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++) {
-        totals t = read_shared(sets[i].tokenizer, sets[i].text);
-        print_message("%s with %s: %ld samples, %ld tokens, %ld trained\n", sets[i].text, sets[i].tokenizer, (long)t.count,
-                      (long)t.tokens, (long)t.labelled);
-        assert_int_equal(t.count, sets[i].count);
-        assert_true(t.labelled > 5 * t.count && t.labelled < t.tokens);
-    }
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(text_rows_are_trained_whole_and_end_with_eos),
@@ -592,6 +547,7 @@ int main(void) {
         cmocka_unit_test(token_rows_are_taken_as_they_are),
         cmocka_unit_test(conversations_train_assistant_turns_only),
         cmocka_unit_test(turns_are_found_when_a_template_rewrites_earlier_ones),
+        cmocka_unit_test(turns_end_between_tokens),
         cmocka_unit_test(turns_are_found_when_a_template_refuses_beginnings),
         cmocka_unit_test(turns_that_a_template_drops_are_an_error),
         cmocka_unit_test(long_samples_are_cut_or_dropped_and_counted),
@@ -604,7 +560,6 @@ int main(void) {
         cmocka_unit_test(shown_sample_marks_what_is_trained),
         cmocka_unit_test(lengths_are_measured),
         cmocka_unit_test(failed_allocations_are_errors_without_leaks),
-        cmocka_unit_test(public_data_sets_are_read),
     };
     return cmocka_run_group_tests_name("dataset", tests, make_fixtures, remove_fixtures);
 }

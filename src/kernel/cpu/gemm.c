@@ -14,15 +14,17 @@
 #endif
 
 enum {
-    DOT_ROWS = 32,           /* most rows of a product computed as dot products */
-    DOT_COLS = 16,           /* columns of it in one task */
-    DOT_DEPTH = 768,         /* most of their depth at once */
-    STRIP = 4096,            /* sums that are kept at once for columns times rows, by adding up rows of B */
-    COEF_DEPTH = 64,         /* coefficients widened at once for that */
+    DOT_ROWS = 32,   /* most rows of a product computed as dot products */
+    DOT_COLS = 16,   /* columns of it in one task */
+    DOT_DEPTH = 768, /* most of their depth at once */
+    STRIP = 4096,    /* sums that are kept at once for columns times rows, by adding up rows of B */
+    COEF_DEPTH = 64, /* coefficients widened at once for that */
+    SHALLOW = 32,
+    IN_PLACE_COLS = 96,      /* with more, packing A pays */
     IN_PLACE_ROWS = 128,     /* with more, packing B pays */
     PACKED_FLOATS = 2 << 20, /* of both operands, unless one kc needs more */
     MAX_GROUP = 8,
-    MIN_TILES = 192,       /* tasks of a block, when it has so many tiles */
+    MIN_TILES = 128,       /* tasks of a block, when it has so many tiles */
     MAX_WIDENED = 1 << 16, /* longest few rows that are copied */
     MAX_PANEL = 16,        /* largest panel_a */
     MAX_NR = 32,
@@ -48,7 +50,7 @@ typedef struct product {
     /* Blocks. */
     int64_t mc, nc, kc, packed_depth;
     float *packed_a, *packed_b;
-    bool b_in_place; /* whole panels of B are read where they are */
+    bool a_in_place, b_in_place; /* A and whole panels of B are read where they are */
     /* Few rows, for dot products: f32 [m, k]. */
     const float *few;
     int64_t few_stride;
@@ -180,7 +182,7 @@ static void pack_a(product *job, const block *at, int64_t panel) {
 }
 
 static void pack_panels(product *job, const block *at, bool with_b) {
-    int64_t a_panels = (at->rows + job->kernel->mr - 1) / job->kernel->mr;
+    int64_t a_panels = job->a_in_place ? 0 : (at->rows + job->kernel->mr - 1) / job->kernel->mr;
     int64_t b_panels = with_b ? (at->cols + job->kernel->nr - 1) / job->kernel->nr : 0;
     for (int64_t i; (i = take(&job->next_pack)) < a_panels + b_panels;) {
         if (i < b_panels)
@@ -205,27 +207,43 @@ typedef struct range {
     int64_t from, to;
 } range;
 
+/* The same of A, and how far apart a panel's rows and columns are. */
+static const float *panel_of_a(const product *job, const block *at, int64_t i, int64_t from, int64_t *row, int64_t *step) {
+    const tn_gemm_kernel *kernel = job->kernel;
+    if (job->a_in_place) {
+        *row = job->a.row_stride;
+        *step = job->a.col_stride;
+        return part(job->a, at->row + i * kernel->mr, at->depth_at + from).data;
+    }
+    *row = 1;
+    *step = kernel->panel_a;
+    return job->packed_a + (i * at->depth + from) * kernel->panel_a;
+}
+
 /* Tiles of C from panels of A and B, their depth in steps of kc. */
 static void multiply_panels(product *job, const block *at, range down, range across, int64_t from) {
     const tn_gemm_kernel *kernel = job->kernel;
     int64_t depth = smaller(at->depth - from, job->kc);
     float beta = at->depth_at + from ? 1.0f : job->beta;
     for (int64_t i = down.from; i < down.to; i++) {
+        int64_t row = i * kernel->mr, rows = smaller(at->rows - row, kernel->mr), a_row, a_step;
+        const float *a = panel_of_a(job, at, i, from, &a_row, &a_step);
         for (int64_t j = across.from; j < across.to; j++) {
-            int64_t row = i * kernel->mr, col = j * kernel->nr, b_step;
+            int64_t col = j * kernel->nr, b_step;
             const float *b = panel_of_b(job, at, j, from, &b_step);
-            kernel->tile(job->c.data + (at->row + row) * job->c.row_stride + at->col + col, job->c.row_stride,
-                         job->packed_a + (i * at->depth + from) * kernel->panel_a, b, b_step, job->alpha, beta,
-                         smaller(at->rows - row, kernel->mr), smaller(at->cols - col, kernel->nr), depth);
+            kernel->tile(job->c.data + (at->row + row) * job->c.row_stride + at->col + col, job->c.row_stride, a, a_row,
+                         a_step, b, b_step, job->alpha, beta, rows, smaller(at->cols - col, kernel->nr), depth);
         }
     }
 }
 
-/* Tasks of up to 4 x 4 tiles, smaller when there would be too few to share out. */
+/* Tasks of up to 4 x 4 tiles, smaller when there would be too few to share out. With little depth C is the largest of the
+ * three and is walked along its rows. */
 static void multiply_block(product *job, const block *at) {
     int64_t a_panels = (at->rows + job->kernel->mr - 1) / job->kernel->mr;
     int64_t b_panels = (at->cols + job->kernel->nr - 1) / job->kernel->nr;
-    int64_t high = 4, wide = 4;
+    bool shallow = at->depth <= SHALLOW;
+    int64_t high = shallow ? 1 : 4, wide = shallow ? 16 : 4;
     while (high * wide > 1 && a_panels * b_panels < MIN_TILES * high * wide) {
         if (high >= wide)
             high /= 2;
@@ -271,9 +289,10 @@ static void gemm_by_blocks(product *job) {
     job->mc = even_block(job->m, kernel->mc, kernel->mr);
     job->nc = even_block(job->n, kernel->nc, kernel->nr);
     job->kc = even_block(job->k, kernel->kc, 8);
+    job->a_in_place = job->n <= IN_PLACE_COLS && job->a.dtype == TN_DTYPE_F32;
     job->b_in_place = job->m <= IN_PLACE_ROWS && job->b.dtype == TN_DTYPE_F32 && job->b.col_stride == 1;
     /* The threads wait for each other once for each packed block, so several kc are packed when they are small. */
-    int64_t height = job->mc / kernel->mr * kernel->panel_a;
+    int64_t height = job->a_in_place ? 0 : job->mc / kernel->mr * kernel->panel_a;
     int64_t most = PACKED_FLOATS / ((height + job->nc) * job->kc), steps = (job->k + job->kc - 1) / job->kc;
     job->packed_depth = even_block(steps, most > 1 ? most : 1, 1) * job->kc;
     job->packed_a = scratch_floats((height + job->nc) * job->packed_depth);

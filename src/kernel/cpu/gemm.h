@@ -21,10 +21,10 @@ typedef struct tn_gemm_kernel {
      * of W and may be below neither cols nor W. This packs both operands and widens small ones. */
     void (*widen)(float *out, int64_t out_stride, tn_operand src, int64_t rows, int64_t cols, int64_t width);
 
-    /* C[rows, cols] = alpha * A B + beta * C; rows <= mr, cols <= nr. `a` is a packed panel; row p of B is the nr floats
-     * from b + p * b_step, so b_step is nr for a packed panel. */
-    void (*tile)(float *c, int64_t ldc, const float *a, const float *b, int64_t b_step, float alpha, float beta,
-                 int64_t rows, int64_t cols, int64_t depth);
+    /* C[rows, cols] = alpha * A B + beta * C; rows <= mr, cols <= nr. Element (i, p) of A is a[i * a_row + p * a_step]: 1
+     * and panel_a in a packed panel. Row p of B is the nr floats from b + p * b_step: nr in a packed panel. */
+    void (*tile)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
+                 float alpha, float beta, int64_t rows, int64_t cols, int64_t depth);
 
     /* out[j * rows + i] += sum over p of x[i * x_stride + p] * w[j * w_stride + p]: i < rows <= group, j < count. */
     void (*dots)(float *out, const float *x, int64_t x_stride, const void *w, tn_dtype dtype, int64_t w_stride, int64_t rows,

@@ -77,8 +77,8 @@ INLINE void put_part(float *c, vec value, vec alpha, float beta, int64_t cols) {
     v_store_part(c, beta == 0.0f ? value : v_fma(v_set1(beta), v_load_part(c, 0, cols, TN_DTYPE_F32), value), cols);
 }
 
-INLINE void tile_rows(float *c, int64_t ldc, const float *a, const float *b, int64_t b_step, float alpha, float beta,
-                      int64_t cols, int64_t depth, const int rows) {
+INLINE void tile_rows(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
+                      float alpha, float beta, int64_t cols, int64_t depth, const int rows) {
     vec acc[MR][2];
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++) {
@@ -86,11 +86,11 @@ INLINE void tile_rows(float *c, int64_t ldc, const float *a, const float *b, int
         __builtin_prefetch(c + i * ldc, 1);
         __builtin_prefetch(c + i * ldc + cols - 1, 1);
     }
-    for (int64_t p = 0; p < depth; p++, a += W, b += b_step) {
+    for (int64_t p = 0; p < depth; p++, a += a_step, b += b_step) {
         vec b0 = v_load(b), b1 = v_load(b + W);
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
-            vec x = v_set1(a[i]);
+            vec x = v_set1(a[i * a_row]);
             acc[i][0] = v_fma(x, b0, acc[i][0]);
             acc[i][1] = v_fma(x, b1, acc[i][1]);
         }
@@ -112,10 +112,15 @@ INLINE void tile_rows(float *c, int64_t ldc, const float *a, const float *b, int
     }
 }
 
-static void tile(float *c, int64_t ldc, const float *a, const float *b, int64_t b_step, float alpha, float beta,
-                 int64_t rows, int64_t cols, int64_t depth) {
+static void tile(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
+                 float alpha, float beta, int64_t rows, int64_t cols, int64_t depth) {
 #define ROWS(r)                                                                                                             \
-    case r: tile_rows(c, ldc, a, b, b_step, alpha, beta, cols, depth, r <= MR ? r : 1); break
+    case r:                                                                                                                 \
+        if (a_row == 1)                                                                                                     \
+            tile_rows(c, ldc, a, 1, a_step, b, b_step, alpha, beta, cols, depth, r <= MR ? r : 1);                          \
+        else                                                                                                                \
+            tile_rows(c, ldc, a, a_row, a_step, b, b_step, alpha, beta, cols, depth, r <= MR ? r : 1);                      \
+        break
     switch (rows) {
         ROWS(1);
         ROWS(2);
