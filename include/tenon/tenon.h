@@ -4,6 +4,7 @@
 
 #include <tenon/error.h>
 #include <tenon/evaluate.h>
+#include <tenon/generate.h>
 #include <tenon/model.h>
 #include <tenon/train.h>
 

@@ -10,7 +10,8 @@ fi
 
 for header in include/tenon/*.h; do
     for language in $languages; do
-        echo "#include <tenon/${header##*/}>" | "$@" -x "${language%:*}" "-std=${language#*:}" -Wall -Wextra -Wpedantic -Wshadow -Werror -fsyntax-only -Iinclude - ||
+        echo "#include <tenon/${header##*/}>" |
+            "$@" -x "${language%:*}" "-std=${language#*:}" -Wall -Wextra -Wpedantic -Wshadow -Werror -fsyntax-only -Iinclude - ||
             { echo "$header does not compile alone as ${language#*:}"; exit 1; }
     done
 done
