@@ -34,7 +34,21 @@ static int64_t largest_tensor(const tn_model *model) {
     return most;
 }
 
+/* A model made from a config.json alone has no stored type to keep: the one that config.json names is meant. */
+static const char *named_dtype(const tn_model *model) {
+    static const char *const names[][2] = {{"float32", "f32"}, {"bfloat16", "bf16"}, {"float16", "f16"}};
+    const cJSON *json = model->decoder->json, *named = tn_json_get(json, "dtype");
+    named = named ? named : tn_json_get(json, "torch_dtype");
+    for (int i = 0; i < 3; i++)
+        if (cJSON_IsString(named) && strcmp(named->valuestring, names[i][0]) == 0)
+            return names[i][1];
+    return "keep";
+}
+
 static tn_status merger_init(merger *m, tn_model *model, const char *dtype, int direction) {
+    bool keep = !dtype || strcmp(dtype, "keep") == 0;
+    if (keep && !model->decoder->checkpoint.file_count)
+        dtype = named_dtype(model);
     *m = (merger){.model = model, .direction = direction, .keep_dtype = !dtype || strcmp(dtype, "keep") == 0};
     if (!m->keep_dtype && (!tn_dtype_from_name(dtype, &m->dtype) || m->dtype > TN_DTYPE_BF16))
         return tn_fail(TN_ERROR_ARGUMENT, "dtype '%s' is not one of keep, f32, bf16, f16", dtype);

@@ -1,4 +1,6 @@
-/* Chat templates: the subset of Jinja2 that Hugging Face chat templates use, rendered as transformers renders it. */
+/* Chat templates: the subset of Jinja2 that Hugging Face chat templates use, rendered as transformers renders it. Left out:
+ * block, extends, include, import, autoescape and rarely used methods. Integers have 64 bits, and a whole number in JSON
+ * (1.0) is an integer, as cJSON does not tell them apart. */
 #ifndef TN_TEXT_CHAT_TEMPLATE_H
 #define TN_TEXT_CHAT_TEMPLATE_H
 
@@ -19,17 +21,18 @@ tn_status tn_chat_template_load(const char *model_dir, tn_chat_template **out);
 void tn_chat_template_free(tn_chat_template *chat_template);
 
 typedef struct tn_chat_render {
-    const cJSON *messages;       /* array of {"role", "content", ...} */
-    const cJSON *tools;          /* NULL or array */
-    const cJSON *variables;      /* NULL or an object of further variables, e.g. {"enable_thinking": false} */
+    const cJSON *messages;  /* array of {"role", "content", ...} */
+    const cJSON *tools;     /* NULL or array */
+    const cJSON *variables; /* NULL or an object of further variables, e.g. {"enable_thinking": false} */
     bool add_generation_prompt;
-    const char *bos_token;       /* NULL: as loaded from the model folder, "" when unknown */
+    const char *bos_token; /* NULL: as loaded from the model folder, "" when unknown */
     const char *eos_token;
-    const char *now;             /* NULL: today; else the ISO date (or date-time) that strftime_now formats */
+    const char *now; /* NULL: today; else the ISO date (or date-time) that strftime_now formats */
 } tn_chat_render;
 
-/* Appends the rendering. raise_exception and type errors are TN_ERROR_ARGUMENT with the template's own words and line. Bounded:
- * output over 64 MB, recursion deeper than 200 or more than 50 million evaluation steps are errors. */
+/* Appends the rendering. raise_exception and type errors are TN_ERROR_ARGUMENT with the template's own words and line.
+ * Bounded: output over 64 MB, values over 512 MB, recursion deeper than 200 or more than 50 million evaluation steps are
+ * errors. */
 tn_status tn_chat_template_render(const tn_chat_template *chat_template, const tn_chat_render *render, tn_buf *out);
 
 #endif

@@ -293,6 +293,8 @@ size_t tn_jinja_find(const jinja_string *text, const jinja_string *needle, size_
 /* The last occurrence that ends at or before byte `end`. */
 tn_status tn_jinja_find_last(jinja_state *state, const jinja_string *text, const jinja_string *needle, size_t end,
                              size_t *found);
+/* text * count */
+tn_status tn_jinja_repeat(jinja_state *state, const jinja_string *text, int64_t count, jinja_value *out);
 enum { JINJA_PAD_LEFT = 1, JINJA_PAD_RIGHT = 2 };
 /* Pads with copies of `fill` to `width` code points on the given sides (both: centred). */
 tn_status tn_jinja_pad(jinja_state *state, const jinja_string *text, int64_t width, const jinja_string *fill, int sides,
@@ -492,6 +494,8 @@ tn_status tn_jinja_exec(jinja_state *state, const jinja_node *first);
 tn_status tn_jinja_macro_call(jinja_state *state, const jinja_macro *macro, const jinja_args *args, jinja_value *out);
 /* loop(items) of a recursive loop. */
 tn_status tn_jinja_loop_call(jinja_state *state, const jinja_loop *loop, jinja_value items, jinja_value *out);
+/* A variable of this very scope, NULL when it has none of the name. */
+tn_status tn_jinja_binding_find(jinja_state *state, const jinja_scope *scope, int name, const jinja_binding **out);
 /* Opens a scope inside the current one; assigning always writes to the innermost. */
 tn_status tn_jinja_scope_push(jinja_state *state, jinja_scope *parent);
 tn_status tn_jinja_assign(jinja_state *state, int name, jinja_value value);

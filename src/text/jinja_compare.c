@@ -224,7 +224,7 @@ tn_status tn_jinja_length(jinja_state *state, jinja_value value, int64_t *length
     case JINJA_UNDEFINED: *length = 0; return TN_OK;
     case JINJA_STRING:
         *length = (int64_t)tn_jinja_string_count(value.as.string);
-        return tn_jinja_step(state, value.as.string->length / 64);
+        return tn_jinja_step(state, value.as.string->length / 16);
     case JINJA_LIST:
     case JINJA_TUPLE:
     case JINJA_RANGE:

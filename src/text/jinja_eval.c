@@ -6,16 +6,21 @@
 /* ---- names ---- */
 
 /* The variable in the innermost scope that has it; ABSENT when none does. */
-static jinja_value lookup(const jinja_state *state, int name) {
-    for (const jinja_scope *scope = state->scope; scope; scope = scope->parent)
-        for (size_t i = scope->count; i-- > 0;)
-            if (scope->bindings[i].name == name)
-                return scope->bindings[i].value;
-    return state->variables[name];
+static tn_status lookup(jinja_state *state, int name, jinja_value *out) {
+    for (const jinja_scope *scope = state->scope; scope; scope = scope->parent) {
+        const jinja_binding *binding;
+        TN_TRY(tn_jinja_binding_find(state, scope, name, &binding));
+        if (binding) {
+            *out = binding->value;
+            return TN_OK;
+        }
+    }
+    *out = state->variables[name];
+    return TN_OK;
 }
 
 static tn_status eval_name(jinja_state *state, const jinja_node *node, jinja_value *out) {
-    *out = lookup(state, node->name);
+    TN_TRY(lookup(state, node->name, out));
     if (out->type == JINJA_ABSENT)
         return tn_jinja_undefined(state, node->value.as.string, JINJA_ABSENT, out);
     return TN_OK;

@@ -14,17 +14,26 @@ tn_status tn_jinja_scope_push(jinja_state *state, jinja_scope *parent) {
     return TN_OK;
 }
 
+tn_status tn_jinja_binding_find(jinja_state *state, const jinja_scope *scope, int name, const jinja_binding **out) {
+    size_t i = 0;
+    while (i < scope->count && scope->bindings[i].name != name)
+        i++;
+    *out = i < scope->count ? &scope->bindings[i] : NULL;
+    return tn_jinja_step(state, i / 8);
+}
+
 tn_status tn_jinja_assign(jinja_state *state, int name, jinja_value value) {
     jinja_scope *scope = state->scope;
+    const jinja_binding *known;
     if (!scope) {
         state->variables[name] = value;
         return TN_OK;
     }
-    for (size_t i = 0; i < scope->count; i++)
-        if (scope->bindings[i].name == name) {
-            scope->bindings[i].value = value;
-            return TN_OK;
-        }
+    TN_TRY(tn_jinja_binding_find(state, scope, name, &known));
+    if (known) {
+        scope->bindings[known - scope->bindings].value = value;
+        return TN_OK;
+    }
     if (scope->count == scope->capacity) {
         size_t capacity = scope->capacity ? scope->capacity * 2 : 4;
         jinja_binding *bindings = tn_jinja_alloc(state, capacity, sizeof *bindings);
@@ -251,6 +260,7 @@ static tn_status bind_parameters(jinja_state *state, const jinja_macro *macro, c
         memcpy(left.pairs, args->keywords, left.count * sizeof *left.pairs);
     }
     for (const jinja_node *parameter = macro->node->list; parameter; parameter = parameter->next, used++) {
+        TN_TRY(tn_jinja_step(state, 1 + left.count / 8));
         jinja_value value = used < args->count ? args->items[used] : take_keyword(&left, parameter->value.as.string);
         if (value.type == JINJA_ABSENT && parameter->a)
             TN_TRY(tn_jinja_eval(state, parameter->a, &value));

@@ -159,7 +159,7 @@ static int hex_value(char c) {
     return -1;
 }
 
-/* \xHH, \uHHHH, \UHHHHHHHH; `at` is after the letter. Writes UTF-8, returns its length or 0; *used is the digits read. */
+/* \xHH, \uHHHH, \UHHHHHHHH; `at` is after the letter. Writes UTF-8 and returns its length, 0 when malformed. */
 static size_t unescape_hex(const char *at, const char *end, int digits, char out[4]) {
     uint32_t code = 0;
     if (end - at < digits)

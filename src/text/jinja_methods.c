@@ -57,7 +57,7 @@ static tn_status split_words(jinja_state *state, const jinja_string *text, int64
         TN_TRY(push_part(state, parts, text, at, end));
         limit -= limit > 0;
     }
-    return tn_jinja_step(state, text->length / 64);
+    return tn_jinja_step(state, text->length / 16);
 }
 
 static tn_status split_at(jinja_state *state, const jinja_string *text, const jinja_string *separator, int64_t limit,
@@ -79,7 +79,7 @@ static tn_status rsplit_words(jinja_state *state, const jinja_string *text, int6
         TN_TRY(push_part(state, parts, text, start, end));
         limit -= limit > 0;
     }
-    return tn_jinja_step(state, text->length / 64);
+    return tn_jinja_step(state, text->length / 16);
 }
 
 static tn_status rsplit_at(jinja_state *state, const jinja_string *text, const jinja_string *separator, int64_t limit,
@@ -181,7 +181,7 @@ static tn_status chosen_part(jinja_state *state, jinja_value self, const jinja_a
     if (args->items[1].type == JINJA_ABSENT && args->items[2].type == JINJA_ABSENT)
         return TN_OK;
     int64_t start, end, count = (int64_t)tn_jinja_string_count(text);
-    TN_TRY(tn_jinja_step(state, text->length / 64));
+    TN_TRY(tn_jinja_step(state, text->length / 16));
     TN_TRY(tn_jinja_arg_int(args->items[1], "start", 0, &start));
     TN_TRY(tn_jinja_arg_int(args->items[2], "end", count, &end));
     start = start < 0 ? (start < -count ? 0 : start + count) : start;
@@ -232,7 +232,7 @@ static tn_status find_index(jinja_state *state, jinja_value self, const jinja_ar
     size_t base, found = SIZE_MAX;
     TN_TRY(tn_jinja_arg_string(args->items[0], "find()", &needle));
     TN_TRY(chosen_part(state, self, args, &part, &base));
-    TN_TRY(tn_jinja_step(state, self.as.string->length / 64));
+    TN_TRY(tn_jinja_step(state, self.as.string->length / 16));
     if (part.data && last)
         TN_TRY(tn_jinja_find_last(state, &part, needle, part.length, &found));
     else if (part.data)
@@ -269,7 +269,7 @@ METHOD(str_count) {
     int64_t count = 0;
     TN_TRY(tn_jinja_arg_string(args->items[0], "count()", &needle));
     TN_TRY(chosen_part(state, self, args, &part, &base));
-    TN_TRY(tn_jinja_step(state, self.as.string->length / 64));
+    TN_TRY(tn_jinja_step(state, self.as.string->length / 16));
     if (part.data && !needle->length)
         count = (int64_t)tn_jinja_string_count(&part) + 1;
     for (size_t at = 0; part.data && needle->length && (at = tn_jinja_find(&part, needle, at)) != SIZE_MAX; count++)
@@ -384,7 +384,7 @@ static tn_status all_are(jinja_state *state, const jinja_string *text, bool (*qu
         holds = size && question(code);
     }
     *out = tn_jinja_bool(holds);
-    return tn_jinja_step(state, text->length / 64);
+    return tn_jinja_step(state, text->length / 16);
 }
 
 #define QUESTION(name, question)                                                                                            \
@@ -411,7 +411,7 @@ static tn_status all_cased(jinja_state *state, const jinja_string *text, utf8pro
         other = category != wanted && category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LT;
     }
     *out = tn_jinja_bool(some && !other);
-    return tn_jinja_step(state, text->length / 64);
+    return tn_jinja_step(state, text->length / 16);
 }
 
 METHOD(str_islower) {

@@ -113,16 +113,8 @@ static tn_status concat_lists(jinja_state *state, jinja_value a, jinja_value b, 
 
 /* sequence * count */
 static tn_status repeat(jinja_state *state, jinja_value value, int64_t count, jinja_value *out) {
-    if (value.type == JINJA_STRING) {
-        tn_buf buf = {0};
-        tn_status status = TN_OK;
-        for (int64_t i = 0; i < count && status == TN_OK && value.as.string->length; i++) {
-            status = tn_jinja_step(state, 1);
-            if (status == TN_OK)
-                status = tn_jinja_append(state, &buf, value.as.string->data, value.as.string->length);
-        }
-        return tn_jinja_string_take(state, status, &buf, out);
-    }
+    if (value.type == JINJA_STRING)
+        return tn_jinja_repeat(state, value.as.string, count, out);
     jinja_list *list;
     TN_TRY(tn_jinja_list_new(state, 0, &list));
     for (int64_t i = 0; i < count && value.as.list->count; i++)
@@ -171,7 +163,7 @@ static bool position(int64_t index, size_t count, size_t *at) {
 
 static tn_status string_item(jinja_state *state, const jinja_string *text, int64_t index, bool *found, jinja_value *out) {
     size_t at, count = tn_jinja_string_count(text);
-    TN_TRY(tn_jinja_step(state, text->length / 64));
+    TN_TRY(tn_jinja_step(state, text->length / 16));
     *found = position(index, count, &at);
     if (!*found)
         return TN_OK;

@@ -83,7 +83,6 @@ static tn_status put_padded(jinja_state *state, tn_buf *buf, const char *prefix,
         align = spec->align;
     jinja_string whole = body;
     jinja_value padded;
-    int sides = align == '<' ? JINJA_PAD_RIGHT : align == '^' ? JINJA_PAD_LEFT | JINJA_PAD_RIGHT : JINJA_PAD_LEFT;
     int64_t width = spec->width;
     if (align == '=') {
         TN_TRY(tn_jinja_append(state, buf, prefix, strlen(prefix)));
@@ -96,7 +95,14 @@ static tn_status put_padded(jinja_state *state, tn_buf *buf, const char *prefix,
         memcpy(joined + strlen(prefix), body.data, body.length);
         whole = (jinja_string){joined, strlen(prefix) + body.length};
     }
-    TN_TRY(tn_jinja_pad(state, &whole, width, spec->fill.length ? &spec->fill : &space, sides, &padded));
+    const jinja_string *fill = spec->fill.length ? &spec->fill : &space;
+    if (align == '^') {
+        /* Unlike str.center, an odd blank goes to the right. */
+        int64_t count = (int64_t)tn_jinja_string_count(&whole), left = width > count ? (width - count) / 2 : 0;
+        TN_TRY(tn_jinja_pad(state, &whole, width - left, fill, JINJA_PAD_RIGHT, &padded));
+        whole = *padded.as.string;
+    }
+    TN_TRY(tn_jinja_pad(state, &whole, width, fill, align == '<' ? JINJA_PAD_RIGHT : JINJA_PAD_LEFT, &padded));
     return tn_jinja_append(state, buf, padded.as.string->data, padded.as.string->length);
 }
 

@@ -51,7 +51,7 @@ tn_status tn_jinja_strip(jinja_state *state, const jinja_string *text, jinja_val
     const jinja_string *set = NULL;
     if (chars.type != JINJA_ABSENT && chars.type != JINJA_NONE)
         TN_TRY(tn_jinja_arg_string(chars, "strip", &set));
-    size_t cost = 1 + (set ? set->length / 64 : 0);
+    size_t cost = 1 + (set ? set->length / 16 : 0);
     while ((sides & JINJA_STRIP_LEFT) && start < end) {
         size_t size = tn_jinja_string_next(text, start);
         if (!is_stripped(text->data + start, size, set))
@@ -212,9 +212,7 @@ static tn_status recase_into(jinja_state *state, tn_buf *buf, const jinja_string
 
 tn_status tn_jinja_recase(jinja_state *state, const jinja_string *text, jinja_casing casing, jinja_value *out) {
     tn_buf buf = {0};
-    tn_status status = tn_jinja_step(state, text->length / 16);
-    if (status == TN_OK)
-        status = recase_into(state, &buf, text, casing);
+    tn_status status = recase_into(state, &buf, text, casing);
     return tn_jinja_string_take(state, status, &buf, out);
 }
 
@@ -272,27 +270,48 @@ tn_status tn_jinja_splitlines(jinja_state *state, const jinja_string *text, bool
 
 /* ---- padding ---- */
 
-static tn_status repeat(jinja_state *state, tn_buf *buf, const jinja_string *fill, int64_t count) {
-    while (count-- > 0) {
-        TN_TRY(tn_jinja_step(state, 1));
-        TN_TRY(tn_jinja_append(state, buf, fill->data, fill->length));
+/* Appends `count` copies, doubling what is there so that many short ones cost little. */
+static tn_status append_copies(jinja_state *state, tn_buf *buf, const jinja_string *text, int64_t count) {
+    size_t start = buf->length;
+    int64_t wanted;
+    if (count <= 0 || !text->length)
+        return TN_OK;
+    if (!tn_mul_i64(count, (int64_t)text->length, &wanted) || wanted > JINJA_MAX_TEXT)
+        return tn_fail(TN_ERROR_ARGUMENT, "a text is longer than %d MB", JINJA_MAX_TEXT >> 20);
+    TN_TRY(tn_jinja_append(state, buf, text->data, text->length));
+    for (size_t have = text->length; have < (size_t)wanted; have *= 2) {
+        size_t more = have < (size_t)wanted - have ? have : (size_t)wanted - have;
+        tn_buf part = {0}; /* a copy, for appending may move the buffer */
+        tn_buf_append(&part, buf->data + start, more);
+        tn_status status = tn_buf_status(&part);
+        if (status == TN_OK)
+            status = tn_jinja_append(state, buf, part.data, more);
+        tn_buf_free(&part);
+        TN_TRY(status);
     }
     return TN_OK;
+}
+
+tn_status tn_jinja_repeat(jinja_state *state, const jinja_string *text, int64_t count, jinja_value *out) {
+    tn_buf buf = {0};
+    tn_status status = append_copies(state, &buf, text, count);
+    return tn_jinja_string_take(state, status, &buf, out);
 }
 
 tn_status tn_jinja_pad(jinja_state *state, const jinja_string *text, int64_t width, const jinja_string *fill, int sides,
                        jinja_value *out) {
     tn_buf buf = {0};
     int64_t count = (int64_t)tn_jinja_string_count(text);
+    TN_TRY(tn_jinja_step(state, text->length / 16));
     if (width <= count)
         return tn_jinja_string_refer(state, text->data, text->length, out);
     int64_t missing = width - count, left = sides & JINJA_PAD_LEFT ? missing : 0;
     if (sides == (JINJA_PAD_LEFT | JINJA_PAD_RIGHT))
         left = missing / 2 + (missing & width & 1);
-    tn_status status = repeat(state, &buf, fill, left);
+    tn_status status = append_copies(state, &buf, fill, left);
     if (status == TN_OK)
         status = tn_jinja_append(state, &buf, text->data, text->length);
     if (status == TN_OK)
-        status = repeat(state, &buf, fill, missing - left);
+        status = append_copies(state, &buf, fill, missing - left);
     return tn_jinja_string_take(state, status, &buf, out);
 }

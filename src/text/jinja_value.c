@@ -67,7 +67,7 @@ tn_status tn_jinja_string_take(jinja_state *state, tn_status status, tn_buf *buf
 tn_status tn_jinja_append(jinja_state *state, tn_buf *buf, const char *data, size_t length) {
     if (length > JINJA_MAX_TEXT || buf->length > JINJA_MAX_TEXT - length)
         return tn_fail(TN_ERROR_ARGUMENT, "a text is longer than %d MB", JINJA_MAX_TEXT >> 20);
-    TN_TRY(tn_jinja_step(state, length / 64));
+    TN_TRY(tn_jinja_step(state, 1 + length / 64));
     tn_buf_append(buf, data, length);
     return tn_buf_status(buf);
 }
