@@ -240,8 +240,8 @@ void tn_cli_print_overview(tn_buf *out, const tn_command *const *commands, int w
     for (; *commands; commands++) {
         if ((*commands)->hidden)
             continue;
-        tn_buf_printf(out, "  %-14s", (*commands)->name);
-        tn_cli_wrap(out, (*commands)->summary, 16, 16, width);
+        tn_buf_printf(out, "  %-18s", (*commands)->name);
+        tn_cli_wrap(out, (*commands)->summary, 20, 20, width);
     }
     tn_buf_puts(out, "\n`tenon COMMAND --help` explains one of them; `tenon --version` prints the version.\n");
 }

@@ -49,7 +49,7 @@ void tn_adapter_enable(tn_adapter *adapter, bool enabled);
 
 typedef struct tn_adapter_load_options {
     bool trainable;
-    bool allow_partial; /* tensors missing on either side are tolerated (and counted) */
+    bool allow_partial; /* tensors missing on either side are tolerated (and counted); copies of base weights are not compared */
 } tn_adapter_load_options;
 
 /* How much of an adapter file was used; without allow_partial the two last are 0 or loading failed. */

@@ -110,7 +110,8 @@ static tn_status read_tensors(tn_adapter *adapter, const tn_safetensors *file, c
             seen[param - adapter->params.entries] = true;
             report->tensors++;
         } else if (frozen) {
-            TN_TRY_GOTO(check_frozen_copy(adapter, file->path, entry, frozen));
+            if (!options->allow_partial)
+                TN_TRY_GOTO(check_frozen_copy(adapter, file->path, entry, frozen));
         } else if (!is_tied_copy(adapter, name)) {
             report->unexpected++;
             if (!options->allow_partial) {

@@ -1,20 +1,22 @@
-/* Merging an adapter into its base, in memory and into a checkpoint on disk, and taking it out again. Sums are in f32; one rounding
- * to the stored type follows. */
+/* Merging an adapter into its base, in memory and into a checkpoint on disk, and taking it out again. Sums are in f32; one
+ * rounding to the stored type follows. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "peft/lora.h"
 #include "session/merge.h"
 
 typedef struct {
     tn_model *model;
-    int direction;       /* +1 merges, -1 takes out */
+    int direction; /* +1 merges, -1 takes out */
     bool keep_dtype;
-    tn_dtype dtype;      /* unless keep_dtype */
+    tn_dtype dtype; /* unless keep_dtype */
     double largest_rounding;
     int64_t modules;
     float *weight, *bias, *original; /* scratch for the largest module */
     char *stored;                    /* scratch: one tensor in the output's type */
+    int64_t scratch;                 /* elements of each */
 } merger;
 
 /* One tensor of the checkpoint that is written. */
@@ -25,11 +27,19 @@ typedef struct {
     bool is_bias;
 } output_tensor;
 
-static int64_t largest_tensor(const tn_model *model) {
+/* Elements of the largest tensor of the modules and of what the checkpoint holds besides. */
+static int64_t largest_tensor(const tn_decoder *decoder) {
     int64_t most = 1;
-    for (int64_t i = 0; i < model->decoder->module_count; i++) {
-        int64_t count = tn_tensor_count(&tn_module_weight(&model->decoder->modules[i])->tensor);
+    for (int64_t i = 0; i < decoder->module_count; i++) {
+        int64_t count = tn_tensor_count(&tn_module_weight(&decoder->modules[i])->tensor);
         most = count > most ? count : most;
+    }
+    for (size_t f = 0; f < decoder->checkpoint.file_count; f++) {
+        const tn_safetensors *file = &decoder->checkpoint.files[f];
+        for (size_t e = 0; e < file->count; e++) {
+            int64_t count = tn_tensor_count(&file->entries[e].tensor);
+            most = count > most ? count : most;
+        }
     }
     return most;
 }
@@ -52,7 +62,8 @@ static tn_status merger_init(merger *m, tn_model *model, const char *dtype, int 
     *m = (merger){.model = model, .direction = direction, .keep_dtype = !dtype || strcmp(dtype, "keep") == 0};
     if (!m->keep_dtype && (!tn_dtype_from_name(dtype, &m->dtype) || m->dtype > TN_DTYPE_BF16))
         return tn_fail(TN_ERROR_ARGUMENT, "dtype '%s' is not one of keep, f32, bf16, f16", dtype);
-    size_t most = (size_t)largest_tensor(model);
+    m->scratch = largest_tensor(model->decoder);
+    size_t most = (size_t)m->scratch;
     m->weight = tn_pages_alloc(most * sizeof(float));
     m->bias = tn_pages_alloc(most * sizeof(float));
     m->original = tn_pages_alloc(most * sizeof(float));
@@ -61,18 +72,34 @@ static tn_status merger_init(merger *m, tn_model *model, const char *dtype, int 
 }
 
 static void merger_free(merger *m) {
-    size_t bytes = (size_t)largest_tensor(m->model) * sizeof(float);
+    size_t bytes = (size_t)m->scratch * sizeof(float);
     tn_pages_free(m->weight, bytes);
     tn_pages_free(m->bias, bytes);
     tn_pages_free(m->original, bytes);
     tn_pages_free(m->stored, bytes);
 }
 
-/* A base that is replaced whole cannot be found again from the adapter. */
+/* What is replaced whole cannot be found again from the adapter, nor can what was taken out of a base that is not there. */
 static tn_status check_can_unmerge(const merger *m) {
-    if (m->direction < 0 && m->model->adapter->replaced_count)
-        return tn_fail(TN_ERROR_UNSUPPORTED, "this adapter replaced '%s' in full (modules_to_save or bias), so the base's own weights cannot be restored from it",
-                       m->model->adapter->replaced[0].module->name);
+    const tn_adapter *adapter = m->model->adapter;
+    if (m->direction > 0)
+        return TN_OK;
+    if (adapter->replaced_count)
+        return tn_fail(
+            TN_ERROR_UNSUPPORTED,
+            "this adapter replaced '%s' in full (modules_to_save or bias), so the base's own weights cannot be restored "
+            "from it; use the base that it was trained on",
+            adapter->replaced[0].module->name);
+    if (adapter->config.token_rows_count)
+        return tn_fail(TN_ERROR_UNSUPPORTED,
+                       "this adapter replaced rows of the embedding (trainable_token_indices), so the base's "
+                       "own cannot be restored from it; use the base that it was trained on");
+    if (adapter->config.init && tn_lora_init_reduces_base(adapter->config.init))
+        return tn_fail(
+            TN_ERROR_UNSUPPORTED,
+            "init_lora_weights '%s' took a part out of the base that is computed from the base itself, so it cannot be "
+            "undone from the merged weights; use the base that it was trained on",
+            adapter->config.init);
     return TN_OK;
 }
 
@@ -92,28 +119,47 @@ static tn_status new_values(merger *m, const output_tensor *t, const float **val
     return TN_OK;
 }
 
-/* Half a unit in the last place of the input's type: what an earlier rounding may have cost. */
+/* Half a unit in the last place of a stored value: what the rounding that made it may have cost. */
 static double half_ulp(float value, tn_dtype dtype) {
     int exponent, bits = dtype == TN_DTYPE_BF16 ? 8 : dtype == TN_DTYPE_F16 ? 11 : 24;
+    int lowest = dtype == TN_DTYPE_F16 ? -13 : -125; /* exponent of the smallest normal number, as frexp counts */
     frexp((double)value, &exponent);
-    return value == 0 ? 0 : ldexp(0.5, exponent - bits);
+    return ldexp(0.5, (exponent > lowest ? exponent : lowest) - bits);
 }
 
-static void note_rounding(merger *m, const output_tensor *t, const float *exact, tn_dtype dtype, int64_t count) {
-    const tn_kernels *kernels = m->model->kernels;
-    const tn_tensor *base = t->is_bias ? &t->module->bias.tensor : &tn_module_weight(t->module)->tensor;
-    float *back = m->original;
-    kernels->to_f32(back, m->stored, dtype, count);
-    for (int64_t i = 0; i < count; i++) {
-        double lost = fabs((double)back[i] - exact[i]);
-        if (m->direction < 0)
-            lost += half_ulp(exact[i], base->dtype);
-        m->largest_rounding = fmax(m->largest_rounding, lost);
+/* How far a restored value may be from the base's besides its last rounding: merging rounded to the merged checkpoint's
+ * type, and the sums on the way there and back, none of them above |merged| + |change|, were rounded to f32. */
+static double restoring_error(float restored, float merged, tn_dtype merged_dtype) {
+    float most = fabsf(merged) + fabsf(merged - restored);
+    return half_ulp(merged, merged_dtype) + 4 * half_ulp(most, TN_DTYPE_F32);
+}
+
+/* Compares m->stored with the values that it stands for. `merged` are the values they were restored from, or NULL. */
+static void note_rounding(merger *m, const float *exact, const float *merged, tn_dtype merged_dtype, tn_dtype dtype,
+                          int64_t count) {
+    enum { PIECE = 1024 };
+    float back[PIECE];
+    for (int64_t at = 0; at < count; at += PIECE) {
+        int64_t n = count - at < PIECE ? count - at : PIECE;
+        tn_convert_to_f32(back, m->stored + at * tn_dtype_size(dtype), dtype, n);
+        for (int64_t i = 0; i < n; i++) {
+            double lost = fabs((double)back[i] - exact[at + i]);
+            if (merged)
+                lost += restoring_error(exact[at + i], merged[at + i], merged_dtype);
+            m->largest_rounding = fmax(m->largest_rounding, lost);
+        }
     }
 }
 
+/* In the checkpoint that is read; what merging adds is like the embedding there. */
+static tn_dtype stored_dtype(const merger *m, const output_tensor *t) {
+    const tn_decoder *d = m->model->decoder;
+    const tn_tensor *embedding = tn_checkpoint_find(&d->checkpoint, "model.embed_tokens.weight");
+    return t->source ? t->source->dtype : embedding ? embedding->dtype : TN_DTYPE_F32;
+}
+
 static tn_dtype output_dtype(const merger *m, const output_tensor *t) {
-    tn_dtype stored = t->source ? t->source->dtype : m->model->decoder->embedding->weight.tensor.dtype;
+    tn_dtype stored = stored_dtype(m, t);
     return m->keep_dtype || !tn_dtype_is_float(stored) ? stored : m->dtype;
 }
 
@@ -123,22 +169,38 @@ static const tn_tensor *shape_of(const output_tensor *t) {
     return t->is_bias ? &t->module->bias.tensor : &tn_module_weight(t->module)->tensor;
 }
 
+/* Has an adapter of its own, not only a share in the embedding's. */
+static bool is_adapted(const tn_adapter *adapter, const tn_module *module) {
+    for (int64_t i = 0; i < adapter->slot_count; i++)
+        if (adapter->slots[i].module == module)
+            return true;
+    for (int64_t i = 0; i < adapter->replaced_count; i++)
+        if (adapter->replaced[i].module == module)
+            return true;
+    return false;
+}
+
 static tn_status write_tensor(merger *m, tn_safetensors_writer *writer, const output_tensor *t) {
     tn_dtype dtype = output_dtype(m, t);
-    int64_t count = tn_tensor_count(shape_of(t));
-    bool changed = t->module && m->model->adapter && tn_adapter_changes(m->model->adapter, t->module);
+    const tn_tensor *shape = shape_of(t);
+    int64_t count = tn_tensor_count(shape);
+    const tn_adapter *adapter = m->model->adapter;
+    bool changed = t->module && adapter && tn_adapter_changes(adapter, t->module);
     if (!changed && t->source && t->source->dtype == dtype)
         return tn_safetensors_writer_data(writer, t->source->data, tn_tensor_bytes(t->source));
     const float *values = m->weight;
     if (changed)
         TN_TRY(new_values(m, t, &values));
     else
-        tn_convert_to_f32(m->weight, shape_of(t)->data, shape_of(t)->dtype, count);
+        tn_convert_to_f32(m->weight, shape->data, shape->dtype, count);
     m->model->kernels->from_f32(m->stored, dtype, values, count);
-    if (changed) {
-        note_rounding(m, t, values, dtype, count);
-        m->modules += !t->is_bias;
-    }
+    const tn_tensor stored = {.dtype = dtype, .ndim = 1, .shape = {count}, .data = m->stored};
+    int64_t bad = tn_tensor_first_nonfinite(&stored);
+    if (bad >= 0)
+        return tn_fail(TN_ERROR_NUMERIC, "'%s': the value %g at element %lld does not fit %s; choose another dtype", t->name,
+                       (double)values[bad], (long long)bad, tn_dtype_name(dtype));
+    note_rounding(m, values, changed && m->direction < 0 ? m->original : NULL, stored_dtype(m, t), dtype, count);
+    m->modules += changed && !t->is_bias && is_adapted(adapter, t->module);
     return tn_safetensors_writer_data(writer, m->stored, count * tn_dtype_size(dtype));
 }
 
@@ -148,7 +210,10 @@ static const tn_module *module_of(const tn_decoder *decoder, const char *name, b
     *is_bias = dot && strcmp(dot, ".bias") == 0;
     if (!dot || (!*is_bias && strcmp(dot, ".weight") != 0))
         return NULL;
-    return tn_map_get(&decoder->by_name, name, (size_t)(dot - name), &at) ? &decoder->modules[at] : NULL;
+    if (!tn_map_get(&decoder->by_name, name, (size_t)(dot - name), &at))
+        return NULL;
+    const tn_module *module = &decoder->modules[at];
+    return *is_bias && !module->has_bias ? NULL : module;
 }
 
 /* What a merged model has and the base has not: a bias from lora_bias, a head that no longer follows the embedding. */
@@ -173,8 +238,10 @@ static tn_status check_new_biases(merger *m) {
             continue;
         TN_TRY(tn_adapter_merged_weight(m->model->adapter, module, m->weight, m->bias, &has_bias));
         if (has_bias)
-            return tn_fail(TN_ERROR_UNSUPPORTED, "lora_bias gives '%s' a bias, which this architecture has no place for; keep the adapter unmerged",
-                           module->name);
+            return tn_fail(
+                TN_ERROR_UNSUPPORTED,
+                "lora_bias gives '%s' a bias, which this architecture has no place for; keep the adapter unmerged",
+                module->name);
     }
     return TN_OK;
 }
@@ -186,7 +253,8 @@ static tn_status write_file(merger *m, const char *path, const output_tensor *te
     TN_TRY_GOTO(tn_safetensors_writer_metadata(writer, "format", "pt"));
     for (size_t i = 0; i < count; i++) {
         const tn_tensor *shape = shape_of(&tensors[i]);
-        TN_TRY_GOTO(tn_safetensors_writer_declare(writer, tensors[i].name, output_dtype(m, &tensors[i]), shape->ndim, shape->shape));
+        TN_TRY_GOTO(
+            tn_safetensors_writer_declare(writer, tensors[i].name, output_dtype(m, &tensors[i]), shape->ndim, shape->shape));
         *bytes += tn_tensor_count(shape) * tn_dtype_size(output_dtype(m, &tensors[i]));
     }
     TN_TRY_GOTO(tn_safetensors_writer_begin(writer));
@@ -198,20 +266,29 @@ fail:
     return status;
 }
 
-/* Appends a file's tensors, in its order, to `list`. */
+static const char *const head_weight = "lm_head.weight";
+
+/* A tensor may lie in a shard that the index does not name for it; then it is no part of the checkpoint. */
+static bool is_indexed(const tn_decoder *decoder, const tn_safetensors_entry *entry) {
+    return tn_checkpoint_find(&decoder->checkpoint, entry->name) == &entry->tensor;
+}
+
+/* Appends a file's tensors, in its order, to `list`. A tied head that is stored all the same stays what it was for the
+ * model: the embedding. */
 static size_t list_file(const tn_decoder *decoder, const tn_safetensors *file, output_tensor *list) {
     size_t count = 0;
     for (size_t e = 0; e < file->count; e++) {
-        if (!tn_checkpoint_find(&decoder->checkpoint, file->entries[e].name))
+        const tn_safetensors_entry *entry = &file->entries[e];
+        if (!is_indexed(decoder, entry))
             continue;
         output_tensor *t = &list[count++];
-        *t = (output_tensor){.name = file->entries[e].name, .source = &file->entries[e].tensor};
+        *t = (output_tensor){.name = entry->name, .source = &entry->tensor};
         t->module = module_of(decoder, t->name, &t->is_bias);
+        if (t->module == decoder->head && decoder->config.tied)
+            t->source = NULL;
     }
     return count;
 }
-
-static const char *const head_weight = "lm_head.weight";
 
 static size_t list_created(const tn_decoder *decoder, output_tensor *list, tn_arena *names) {
     size_t count = 0;
@@ -220,7 +297,8 @@ static size_t list_created(const tn_decoder *decoder, output_tensor *list, tn_ar
         if (!module->tied)
             list[count++] = (output_tensor){.name = tn_arena_printf(names, "%s.weight", module->name), .module = module};
         if (module->has_bias)
-            list[count++] = (output_tensor){.name = tn_arena_printf(names, "%s.bias", module->name), .module = module, .is_bias = true};
+            list[count++] =
+                (output_tensor){.name = tn_arena_printf(names, "%s.bias", module->name), .module = module, .is_bias = true};
     }
     return count;
 }
@@ -241,7 +319,7 @@ static tn_status write_index(const tn_decoder *decoder, const char *dir, bool wi
         const tn_safetensors *file = &decoder->checkpoint.files[f];
         last = base_name(file->path);
         for (size_t e = 0; e < file->count; e++)
-            if (tn_checkpoint_find(&decoder->checkpoint, file->entries[e].name))
+            if (is_indexed(decoder, &file->entries[e]))
                 cJSON_AddStringToObject(map, file->entries[e].name, last);
     }
     if (with_head)
@@ -295,8 +373,10 @@ static tn_status write_config(const merger *m, const char *dir, bool untied) {
     tn_buf text = {0};
     if (!json)
         return tn_fail_memory("config.json");
-    if (untied && !cJSON_ReplaceItemInObjectCaseSensitive(json, "tie_word_embeddings", cJSON_CreateFalse()))
+    if (untied) {
+        cJSON_DeleteItemFromObjectCaseSensitive(json, "tie_word_embeddings");
         cJSON_AddFalseToObject(json, "tie_word_embeddings");
+    }
     if (!m->keep_dtype) {
         const char *key = tn_json_get(json, "dtype") ? "dtype" : "torch_dtype";
         cJSON_DeleteItemFromObjectCaseSensitive(json, key);
@@ -315,8 +395,15 @@ static tn_status write_config(const merger *m, const char *dir, bool untied) {
 }
 
 tn_status tn_session_copy_words(const tn_model *model, const char *dir) {
-    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
-                                        "chat_template.jinja"};
+    static const char *const names[] = {"tokenizer.json",
+                                        "tokenizer_config.json",
+                                        "special_tokens_map.json",
+                                        "generation_config.json",
+                                        "chat_template.jinja",
+                                        "vocab.json",
+                                        "merges.txt",
+                                        "added_tokens.json",
+                                        "tokenizer.model"};
     enum { WORDS_LIMIT = 256 << 20 };
     char from[TN_PATH_MAX], to[TN_PATH_MAX];
     tn_buf bytes = {0};
@@ -334,32 +421,52 @@ fail:
     return status;
 }
 
-/* Overwriting the mapped base while reading it would destroy it. */
-static tn_status check_not_base(const tn_model *model, const char *dir) {
+static bool same_folder(const char *one, const char *other) {
     char mine[TN_PATH_MAX], theirs[TN_PATH_MAX];
-    const char *a = realpath(model->decoder->dir, mine), *b = realpath(dir, theirs);
-    if (a && b && strcmp(a, b) == 0)
+    const char *a = realpath(one, mine), *b = realpath(other, theirs);
+    return a && b && strcmp(a, b) == 0;
+}
+
+/* The base must not be overwritten by what is made of it, and nothing may lie in the folder that readers would take for a
+ * part of the checkpoint. */
+static tn_status check_folder(const tn_model *model, const char *dir) {
+    char path[TN_PATH_MAX];
+    if (same_folder(model->decoder->dir, dir))
         return tn_fail(TN_ERROR_ARGUMENT, "%s is the model's own folder; choose another one for the output", dir);
+    if (model->adapter_dir && same_folder(model->adapter_dir, dir))
+        return tn_fail(TN_ERROR_ARGUMENT, "%s is the adapter's folder; choose another one for the output", dir);
+    TN_TRY(
+        tn_path_join(path, dir, model->decoder->checkpoint.sharded ? "model.safetensors" : "model.safetensors.index.json"));
+    if (tn_path_exists(path))
+        return tn_fail(TN_ERROR_ARGUMENT,
+                       "%s belongs to another checkpoint; remove it or choose another folder for the output", path);
     return TN_OK;
 }
 
-tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const char *dtype, int direction, tn_merge_report *report) {
+static uint64_t output_bytes(const merger *m) {
+    const tn_decoder *d = m->model->decoder;
+    return (uint64_t)(m->keep_dtype ? tn_decoder_bytes(d) : tn_decoder_parameters(d) * tn_dtype_size(m->dtype));
+}
+
+tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const char *dtype, int direction,
+                                      tn_merge_report *report) {
     merger m;
     tn_status status = merger_init(&m, model, dtype, direction);
     bool untied = head_comes_apart(model);
     if (status != TN_OK)
         goto fail;
-    if (model->decoder->layer_count != model->decoder->config.layers) {
-        status = tn_fail(TN_ERROR_UNSUPPORTED, "an adapter with layer_replication cannot be merged, since its layers share weights");
+    if (model->adapter && model->adapter->config.replication_count) {
+        status = tn_fail(TN_ERROR_UNSUPPORTED,
+                         "an adapter with layer_replication cannot be merged, since its layers share weights");
         goto fail;
     }
     TN_TRY_GOTO(check_can_unmerge(&m));
     TN_TRY_GOTO(tn_dir_create(dir));
-    TN_TRY_GOTO(check_not_base(model, dir));
+    TN_TRY_GOTO(check_folder(model, dir));
     TN_TRY_GOTO(tn_dir_check_writable(dir));
-    TN_TRY_GOTO(tn_disk_check_free(dir, (uint64_t)tn_decoder_bytes(model->decoder) * (m.keep_dtype ? 1 : 2)));
+    TN_TRY_GOTO(tn_disk_check_free(dir, output_bytes(&m)));
     TN_TRY_GOTO(check_new_biases(&m));
-    TN_TRY_GOTO(write_weights(&m, dir, untied));
+    TN_TRY_GOTO(write_weights(&m, dir, untied && !tn_checkpoint_find(&model->decoder->checkpoint, head_weight)));
     TN_TRY_GOTO(write_config(&m, dir, untied));
     TN_TRY_GOTO(tn_session_copy_words(model, dir));
     if (report)
@@ -408,7 +515,7 @@ tn_status tn_model_unmerge(tn_model *model, const char *dir, const char *dtype, 
     if (!model->adapter)
         return tn_fail(TN_ERROR_ARGUMENT, "the model has no adapter to take out");
     TN_TRY(tn_session_write_checkpoint(model, dir, dtype, -1, report));
-    /* merged weights alone against restored base + adapter */
+    /* merged weights alone against restored base + adapter, which was let in already and so is again */
     tn_model *restored = NULL;
     float *before = NULL, *after = NULL;
     int64_t count;
@@ -417,7 +524,7 @@ tn_status tn_model_unmerge(tn_model *model, const char *dir, const char *dtype, 
     TN_TRY_GOTO(tn_session_probe_logits(model, &before, &count));
     TN_TRY_GOTO(tn_model_load(dir, &restored));
     if (model->adapter_dir)
-        TN_TRY_GOTO(tn_model_load_adapter(restored, model->adapter_dir, false, false));
+        TN_TRY_GOTO(tn_model_load_adapter(restored, model->adapter_dir, false, true));
     TN_TRY_GOTO(tn_session_probe_logits(restored, &after, &count));
     report->logit_difference = largest_difference(before, after, count);
 fail:
@@ -441,7 +548,8 @@ tn_status tn_session_merge_in_memory(tn_model *model, float **memory, int64_t *b
     int64_t floats = 0;
     for (int64_t i = 0; i < d->module_count; i++)
         if (tn_adapter_changes(model->adapter, &d->modules[i]))
-            floats += tn_tensor_count(&tn_module_weight(&d->modules[i])->tensor) + tn_module_weight(&d->modules[i])->tensor.shape[0];
+            floats += tn_tensor_count(&tn_module_weight(&d->modules[i])->tensor) +
+                      tn_module_weight(&d->modules[i])->tensor.shape[0];
     *bytes = floats * (int64_t)sizeof(float);
     float *place = *memory = tn_pages_alloc((size_t)*bytes);
     if (!place)
@@ -457,7 +565,8 @@ tn_status tn_session_merge_in_memory(tn_model *model, float **memory, int64_t *b
             continue;
         float *bias = place + count;
         TN_TRY(tn_adapter_merged_weight(model->adapter, module, place, bias, &has_bias));
-        *weight = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = base->ndim, .shape = {base->shape[0], base->shape[1]}, .data = place};
+        *weight =
+            (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = base->ndim, .shape = {base->shape[0], base->shape[1]}, .data = place};
         module->bias.tensor = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {base->shape[0]}, .data = bias};
         module->has_bias = has_bias;
         module->tied = NULL;

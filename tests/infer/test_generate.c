@@ -2,7 +2,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/utf8.h"
 #include "infer/generator.h"
+#include "infer/text_stream.h"
 #include "shared.h"
 
 enum { PROMPTS = 4, STEPS = 12, LONGEST = 40 };
@@ -365,6 +367,113 @@ static void the_callback_stops_generation(void **state) {
     tn_model_free(model);
 }
 
+static tn_model *load_with_tokenizer(void) {
+    tn_model *model = load_shared(STORIES);
+    assert_non_null(model->tokenizer);
+    return model;
+}
+
+/* Generates with stop texts from the first reference prompt, whose continuation is known. */
+static void stop_at(const char *const *stop, size_t count, const char *expected, tn_stop_reason reason) {
+    cJSON *golden = read_stories_golden();
+    tn_model *model = load_with_tokenizer();
+    id_list prompt = ids_of(tn_json_get(cJSON_GetArrayItem(golden, 0), "prompt_ids"));
+    tn_generate_options options;
+    tn_generate_result result;
+    heard h = {.stop_after = SIZE_MAX};
+    tn_generate_options_default(&options);
+    options.max_tokens = 16;
+    options.stop = stop;
+    options.stop_count = count;
+    assert_int_equal(tn_generate(model, prompt.ids, prompt.count, &options, listen, &h, &result), TN_OK);
+    assert_string_equal(result.text, expected);
+    assert_string_equal(tn_buf_text(&h.text), expected);
+    assert_int_equal(result.reason, reason);
+    tn_buf_free(&h.text);
+    tn_generate_result_free(&result);
+    tn_free(prompt.ids);
+    tn_model_free(model);
+    cJSON_Delete(golden);
+}
+
+static void a_stop_text_ends_the_text_before_itself(void **state) {
+    (void)state;
+    stop_at((const char *const[]){"outs"}, 1, " She loved to play ", TN_STOP_STRING);
+    stop_at((const char *const[]){"never", "e loved to p"}, 2, " Sh", TN_STOP_STRING);
+    stop_at((const char *const[]){" She"}, 1, "", TN_STOP_STRING);
+}
+
+static void the_beginning_of_a_stop_text_is_shown_when_it_does_not_come(void **state) {
+    (void)state;
+    const char *const stop[] = {"play outside in the parliament", "park. Then"};
+    stop_at(stop, 2, " She loved to play outside in the park.", TN_STOP_LENGTH);
+}
+
+static void bytes_are_held_until_the_character_is_whole(void **state) {
+    (void)state;
+    tn_model *model = load_with_tokenizer();
+    int32_t euro[3] = {tn_tokenizer_id(model->tokenizer, "<0xE2>"), tn_tokenizer_id(model->tokenizer, "<0x82>"),
+                       tn_tokenizer_id(model->tokenizer, "<0xAC>")};
+    tn_generate_options options;
+    tn_text_stream stream;
+    tn_generate_options_default(&options);
+    tn_prompt prompt = {(int32_t[]){1, 403}, 2};
+    assert_int_equal(tn_text_stream_init(&stream, model->tokenizer, &options, &prompt), TN_OK);
+    for (int i = 0; i < 3; i++) {
+        assert_true(euro[i] >= 0);
+        assert_int_equal(stream.certain, 0);
+        assert_int_equal(tn_text_stream_push(&stream, euro[i]), TN_OK);
+    }
+    assert_int_equal(tn_text_stream_push(&stream, 403), TN_OK);
+    assert_int_equal(tn_text_stream_push(&stream, euro[0]), TN_OK);
+    assert_memory_equal(stream.text.data, "\xe2\x82\xac", 3);
+    assert_int_equal(tn_utf8_valid_prefix(stream.text.data, stream.certain), stream.certain);
+    size_t before = stream.certain;
+    assert_int_equal(tn_text_stream_finish(&stream), TN_OK);
+    assert_string_equal(stream.text.data + before, "\xef\xbf\xbd");
+    tn_text_stream_free(&stream);
+    tn_model_free(model);
+}
+
+static void a_prompt_may_end_inside_a_character(void **state) {
+    (void)state;
+    tn_model *model = load_with_tokenizer();
+    int32_t cut[3] = {1, tn_tokenizer_id(model->tokenizer, "<0xC3>")};
+    tn_generate_options options;
+    tn_text_stream stream;
+    tn_generate_options_default(&options);
+    assert_int_equal(tn_text_stream_init(&stream, model->tokenizer, &options, &(tn_prompt){cut, 2}), TN_OK);
+    assert_int_equal(tn_text_stream_push(&stream, tn_tokenizer_id(model->tokenizer, "<0xA9>")), TN_OK);
+    assert_int_equal(tn_text_stream_finish(&stream), TN_OK);
+    assert_string_equal(tn_buf_text(&stream.text), "\xc3\xa9");
+    tn_text_stream_free(&stream);
+    tn_model_free(model);
+}
+
+static void a_conversation_goes_through_the_chat_template(void **state) {
+    (void)state;
+    tn_model *model = load_with_tokenizer();
+    const char *messages = "[{\"role\": \"user\", \"content\": \"Lily\"}]";
+    int32_t *ids, *expected;
+    size_t count, expected_count;
+    assert_int_equal(tn_chat_prompt(model, messages, true, &ids, &count), TN_ERROR_UNSUPPORTED);
+    assert_int_equal(
+        tn_chat_template_parse("{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+                               "{% if add_generation_prompt %}[assistant]{% endif %}",
+                               "test", &model->chat_template),
+        TN_OK);
+    assert_int_equal(tn_chat_prompt(model, messages, true, &ids, &count), TN_OK);
+    const char *text = "[user] Lily\n[assistant]";
+    assert_int_equal(tn_model_encode(model, text, strlen(text), false, &expected, &expected_count), TN_OK);
+    assert_int_equal(count, expected_count);
+    assert_memory_equal(ids, expected, count * sizeof *ids);
+    tn_free_ids(ids);
+    tn_free_ids(expected);
+    assert_int_equal(tn_chat_prompt(model, "{}", true, &ids, &count), TN_ERROR_FORMAT);
+    assert_int_equal(tn_chat_prompt(model, "[", true, &ids, &count), TN_ERROR_FORMAT);
+    tn_model_free(model);
+}
+
 static void failing_allocations_leave_nothing_behind(void **state) {
     (void)state;
     tn_model *model = load_shared(STORIES);
@@ -402,6 +511,11 @@ int main(void) {
         cmocka_unit_test(generation_stops_where_positions_end),
         cmocka_unit_test(prompts_are_checked),
         cmocka_unit_test(the_callback_stops_generation),
+        cmocka_unit_test(a_stop_text_ends_the_text_before_itself),
+        cmocka_unit_test(the_beginning_of_a_stop_text_is_shown_when_it_does_not_come),
+        cmocka_unit_test(bytes_are_held_until_the_character_is_whole),
+        cmocka_unit_test(a_prompt_may_end_inside_a_character),
+        cmocka_unit_test(a_conversation_goes_through_the_chat_template),
         cmocka_unit_test(failing_allocations_leave_nothing_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

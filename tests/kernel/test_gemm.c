@@ -119,26 +119,39 @@ static float *solve(const problem *p, gemm_function *gemm) {
     return c;
 }
 
+static void check_element(const problem *p, const float *c, int64_t i, int64_t j, const char *name) {
+    double sum = 0, size = 0;
+    for (int64_t q = 0; q < p->k; q++) {
+        double term = (double)element(p->a, i, q) * element(p->b, q, j);
+        sum += term;
+        size += fabs(term);
+    }
+    double before = p->beta == 0.0f ? 0.0 : (double)p->beta * p->c[GUARD + i * p->ldc + j];
+    double expected = p->alpha * sum + before;
+    double bound = (4.0 * (double)p->k * fabs(p->alpha) * size + 4 * fabs(before) + 4 * fabs(expected)) * 0x1p-24;
+    double got = c[GUARD + i * p->ldc + j];
+    if (!(fabs(got - expected) <= bound))
+        fail_msg("%s %lldx%lldx%lld at (%lld, %lld): got %.9g, expected %.9g", name, (long long)p->m, (long long)p->n,
+                 (long long)p->k, (long long)i, (long long)j, got, expected);
+}
+
+/* All elements of small products; every so many of large ones (by a prime, so that all rows and columns are met), and that
+ * the others were written: a product without beta starts from NaN. */
 static void check(const problem *p, const float *c, const char *name) {
+    static const int64_t primes[] = {1, 3, 7, 17, 37, 101, 251, 503, 1009, 2003};
+    size_t pick = 0;
+    while (p->m * p->n * p->k / primes[pick] > 400000 && pick + 1 < sizeof primes / sizeof *primes)
+        pick++;
     for (int64_t i = 0; i < GUARD; i++)
         assert_true(c[i] == guard_value && c[GUARD + p->m * p->ldc + i] == guard_value);
     for (int64_t i = 0; i < p->m; i++) {
         for (int64_t j = p->n; j < p->ldc; j++)
             assert_true(c[GUARD + i * p->ldc + j] == guard_value);
         for (int64_t j = 0; j < p->n; j++) {
-            double sum = 0, size = 0;
-            for (int64_t q = 0; q < p->k; q++) {
-                double term = (double)element(p->a, i, q) * element(p->b, q, j);
-                sum += term;
-                size += fabs(term);
-            }
-            double before = p->beta == 0.0f ? 0.0 : (double)p->beta * p->c[GUARD + i * p->ldc + j];
-            double expected = p->alpha * sum + before;
-            double bound = (4.0 * (double)p->k * fabs(p->alpha) * size + 4 * fabs(before) + 4 * fabs(expected)) * 0x1p-24;
-            double got = c[GUARD + i * p->ldc + j];
-            if (!(fabs(got - expected) <= bound))
-                fail_msg("%s %lldx%lldx%lld at (%lld, %lld): got %.9g, expected %.9g", name, (long long)p->m,
-                         (long long)p->n, (long long)p->k, (long long)i, (long long)j, got, expected);
+            if ((i * p->n + j) % primes[pick] == 0)
+                check_element(p, c, i, j, name);
+            else if (!isfinite(c[GUARD + i * p->ldc + j]))
+                fail_msg("%s: (%lld, %lld) is not finite", name, (long long)i, (long long)j);
         }
     }
 }
@@ -158,19 +171,20 @@ static void product_of_any_shape_is_that_of_the_definition(void **state) {
     static const int64_t edges[] = {1, 2, 3, 5, 7, 8, 13, 14, 15, 16, 17, 31, 32, 33, 47, 64, 97, 113};
     enum { EDGES = sizeof edges / sizeof *edges };
     tn_rng rng = tn_rng_start(1, 1);
-    for (uint64_t trial = 0; trial < 1500; trial++)
+    for (uint64_t trial = 0; trial < 1200; trial++)
         check_shape(edges[tn_rng_below(&rng, EDGES)], edges[tn_rng_below(&rng, EDGES)], edges[tn_rng_below(&rng, EDGES)],
                     trial);
 }
 
 static void product_across_blocks_is_that_of_the_definition(void **state) {
     (void)state;
-    static const int64_t shapes[][3] = {
-        {30, 40, 575},  {37, 40, 576},  {37, 33, 577}, {41, 39, 1153}, {600, 500, 1200}, {1121, 33, 9},  {1200, 17, 20},
-        {257, 40, 17},  {20, 2049, 12}, {33, 4200, 7}, {769, 18, 10},  {1, 1500, 70},    {8, 700, 1030}, {700, 5, 900},
-        {900, 16, 100}, {12, 530, 129}, {2, 3, 5000},  {4096, 1, 3},   {1, 1, 1},        {1, 4097, 1},   {300, 300, 8}};
+    static const int64_t shapes[][3] = {{30, 40, 575},  {37, 40, 576},    {37, 33, 577},  {41, 39, 1153}, {600, 500, 1200},
+                                        {19, 16500, 9}, {33, 16400, 590}, {1121, 33, 9},  {1200, 17, 20}, {257, 40, 17},
+                                        {20, 2049, 12}, {33, 4200, 7},    {769, 18, 10},  {1, 1500, 70},  {8, 700, 1030},
+                                        {700, 5, 900},  {900, 16, 100},   {12, 530, 129}, {2, 3, 5000},   {4096, 1, 3},
+                                        {1, 1, 1},      {1, 4097, 1},     {300, 300, 8}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        for (uint64_t seed = 0; seed < 12; seed++)
+        for (uint64_t seed = 0; seed < 8; seed++)
             check_shape(shapes[i][0], shapes[i][1], shapes[i][2], 10000 + i * 100 + seed);
     }
 }
@@ -178,7 +192,7 @@ static void product_across_blocks_is_that_of_the_definition(void **state) {
 static void bits_do_not_depend_on_the_number_of_threads(void **state) {
     (void)state;
     static const int64_t shapes[][3] = {{200, 300, 500}, {1300, 64, 100}, {1, 5000, 64}, {8, 1000, 700}, {700, 8, 500},
-                                        {9, 3000, 77},   {40, 3500, 33},  {64, 64, 800}, {16, 16, 9000}};
+                                        {9, 3000, 77},   {40, 3500, 33},  {64, 64, 800}, {16, 16, 9000}, {41, 16700, 600}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         for (uint64_t seed = 0; seed < 8; seed++) {
             problem p = random_problem(shapes[s][0], shapes[s][1], shapes[s][2], 500 + s * 10 + seed);

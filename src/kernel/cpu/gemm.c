@@ -2,7 +2,7 @@
  * a block of A and one of B are packed into panels as f32, then tiles of C are computed by the micro-kernel. With few
  * rows (or columns: the product is then transposed) nothing is packed and the wide operand is read once, in place.
  *
- * Every element of C is one sum over k in an order that depends only on k, by one thread at a time. */
+ * Every element of C is summed over k in an order that depends on the shape alone, by one thread at a time. */
 #include "kernel/cpu/gemm.h"
 
 #include <stdatomic.h>
@@ -14,12 +14,13 @@
 #endif
 
 enum {
-    DOT_ROWS = 32,   /* most rows of a product computed as dot products */
-    DOT_COLS = 16,   /* columns of it in one task */
-    DOT_DEPTH = 768, /* most of their depth at once */
-    STRIP = 4096,    /* sums that are kept at once for columns times rows, by adding up rows of B */
-    COEF_DEPTH = 64, /* coefficients widened at once for that */
-    SHALLOW = 32,
+    DOT_ROWS = 32,           /* most rows of a product computed as dot products */
+    DOT_COLS = 16,           /* columns of it in one task */
+    DOT_DEPTH = 768,         /* most of their depth at once */
+    STRIP = 4096,            /* sums that are kept at once for columns times rows, by adding up rows of B */
+    COEF_DEPTH = 64,         /* coefficients widened at once for that */
+    STRIP_PANELS = 4,        /* of B, that a thread packs for itself when B is very wide */
+    SHALLOW = 32,            /* depth up to which C is the largest of the three */
     IN_PLACE_COLS = 96,      /* with more, packing A pays */
     IN_PLACE_ROWS = 128,     /* with more, packing B pays */
     PACKED_FLOATS = 2 << 20, /* of both operands, unless one kc needs more */
@@ -50,6 +51,7 @@ typedef struct product {
     /* Blocks. */
     int64_t mc, nc, kc, packed_depth;
     float *packed_a, *packed_b;
+    bool by_strips;              /* each thread packs the B that it uses */
     bool a_in_place, b_in_place; /* A and whole panels of B are read where they are */
     /* Few rows, for dot products: f32 [m, k]. */
     const float *few;
@@ -78,8 +80,6 @@ static tn_operand part(tn_operand x, int64_t row, int64_t col) {
 static tn_operand transposed(tn_operand x) {
     return (tn_operand){x.data, x.dtype, x.col_stride, x.row_stride};
 }
-
-/* ---- scratch and threads ---- */
 
 static _Thread_local struct {
     void *pages;
@@ -158,19 +158,17 @@ static void run(product *job, void (*work)(product *)) {
     work(job);
 }
 
-/* ---- blocks ---- */
-
 /* The part of C at (row, col) with the panels for it; depth from `depth_at`. */
 typedef struct block {
     int64_t row, rows, col, cols, depth_at, depth;
 } block;
 
-static void pack_b(product *job, const block *at, int64_t panel) {
+static void pack_b(const product *job, const block *at, int64_t panel, float *packed) {
     const tn_gemm_kernel *kernel = job->kernel;
     int64_t from = panel * kernel->nr, cols = smaller(at->cols - from, kernel->nr);
     if (!job->b_in_place || cols < kernel->nr)
-        kernel->widen(job->packed_b + from * at->depth, kernel->nr, part(job->b, at->depth_at, at->col + from), at->depth,
-                      cols, kernel->nr);
+        kernel->widen(packed + from * at->depth, kernel->nr, part(job->b, at->depth_at, at->col + from), at->depth, cols,
+                      kernel->nr);
 }
 
 static void pack_a(product *job, const block *at, int64_t panel) {
@@ -186,21 +184,22 @@ static void pack_panels(product *job, const block *at, bool with_b) {
     int64_t b_panels = with_b ? (at->cols + job->kernel->nr - 1) / job->kernel->nr : 0;
     for (int64_t i; (i = take(&job->next_pack)) < a_panels + b_panels;) {
         if (i < b_panels)
-            pack_b(job, at, i);
+            pack_b(job, at, i, job->packed_b);
         else
             pack_a(job, at, i - b_panels);
     }
 }
 
 /* Depth `from` to `from + depth` of panel j of B, and how far apart its rows are. */
-static const float *panel_of_b(const product *job, const block *at, int64_t j, int64_t from, int64_t *step) {
+static const float *panel_of_b(const product *job, const block *at, const float *packed, int64_t j, int64_t from,
+                               int64_t *step) {
     const tn_gemm_kernel *kernel = job->kernel;
     if (job->b_in_place && at->cols - j * kernel->nr >= kernel->nr) {
         *step = job->b.row_stride;
         return part(job->b, at->depth_at + from, at->col + j * kernel->nr).data;
     }
     *step = kernel->nr;
-    return job->packed_b + (j * at->depth + from) * kernel->nr;
+    return packed + (j * at->depth + from) * kernel->nr;
 }
 
 typedef struct range {
@@ -221,7 +220,8 @@ static const float *panel_of_a(const product *job, const block *at, int64_t i, i
 }
 
 /* Tiles of C from panels of A and B, their depth in steps of kc. */
-static void multiply_panels(product *job, const block *at, range down, range across, int64_t from) {
+static void multiply_panels(const product *job, const block *at, const float *packed_b, range down, range across,
+                            int64_t from) {
     const tn_gemm_kernel *kernel = job->kernel;
     int64_t depth = smaller(at->depth - from, job->kc);
     float beta = at->depth_at + from ? 1.0f : job->beta;
@@ -230,7 +230,7 @@ static void multiply_panels(product *job, const block *at, range down, range acr
         const float *a = panel_of_a(job, at, i, from, &a_row, &a_step);
         for (int64_t j = across.from; j < across.to; j++) {
             int64_t col = j * kernel->nr, b_step;
-            const float *b = panel_of_b(job, at, j, from, &b_step);
+            const float *b = panel_of_b(job, at, packed_b, j, from, &b_step);
             kernel->tile(job->c.data + (at->row + row) * job->c.row_stride + at->col + col, job->c.row_stride, a, a_row,
                          a_step, b, b_step, job->alpha, beta, rows, smaller(at->cols - col, kernel->nr), depth);
         }
@@ -255,7 +255,25 @@ static void multiply_block(product *job, const block *at) {
         range rows = {i % down * high, smaller(i % down * high + high, a_panels)};
         range cols = {i / down * wide, smaller(i / down * wide + wide, b_panels)};
         for (int64_t from = 0; from < at->depth; from += job->kc)
-            multiply_panels(job, at, rows, cols, from);
+            multiply_panels(job, at, job->packed_b, rows, cols, from);
+    }
+}
+
+/* Tasks of all rows and a strip of columns, each of which packs its own part of B and uses it while it is near. */
+static void multiply_strips(product *job, const block *at) {
+    const tn_gemm_kernel *kernel = job->kernel;
+    float *packed_b = team_index(job) == 0 ? job->packed_b : scratch_floats(STRIP_PANELS * kernel->nr * at->depth);
+    if (!packed_b)
+        return;
+    int64_t width = STRIP_PANELS * kernel->nr;
+    for (int64_t col; (col = take(&job->next_task) * width) < at->cols;) {
+        block strip = *at;
+        strip.col += col;
+        strip.cols = smaller(at->cols - col, width);
+        range down = {0, (at->rows + kernel->mr - 1) / kernel->mr}, across = {0, (strip.cols + kernel->nr - 1) / kernel->nr};
+        for (int64_t j = 0; j < across.to; j++)
+            pack_b(job, &strip, j, packed_b);
+        multiply_panels(job, &strip, packed_b, down, across, 0);
     }
 }
 
@@ -274,35 +292,53 @@ static void run_blocks(product *job) {
                         atomic_store_explicit(&job->next_task, 0, memory_order_relaxed);
                 }
                 first = false;
-                pack_panels(job, &at, i == 0);
+                pack_panels(job, &at, i == 0 && !job->by_strips);
                 wait_for_all(job);
                 if (leader)
                     atomic_store_explicit(&job->next_pack, 0, memory_order_relaxed);
-                multiply_block(job, &at);
+                if (job->by_strips)
+                    multiply_strips(job, &at);
+                else
+                    multiply_block(job, &at);
             }
         }
     }
 }
 
-static void gemm_by_blocks(product *job) {
+/* Sets the sizes of blocks from the shape alone. Returns the floats of packed A; those of B follow them. */
+static int64_t choose_blocks(product *job) {
     const tn_gemm_kernel *kernel = job->kernel;
     job->mc = even_block(job->m, kernel->mc, kernel->mr);
-    job->nc = even_block(job->n, kernel->nc, kernel->nr);
     job->kc = even_block(job->k, kernel->kc, 8);
     job->a_in_place = job->n <= IN_PLACE_COLS && job->a.dtype == TN_DTYPE_F32;
     job->b_in_place = job->m <= IN_PLACE_ROWS && job->b.dtype == TN_DTYPE_F32 && job->b.col_stride == 1;
-    /* The threads wait for each other once for each packed block, so several kc are packed when they are small. */
     int64_t height = job->a_in_place ? 0 : job->mc / kernel->mr * kernel->panel_a;
-    int64_t most = PACKED_FLOATS / ((height + job->nc) * job->kc), steps = (job->k + job->kc - 1) / job->kc;
-    job->packed_depth = even_block(steps, most > 1 ? most : 1, 1) * job->kc;
-    job->packed_a = scratch_floats((height + job->nc) * job->packed_depth);
+    job->by_strips = job->n >= MIN_TILES * STRIP_PANELS * kernel->nr;
+    if (job->by_strips) {
+        job->nc = job->n;
+        job->packed_depth = job->kc;
+    } else {
+        /* The threads wait for each other once for each packed block, so several kc are packed when they are small. */
+        job->nc = even_block(job->n, kernel->nc, kernel->nr);
+        int64_t most = PACKED_FLOATS / ((height + job->nc) * job->kc), steps = (job->k + job->kc - 1) / job->kc;
+        job->packed_depth = even_block(steps, most > 1 ? most : 1, 1) * job->kc;
+    }
+    return height * job->packed_depth;
+}
+
+static void gemm_by_blocks(product *job) {
+    const tn_gemm_kernel *kernel = job->kernel;
+    int64_t size_a = choose_blocks(job);
+    int64_t width = job->by_strips ? STRIP_PANELS * kernel->nr : job->nc;
+    job->packed_a = scratch_floats(size_a + width * job->packed_depth);
     if (job->packed_a) {
-        job->packed_b = job->packed_a + height * job->packed_depth;
+        job->packed_b = job->packed_a + size_a;
         run(job, run_blocks);
         return;
     }
     /* One tile at a time gives the same bits, since kc is the same. */
     float panels[MAX_KC * (MAX_PANEL + MAX_NR)];
+    job->by_strips = false;
     job->mc = kernel->mr;
     job->nc = kernel->nr;
     job->packed_depth = job->kc;
@@ -311,8 +347,6 @@ static void gemm_by_blocks(product *job) {
     job->threads = 1;
     run(job, run_blocks);
 }
-
-/* ---- few rows ---- */
 
 static void put(const product *job, int64_t i, int64_t j, float value) {
     float *c = job->c.data + i * job->c.row_stride + j * job->c.col_stride;

@@ -8,8 +8,6 @@
 #define INLINE static inline __attribute__((always_inline))
 enum { NR = 2 * W };
 
-/* ---- widening copies ---- */
-
 INLINE void widen_rows(float *out, int64_t out_stride, tn_operand src, int64_t rows, int64_t cols, int64_t width,
                        const tn_dtype dtype) {
     for (int64_t r = 0; r < rows; r++) {
@@ -65,8 +63,6 @@ static void widen(float *out, int64_t out_stride, tn_operand src, int64_t rows, 
         widen_as(out, out_stride, src, rows, cols, width, TN_DTYPE_F16);
 }
 
-/* ---- the micro-kernel: a tile of C in registers, one rank-1 update per step of depth ---- */
-
 INLINE void put(float *c, vec value, vec alpha, float beta) {
     value = v_mul(alpha, value);
     v_store(c, beta == 0.0f ? value : v_fma(v_set1(beta), v_load(c), value));
@@ -77,6 +73,7 @@ INLINE void put_part(float *c, vec value, vec alpha, float beta, int64_t cols) {
     v_store_part(c, beta == 0.0f ? value : v_fma(v_set1(beta), v_load_part(c, 0, cols, TN_DTYPE_F32), value), cols);
 }
 
+/* The micro-kernel: a tile of C stays in registers through one rank-1 update per step of depth. */
 INLINE void tile_rows(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
                       float alpha, float beta, int64_t cols, int64_t depth, const int rows) {
     vec acc[MR][2];
@@ -139,8 +136,6 @@ static void tile(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a
     }
 #undef ROWS
 }
-
-/* ---- few rows against many: each row of w is read once ---- */
 
 /* Asks for data[index] to be near when the next rows are read: rows are too far apart for the processor to foresee. */
 INLINE void foresee(const void *data, int64_t index, const tn_dtype dtype) {
