@@ -5,10 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifndef TENON_VERSION
-#define TENON_VERSION "0.1.0"
-#endif
-
 const char *tn_version(void) {
     return TENON_VERSION;
 }
