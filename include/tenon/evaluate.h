@@ -21,7 +21,7 @@ typedef struct tn_evaluation {
     double token_accuracy;    /* share of labelled tokens that were the most likely one */
     int64_t samples, labelled, tokens;
     int64_t generated, exact; /* of tn_evaluate with generate: samples tried, and equal after trimming blanks at the ends */
-    int64_t cut, unlabelled;  /* samples of the file cut at max_length; left out because nothing in them is to be predicted */
+    int64_t cut, unlabelled;  /* samples of the file cut at max_length; left out as nothing in them is to be predicted */
     double seconds;
 } tn_evaluation;
 
@@ -38,10 +38,10 @@ typedef struct tn_evaluate_options {
 } tn_evaluate_options;
 TN_API void tn_evaluate_options_default(tn_evaluate_options *options);
 
-/* Evaluates on a JSONL file, in its order, with the model's adapter as it is (on, off or absent). `options` NULL: the defaults. With
- * generate, samples without a prompt (plain text) are left out of `generated`. Errors: those of reading the data (naming file and
- * line), TN_ERROR_ARGUMENT (an option out of range, nothing to generate from), _UNSUPPORTED (rows of text or generate without
- * tokenizer), _NUMERIC (a loss that is not finite), _INTERRUPTED (by the callback), _MEMORY. */
+/* Evaluates on a JSONL file, in its order, with the model's adapter as it is (on, off or absent). `options` NULL: the
+ * defaults. With generate, samples without a prompt (plain text) are left out of `generated`. Errors: those of reading the data
+ * (naming file and line), TN_ERROR_ARGUMENT (an option out of range, nothing to generate from), _UNSUPPORTED (rows of text or
+ * generate without tokenizer), _NUMERIC (a loss that is not finite), _INTERRUPTED (by the callback), _MEMORY. */
 TN_API tn_status tn_evaluate(tn_model *model, const char *data_path, const tn_evaluate_options *options, tn_evaluation *out);
 
 #ifdef __cplusplus
