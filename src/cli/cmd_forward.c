@@ -22,10 +22,7 @@ static const tn_option options[] = {
 static int run(const tn_invocation *call) {
     const config *c = call->config;
     tn_model *model = NULL;
-    tn_set_threads(c->model.threads);
-    tn_status status = tn_model_load(c->model.model, &model);
-    if (status == TN_OK && c->model.adapter)
-        status = tn_model_load_adapter(model, c->model.adapter, c->grad, c->model.allow_partial);
+    tn_status status = tn_cli_load_model(&c->model, c->grad, &model);
     if (status == TN_OK)
         status = tn_forward_file(model, c->input, c->output, c->grad, c->merged);
     tn_model_free(model);

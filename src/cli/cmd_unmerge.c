@@ -60,7 +60,7 @@ static int run(const tn_invocation *call) {
     const config *c = call->config;
     tn_model *model = NULL;
     tn_merge_report report;
-    tn_status status = tn_cli_load_model(&c->model, true, &model);
+    tn_status status = tn_cli_load_model(&c->model, false, &model);
     if (status == TN_OK)
         status = tn_model_unmerge(model, c->out, dtypes[c->dtype], &report);
     if (status == TN_OK)

@@ -27,7 +27,7 @@ void tn_cli_warn_about_model(const tn_model *model) {
                 (long long)info.unused_tensors, info.family, info.first_unused);
 }
 
-static tn_status prove_adapter(tn_model *model, const char *dir) {
+tn_status tn_cli_prove_adapter(tn_model *model, const char *dir) {
     tn_adapter_info info;
     TN_TRY(tn_model_describe_adapter(model, &info));
     fprintf(stderr, "adapter %s: %lld modules changed, |change| %.4g of |weights| %.4g, largest logit difference on a probe %.4g\n", dir,
@@ -37,15 +37,15 @@ static tn_status prove_adapter(tn_model *model, const char *dir) {
     return TN_OK;
 }
 
-tn_status tn_cli_load_model(const tn_cli_model *options, bool quiet, tn_model **out) {
+tn_status tn_cli_load_model(const tn_cli_model *options, bool trainable, tn_model **out) {
     tn_set_threads(options->threads);
     TN_TRY(tn_model_load(options->model, out));
     tn_cli_warn_about_model(*out);
     tn_status status = TN_OK;
     if (options->adapter)
-        status = tn_model_load_adapter(*out, options->adapter, false, options->allow_partial);
-    if (status == TN_OK && options->adapter && !quiet)
-        status = prove_adapter(*out, options->adapter);
+        status = tn_model_load_adapter(*out, options->adapter, trainable, options->allow_partial);
+    if (status == TN_OK && options->adapter)
+        status = tn_cli_prove_adapter(*out, options->adapter);
     if (status != TN_OK) {
         tn_model_free(*out);
         *out = NULL;

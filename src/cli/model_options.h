@@ -15,8 +15,12 @@ typedef struct tn_cli_model {
 extern const tn_option tn_cli_model_options[];   /* --model, --threads */
 extern const tn_option tn_cli_adapter_options[]; /* --adapter, --allow-partial */
 
-/* Loads the model and, when one is named, its adapter; one line on stderr proves that the adapter acts. */
-tn_status tn_cli_load_model(const tn_cli_model *options, bool quiet, tn_model **out);
+/* Loads the model and, when one is named, its adapter (trainable: with gradients); one line on stderr proves that the
+ * adapter acts. */
+tn_status tn_cli_load_model(const tn_cli_model *options, bool trainable, tn_model **out);
+
+/* That line: modules changed, norm of the change, logit difference on a probe. */
+tn_status tn_cli_prove_adapter(tn_model *model, const char *dir);
 
 /* Prints to stderr what loading should not leave unsaid: tensors that this family does not use. */
 void tn_cli_warn_about_model(const tn_model *model);

@@ -132,6 +132,8 @@ tn_status tn_cli_prepare_training(const tn_invocation *call, tn_train_options *t
     tn_status status;
     if (c->from_adapter) {
         status = tn_model_load_adapter(*out, c->from_adapter, true, false);
+        if (status == TN_OK)
+            status = tn_cli_prove_adapter(*out, c->from_adapter);
     } else {
         tn_adapter_options options = c->adapter;
         if (create)
