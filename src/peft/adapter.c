@@ -379,12 +379,20 @@ static tn_status change_of(const tn_adapter *adapter, const tn_module *module, d
     return status;
 }
 
+/* A tied head without a method of its own is the embedding again. */
+static bool follows_embedding(const tn_adapter *adapter, const tn_module *module) {
+    for (int64_t i = 0; i < adapter->slot_count; i++)
+        if (adapter->slots[i].module == module && adapter->slots[i].method)
+            return false;
+    return module->tied != NULL;
+}
+
 tn_status tn_adapter_summarise(const tn_adapter *adapter, tn_adapter_summary *out) {
     double change = 0, base = 0;
     *out = (tn_adapter_summary){0};
     for (int64_t i = 0; i < adapter->model->module_count; i++) {
         const tn_module *module = &adapter->model->modules[i];
-        if (!tn_adapter_changes(adapter, module))
+        if (!tn_adapter_changes(adapter, module) || follows_embedding(adapter, module))
             continue;
         out->modules++;
         TN_TRY(change_of(adapter, module, &change, &base));

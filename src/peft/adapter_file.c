@@ -105,7 +105,10 @@ static tn_status read_tensors(tn_adapter *adapter, const tn_safetensors *file, c
             name += sizeof PREFIX - 1;
         tn_param *param = find_param(adapter, name);
         const tn_module *frozen = param ? NULL : frozen_copy_of(adapter, name);
-        if (param) {
+        if (param && seen[param - adapter->params.entries]) {
+            status = tn_fail(TN_ERROR_MISMATCH, "%s: '%s' is there twice, under two spellings", file->path, param->name);
+            goto fail;
+        } else if (param) {
             TN_TRY_GOTO(fill_param(file->path, entry, param));
             seen[param - adapter->params.entries] = true;
             report->tensors++;

@@ -448,9 +448,17 @@ static uint64_t output_bytes(const merger *m) {
     return (uint64_t)(m->keep_dtype ? tn_decoder_bytes(d) : tn_decoder_parameters(d) * tn_dtype_size(m->dtype));
 }
 
+/* What is merged is the adapter, whether it acts at the moment or not. */
+static bool switch_on(tn_model *model) {
+    bool was_on = model->adapter && model->adapter->enabled;
+    tn_model_enable_adapter(model, true);
+    return was_on;
+}
+
 tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const char *dtype, int direction,
                                       tn_merge_report *report) {
     merger m;
+    bool was_on = switch_on(model);
     tn_status status = merger_init(&m, model, dtype, direction);
     bool untied = head_comes_apart(model);
     if (status != TN_OK)
@@ -473,6 +481,7 @@ tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const ch
         *report = (tn_merge_report){.modules = m.modules, .largest_rounding = m.largest_rounding};
 fail:
     merger_free(&m);
+    tn_model_enable_adapter(model, was_on);
     return status;
 }
 
@@ -505,8 +514,12 @@ tn_status tn_model_merge(tn_model *model, const char *dir, const char *dtype, tn
     report = report ? report : &unused;
     if (!model->adapter)
         return tn_fail(TN_ERROR_ARGUMENT, "the model has no adapter to merge");
-    TN_TRY(tn_session_write_checkpoint(model, dir, dtype, 1, report));
-    return compare_with_written(model, dir, &report->logit_difference);
+    bool was_on = switch_on(model);
+    tn_status status = tn_session_write_checkpoint(model, dir, dtype, 1, report);
+    if (status == TN_OK)
+        status = compare_with_written(model, dir, &report->logit_difference);
+    tn_model_enable_adapter(model, was_on);
+    return status;
 }
 
 tn_status tn_model_unmerge(tn_model *model, const char *dir, const char *dtype, tn_merge_report *report) {

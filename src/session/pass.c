@@ -134,13 +134,15 @@ tn_status tn_session_probe_logits(tn_model *model, float **logits, int64_t *floa
 
 tn_status tn_session_probe(tn_model *model, double *largest_difference) {
     float *with = NULL, *without = NULL;
-    int64_t count;
+    int64_t count = 0;
+    bool was_on = model->adapter && model->adapter->enabled;
+    tn_model_enable_adapter(model, true);
     tn_status status = tn_session_probe_logits(model, &with, &count);
     if (status == TN_OK) {
         tn_model_enable_adapter(model, false);
         status = tn_session_probe_logits(model, &without, &count);
-        tn_model_enable_adapter(model, true);
     }
+    tn_model_enable_adapter(model, was_on);
     *largest_difference = 0;
     for (int64_t i = 0; i < count && status == TN_OK; i++)
         *largest_difference = fmax(*largest_difference, fabs((double)with[i] - without[i]));

@@ -261,7 +261,10 @@ tn_status tn_model_load_adapter(tn_model *model, const char *dir, bool trainable
     tn_model_remove_adapter(model);
     TN_TRY(tn_adapter_load(model->decoder, dir, &options, &report, &model->adapter));
     model->adapter_dir = tn_strdup(dir);
-    return model->adapter_dir ? TN_OK : tn_fail_memory("the adapter");
+    if (model->adapter_dir)
+        return TN_OK;
+    tn_model_remove_adapter(model);
+    return tn_fail_memory("the adapter");
 }
 
 void tn_model_remove_adapter(tn_model *model) {
