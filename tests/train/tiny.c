@@ -66,21 +66,23 @@ void tiny_write_rows(const char *path, int rows, unsigned seed) {
 }
 
 void tiny_write_model(const char *dir, const char *family, const char *more, int hidden, int layers, int vocab) {
-    char path[TN_PATH_MAX], json[1024];
+    char plain[TN_PATH_MAX], path[TN_PATH_MAX], json[1024];
     tn_model *model;
-    assert_int_equal(tn_dir_create(dir), TN_OK);
-    assert_int_equal(tn_path_join(path, dir, "config.json"), TN_OK);
+    assert_int_equal(tn_path_join(plain, dir, "new"), TN_OK);
+    assert_int_equal(tn_dir_create(plain), TN_OK);
+    assert_int_equal(tn_path_join(path, plain, "config.json"), TN_OK);
     snprintf(json, sizeof json,
              "{\"model_type\": \"%s\", %s\"hidden_size\": %d, \"intermediate_size\": %d, \"num_hidden_layers\": %d, "
              "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"vocab_size\": %d, \"max_position_embeddings\": 256, "
              "\"initializer_range\": 0.1, \"torch_dtype\": \"float32\"}\n",
              family, more, hidden, hidden * 2, layers, vocab);
     tiny_write_text(path, json);
-    if (tn_model_create(dir, 5, &model) != TN_OK)
+    if (tn_model_create(plain, 5, &model) != TN_OK)
         fail_msg("%s", tn_error_message());
     if (tn_session_write_checkpoint(model, dir, "f32", 1, NULL) != TN_OK)
         fail_msg("%s", tn_error_message());
     tn_model_free(model);
+    assert_int_equal(tn_path_remove_tree(plain), TN_OK);
 }
 
 tiny_run tiny_start(const char *out) {
