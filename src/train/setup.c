@@ -43,8 +43,8 @@ static tn_status check_options(const tn_train_options *o) {
     TN_TRY(check_number("max_length", (double)o->max_length, 0, 1e9));
     TN_TRY(check_number("valid_fraction", o->valid_fraction, 0, 0.9));
     TN_TRY(check_number("lr", o->lr, 0, 1e6));
-    TN_TRY(check_number("beta1", o->beta1, 0, 1));
-    TN_TRY(check_number("beta2", o->beta2, 0, 1));
+    if (!(o->beta1 >= 0 && o->beta1 < 1 && o->beta2 >= 0 && o->beta2 < 1))
+        return tn_fail(TN_ERROR_ARGUMENT, "beta1 is %g and beta2 is %g; both must be at least 0 and below 1", o->beta1, o->beta2);
     TN_TRY(check_number("eps", o->eps, 0, 1));
     TN_TRY(check_number("weight_decay", o->weight_decay, 0, 1e6));
     TN_TRY(check_number("grad_clip", o->grad_clip, 0, 1e12));
@@ -172,7 +172,11 @@ tn_status tn_trainer_init(tn_trainer *t, tn_model *model, const tn_train_options
     if (!model->adapter || !model->adapter->params.grads)
         return tn_fail(TN_ERROR_ARGUMENT, "the model has nothing to train: add an adapter first, or load one as trainable");
     TN_TRY(check_options(options));
-    TN_TRY(tn_schedule_from_name(options->schedule, &t->schedule));
+    return tn_schedule_from_name(options->schedule, &t->schedule);
+}
+
+tn_status tn_trainer_load(tn_trainer *t) {
+    const tn_train_options *options = t->options;
     TN_TRY(read_data(t));
     TN_TRY(prepare_batches(t));
     TN_TRY(apply_groups(t));
@@ -188,7 +192,7 @@ tn_status tn_trainer_init(tn_trainer *t, tn_model *model, const tn_train_options
         longest = larger(longest, t->train.starts[i + 1] - t->train.starts[i]);
     for (int64_t i = 0; i < t->valid.count; i++)
         longest = larger(longest, t->valid.starts[i + 1] - t->valid.starts[i]);
-    return tn_decoder_prepare(model->decoder, longest);
+    return tn_decoder_prepare(t->model->decoder, longest);
 }
 
 void tn_trainer_free(tn_trainer *t) {

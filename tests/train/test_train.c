@@ -176,6 +176,7 @@ static void tape_needs_exactly_what_the_plan_says(void **state) {
         assert_int_equal(tn_model_load(tiny_path("base"), &model), TN_OK);
         assert_int_equal(tn_model_add_adapter(model, &run.adapter, 0), TN_OK);
         assert_int_equal(tn_trainer_init(&t, model, &run.train, NULL), TN_OK);
+        assert_int_equal(tn_trainer_load(&t), TN_OK);
         assert_int_equal(tn_trainer_plan(&t, false, &plan), TN_OK);
         assert_int_equal(tn_tape_init(&t.tape, model->kernels, 2 * plan.activation_bytes), TN_OK);
         for (int64_t i = 0; i < t.steps; i++) {
@@ -259,7 +260,7 @@ static void options_out_of_range_are_named(void **state) {
     tiny_train_badly(&run, TN_ERROR_ARGUMENT, "lr is nan");
     run = tiny_start("never");
     run.train.beta2 = 1;
-    tiny_train_badly(&run, TN_ERROR_ARGUMENT, "beta2 is 1");
+    tiny_train_badly(&run, TN_ERROR_ARGUMENT, "beta2 is 1; both must be at least 0 and below 1");
     run = tiny_start("never");
     run.train.schedule = "polynomial";
     tiny_train_badly(&run, TN_ERROR_ARGUMENT, "'polynomial' is not one of constant, linear, cosine");
@@ -277,7 +278,7 @@ static void data_without_a_label_is_an_error(void **state) {
                                                "{\"input_ids\": [4, 5], \"labels\": [4, -100]}\n");
     tiny_run run = tiny_start("masked");
     run.data = "masked.jsonl";
-    tiny_train_badly(&run, TN_ERROR_FORMAT, "label");
+    tiny_train_badly(&run, TN_ERROR_FORMAT, "no sample has a token to learn: 2 without any trained token");
 }
 
 static void count_unlabelled(void *cookie, const tn_train_plan *plan) {
@@ -389,6 +390,7 @@ static void a_validation_loss_that_is_not_finite_stops_too(void **state) {
     assert_int_equal(tn_model_load(tiny_path("base"), &model), TN_OK);
     assert_int_equal(tn_model_add_adapter(model, &run.adapter, 0), TN_OK);
     assert_int_equal(tn_trainer_init(&t, model, &run.train, NULL), TN_OK);
+    assert_int_equal(tn_trainer_load(&t), TN_OK);
     assert_int_equal(tn_tape_init(&t.tape, model->kernels, 1 << 24), TN_OK);
     assert_int_equal(tn_trainer_validate(&t, &loss), TN_OK);
     assert_true(isfinite(loss));
