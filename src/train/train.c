@@ -183,6 +183,7 @@ static tn_status prepare_output(const run *r) {
         TN_TRY(tn_path_remove_tree(path));
     TN_TRY(tn_dir_create(path));
     TN_TRY(tn_dir_check_writable(path));
+    TN_TRY(tn_train_state_remove_leftovers(o->out));
     if (!o->run_config)
         return TN_OK;
     TN_TRY(tn_path_join(path, o->out, "config.yaml"));
@@ -236,7 +237,7 @@ static tn_status finish(run *r, int64_t first_step, tn_train_result *result) {
     const tn_metrics *m = &r->metrics;
     double seconds = tn_seconds() - r->started;
     *result = (tn_train_result){
-        .steps = r->t.steps,
+        .steps = r->state.step > r->t.steps ? r->state.step : r->t.steps,
         .first_step = first_step,
         .loss = m->count ? m->losses[m->count - 1] : NAN,
         .valid_loss = m->valid_count ? m->valid_losses[m->valid_count - 1] : NAN,

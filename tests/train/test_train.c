@@ -96,8 +96,12 @@ static void same_seed_gives_the_same_bytes_and_another_seed_others(void **state)
 static void number_of_threads_changes_no_byte(void **state) {
     (void)state;
     static const char *const outs[] = {"threads-1", "threads-2", "threads-3"};
+    tiny_write_model(tiny_path("wide"), "llama", "", 128, 2, 1000, 5); /* wide enough for products to be shared out */
     for (int i = 0; i < 3; i++) {
         tiny_run run = tiny_start(outs[i]);
+        run.base = "wide";
+        run.train.batch_size = 20;
+        run.train.steps = 4;
         run.adapter.dropout = 0.1;
         run.adapter.target_modules = "all-linear";
         tn_set_threads(i + 1);
@@ -320,23 +324,32 @@ static void assert_finite_checkpoint(const char *path) {
     tn_safetensors_close(&file);
 }
 
+/* Makes one value NaN after step 4. */
+typedef struct {
+    tn_model *model;
+    int64_t offset;
+} poison;
+
 static bool poison_after_4(void *cookie, const tn_train_step *step) {
-    tn_model *model = cookie;
+    const poison *p = cookie;
     if (step->step == 4)
-        model->adapter->params.values[model->adapter->params.total - 16] = NAN;
+        p->model->adapter->params.values[p->offset] = NAN;
     return true;
 }
 
-static tn_status train_poisoned(const char *out, int64_t save_every, double valid_fraction) {
+/* With a checkpoint every other step; poisons the embedding of one token, or the adapter when that is negative. */
+static tn_status train_poisoned(const char *out, const char *data, int token) {
     tn_model *model;
     tiny_run run = tiny_start(out);
-    run.train.data = tiny_path("data.jsonl");
+    run.train.data = tiny_path(data);
     run.train.out = tiny_path(out);
-    run.train.save_every = save_every;
-    run.train.valid_fraction = valid_fraction;
+    run.train.save_every = 2;
+    run.adapter.method = token < 0 ? "lora" : "full";
     assert_int_equal(tn_model_load(tiny_path("base"), &model), TN_OK);
     assert_int_equal(tn_model_add_adapter(model, &run.adapter, 0), TN_OK);
-    const tn_train_callbacks callbacks = {.cookie = model, .step = poison_after_4};
+    const tn_param *embedding = tn_params_find(&model->adapter->params, "model.embed_tokens.weight");
+    poison p = {model, token < 0 ? 0 : embedding->offset + token * embedding->weight->tensor.shape[1]};
+    const tn_train_callbacks callbacks = {.cookie = &p, .step = poison_after_4};
     tn_status status = tn_train(model, &run.train, &callbacks, NULL);
     tn_model_free(model);
     return status;
@@ -344,7 +357,7 @@ static tn_status train_poisoned(const char *out, int64_t save_every, double vali
 
 static void a_loss_that_is_not_finite_stops_with_step_and_line(void **state) {
     (void)state;
-    assert_int_equal(train_poisoned("poison", 2, 0), TN_ERROR_NUMERIC);
+    assert_int_equal(train_poisoned("poison", "data.jsonl", -1), TN_ERROR_NUMERIC);
     if (!strstr(tn_error_message(), "the loss is not finite at step 5, first in the sample of line "))
         fail_msg("%s", tn_error_message());
     assert_finite_checkpoint(tiny_path("poison/checkpoints/step-00000004.safetensors"));
@@ -357,6 +370,15 @@ static void a_loss_that_is_not_finite_stops_with_step_and_line(void **state) {
 
 static void weights_that_are_not_finite_are_never_saved(void **state) {
     (void)state;
+    tiny_write_text(tiny_path("three.jsonl"), "{\"input_ids\": [1, 2, 3]}\n");
+    assert_int_equal(train_poisoned("unused-row", "three.jsonl", 40), TN_ERROR_NUMERIC);
+    assert_non_null(strstr(tn_error_message(), "a weight is not finite after step 6; the last checkpoint is kept"));
+    assert_finite_checkpoint(tiny_path("unused-row/checkpoints/step-00000004.safetensors"));
+    assert_int_equal(tiny_count_files("unused-row/checkpoints", ""), 2);
+}
+
+static void a_rate_far_too_high_stops_and_keeps_finite_checkpoints(void **state) {
+    (void)state;
     tiny_run run = tiny_start("huge");
     run.train.lr = 1e6;
     run.train.schedule = "constant";
@@ -367,16 +389,12 @@ static void weights_that_are_not_finite_are_never_saved(void **state) {
     tn_train_result_free(&run.result);
     if (status != TN_ERROR_NUMERIC || !strstr(tn_error_message(), "step"))
         fail_msg("%s: %s", tn_status_name(status), tn_error_message());
-    char name[64];
-    int found = 0;
     for (int step = 1; step <= 200; step++) {
+        char name[64];
         snprintf(name, sizeof name, "huge/checkpoints/step-%08d.safetensors", step);
-        if (!tn_path_exists(tiny_path(name)))
-            continue;
-        assert_finite_checkpoint(tiny_path(name));
-        found++;
+        if (tn_path_exists(tiny_path(name)))
+            assert_finite_checkpoint(tiny_path(name));
     }
-    printf("%s; %d checkpoints\n", tn_error_message(), found);
 }
 
 static void a_validation_loss_that_is_not_finite_stops_too(void **state) {
@@ -496,6 +514,7 @@ int main(void) {
         cmocka_unit_test(a_learning_rate_of_zero_is_found_out_after_twenty_steps),
         cmocka_unit_test(a_loss_that_is_not_finite_stops_with_step_and_line),
         cmocka_unit_test(weights_that_are_not_finite_are_never_saved),
+        cmocka_unit_test(a_rate_far_too_high_stops_and_keeps_finite_checkpoints),
         cmocka_unit_test(a_validation_loss_that_is_not_finite_stops_too),
         cmocka_unit_test(metrics_hold_a_line_for_every_step_and_validation),
         cmocka_unit_test(log_every_thins_the_lines_but_keeps_the_last),

@@ -30,8 +30,8 @@ const char *tiny_folder(void) {
     if (!folder[0]) {
         strcpy(folder, "/tmp/tenon-train-XXXXXX");
         assert_non_null(mkdtemp(folder));
-        tiny_write_model(tiny_path("base"), "llama", "\"attention_bias\": true, \"mlp_bias\": true, ", 32, 2, TINY_VOCAB);
-        tiny_write_model(tiny_path("qwen2"), "qwen2", "\"tie_word_embeddings\": true, ", 32, 2, TINY_VOCAB);
+        tiny_write_model(tiny_path("base"), "llama", "\"attention_bias\": true, \"mlp_bias\": true, ", 32, 2, TINY_VOCAB, 5);
+        tiny_write_model(tiny_path("qwen2"), "qwen2", "\"tie_word_embeddings\": true, ", 32, 2, TINY_VOCAB, 5);
         tiny_write_rows(tiny_path("data.jsonl"), 20, 1);
     }
     return folder;
@@ -65,7 +65,7 @@ void tiny_write_rows(const char *path, int rows, unsigned seed) {
     tn_buf_free(&text);
 }
 
-void tiny_write_model(const char *dir, const char *family, const char *more, int hidden, int layers, int vocab) {
+void tiny_write_model(const char *dir, const char *family, const char *more, int hidden, int layers, int vocab, unsigned seed) {
     char plain[TN_PATH_MAX], path[TN_PATH_MAX], json[1024];
     tn_model *model;
     assert_int_equal(tn_path_join(plain, dir, "new"), TN_OK);
@@ -77,7 +77,7 @@ void tiny_write_model(const char *dir, const char *family, const char *more, int
              "\"initializer_range\": 0.1, \"torch_dtype\": \"float32\"}\n",
              family, more, hidden, hidden * 2, layers, vocab);
     tiny_write_text(path, json);
-    if (tn_model_create(plain, 5, &model) != TN_OK)
+    if (tn_model_create(plain, seed, &model) != TN_OK)
         fail_msg("%s", tn_error_message());
     if (tn_session_write_checkpoint(model, dir, "f32", 1, NULL) != TN_OK)
         fail_msg("%s", tn_error_message());

@@ -23,7 +23,7 @@ void tiny_write_rows(const char *path, int rows, unsigned seed);
 void tiny_write_text(const char *path, const char *text);
 
 /* Writes config.json and random weights; `more` is put into the JSON object ("" for none, or "\"key\": value, "). */
-void tiny_write_model(const char *dir, const char *family, const char *more, int hidden, int layers, int vocab);
+void tiny_write_model(const char *dir, const char *family, const char *more, int hidden, int layers, int vocab, unsigned seed);
 
 typedef struct tiny_run {
     const char *base, *data, *out; /* below tiny_folder(); an absolute `out` is taken as it is */
