@@ -1,9 +1,11 @@
 /* metrics.jsonl: a line for each logged step and each validation; and the report made from it. */
+#include <errno.h>
 #include <math.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/format.h"
 #include "train/report.h"
 #include "train/trainer.h"
 
@@ -80,44 +82,50 @@ tn_status tn_metrics_open(tn_metrics *m, const char *out_dir, int64_t bytes) {
         size_t kept = text.length < (size_t)bytes ? text.length : (size_t)bytes;
         TN_TRY_GOTO(read_back(m, tn_buf_text(&text), kept));
         if (truncate(path, (off_t)kept) != 0) {
-            status = tn_fail(TN_ERROR_IO, "cannot shorten %s", path);
+            status = tn_fail(TN_ERROR_IO, "cannot shorten %s: %s", path, strerror(errno));
             goto fail;
         }
     }
     m->file = fopen(path, bytes > 0 ? "ab" : "wb");
     if (!m->file)
-        status = tn_fail(TN_ERROR_IO, "cannot write %s", path);
+        status = tn_fail(TN_ERROR_IO, "cannot write %s: %s", path, strerror(errno));
 fail:
     tn_buf_free(&text);
     return status;
 }
 
-static tn_status check_written(tn_metrics *m) {
-    return ferror(m->file) ? tn_fail(TN_ERROR_IO, "cannot write metrics.jsonl: is the disk full?") : TN_OK;
+enum { LINE_SIZE = 512 };
+
+static tn_status put_line(tn_metrics *m, const char *line) {
+    if (fputs(line, m->file) == EOF)
+        return tn_fail(TN_ERROR_IO, "cannot write metrics.jsonl: %s", strerror(errno));
+    return TN_OK;
 }
 
 /* %.9g reads back to the same float; seconds and norms need no more. */
 tn_status tn_metrics_step(tn_metrics *m, const tn_train_step *s, bool logged) {
+    char line[LINE_SIZE];
     TN_TRY(record_step(m, (double)s->step, s->loss, s->lr, s->grad_norm));
     if (!logged)
         return TN_OK;
-    fprintf(m->file,
-            "{\"step\": %lld, \"epoch\": %.6g, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"tokens\": %lld, \"labelled\": %lld, "
-            "\"seconds\": %.6f, \"tokens_per_second\": %.6g}\n",
-            (long long)s->step, s->epoch, s->loss, s->lr, s->grad_norm, (long long)s->tokens, (long long)s->labelled, s->seconds,
-            s->tokens_per_second);
-    return check_written(m);
+    tn_format(line, sizeof line,
+              "{\"step\": %lld, \"epoch\": %.6g, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"tokens\": %lld, \"labelled\": %lld, "
+              "\"seconds\": %.6f, \"tokens_per_second\": %.6g}\n",
+              (long long)s->step, s->epoch, s->loss, s->lr, s->grad_norm, (long long)s->tokens, (long long)s->labelled, s->seconds,
+              s->tokens_per_second);
+    return put_line(m, line);
 }
 
 tn_status tn_metrics_validation(tn_metrics *m, int64_t step, double loss) {
+    char line[LINE_SIZE];
     TN_TRY(record_validation(m, (double)step, loss));
-    fprintf(m->file, "{\"step\": %lld, \"valid_loss\": %.9g}\n", (long long)step, loss);
-    return check_written(m);
+    tn_format(line, sizeof line, "{\"step\": %lld, \"valid_loss\": %.9g}\n", (long long)step, loss);
+    return put_line(m, line);
 }
 
 tn_status tn_metrics_sync(tn_metrics *m, int64_t *bytes) {
     if (fflush(m->file) != 0 || fsync(fileno(m->file)) != 0)
-        return tn_fail(TN_ERROR_IO, "cannot write metrics.jsonl: is the disk full?");
+        return tn_fail(TN_ERROR_IO, "cannot write metrics.jsonl: %s", strerror(errno));
     *bytes = (int64_t)ftello(m->file);
     return TN_OK;
 }

@@ -155,6 +155,8 @@ tn_status tn_plan(tn_model *model, const tn_train_options *options, tn_train_pla
     tn_trainer trainer;
     tn_status status = tn_trainer_init(&trainer, model, options, NULL);
     if (status == TN_OK)
+        status = tn_trainer_load(&trainer);
+    if (status == TN_OK)
         status = tn_trainer_plan(&trainer, true, out);
     out->sample = NULL;
     tn_trainer_free(&trainer);

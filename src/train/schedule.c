@@ -21,7 +21,7 @@ double tn_schedule_factor(tn_schedule schedule, int64_t finished, int64_t steps,
     double span = steps > warmup ? (double)(steps - warmup) : 1, done = (double)(finished - warmup) / span;
     switch (schedule) {
     case TN_SCHEDULE_CONSTANT: return 1;
-    case TN_SCHEDULE_LINEAR: return fmax(0, 1 - done);
+    case TN_SCHEDULE_LINEAR: return fmax(0, (double)(steps - finished) / span);
     case TN_SCHEDULE_COSINE: return fmax(0, 0.5 * (1 + cos(3.14159265358979323846 * done)));
     }
     return 1;

@@ -43,8 +43,8 @@ static tn_status check_options(const tn_train_options *o) {
     TN_TRY(check_number("max_length", (double)o->max_length, 0, 1e9));
     TN_TRY(check_number("valid_fraction", o->valid_fraction, 0, 0.9));
     TN_TRY(check_number("lr", o->lr, 0, 1e6));
-    TN_TRY(check_number("beta1", o->beta1, 0, 1));
-    TN_TRY(check_number("beta2", o->beta2, 0, 1));
+    if (!(o->beta1 >= 0 && o->beta1 < 1 && o->beta2 >= 0 && o->beta2 < 1))
+        return tn_fail(TN_ERROR_ARGUMENT, "beta1 is %g and beta2 is %g; both must be at least 0 and below 1", o->beta1, o->beta2);
     TN_TRY(check_number("eps", o->eps, 0, 1));
     TN_TRY(check_number("weight_decay", o->weight_decay, 0, 1e6));
     TN_TRY(check_number("grad_clip", o->grad_clip, 0, 1e12));
@@ -103,16 +103,41 @@ static tn_status apply_groups(tn_trainer *t) {
     return TN_OK;
 }
 
-/* Everything that changes the course of a run, but not where it is written or how often it reports. */
+/* Tells another base from this one: the beginnings of all frozen weights. What is trained stands in the checkpoint. */
+static void print_fingerprint(const tn_decoder *model, char text[static 24]) {
+    enum { BYTES_OF_EACH = 4096 };
+    uint64_t hash = TN_HASH_START;
+    for (int64_t i = 0; i < model->module_count; i++) {
+        const tn_weight *weight = &model->modules[i].weight;
+        int64_t bytes = tn_tensor_bytes(&weight->tensor);
+        if (weight->tensor.data && !weight->trainable)
+            hash = tn_hash(hash, weight->tensor.data, (size_t)(bytes < BYTES_OF_EACH ? bytes : BYTES_OF_EACH));
+    }
+    snprintf(text, 24, "%016llx", (unsigned long long)hash);
+}
+
+static void describe_groups(const tn_train_options *o, cJSON *settings) {
+    cJSON *groups = cJSON_AddArrayToObject(settings, "groups");
+    for (size_t g = 0; g < o->group_count; g++) {
+        cJSON *group = cJSON_CreateObject();
+        cJSON_AddStringToObject(group, "pattern", o->groups[g].pattern);
+        cJSON_AddNumberToObject(group, "lr-scale", o->groups[g].lr_scale);
+        cJSON_AddBoolToObject(group, "no-decay", o->groups[g].no_decay);
+        cJSON_AddItemToArray(groups, group);
+    }
+}
+
+/* Everything that changes the course of a run, but not where it is written or how often it reports. On resuming the first that
+ * differs is named, so causes stand before their effects. */
 static tn_status describe_settings(tn_trainer *t) {
     const tn_train_options *o = t->options;
     const tn_adapter *adapter = t->model->adapter;
     cJSON *s = cJSON_CreateObject();
     tn_buf text = {0}, config = {0};
+    char number[24];
     tn_status status = TN_OK;
     cJSON_AddStringToObject(s, "family", t->model->decoder->config.family);
     cJSON_AddNumberToObject(s, "parameters", (double)tn_decoder_parameters(t->model->decoder));
-    cJSON_AddNumberToObject(s, "trainable", (double)adapter->params.total);
     cJSON_AddNumberToObject(s, "batch-size", (double)o->batch_size);
     cJSON_AddNumberToObject(s, "accumulate", (double)o->accumulate);
     cJSON_AddNumberToObject(s, "steps", (double)t->steps);
@@ -125,15 +150,19 @@ static tn_status describe_settings(tn_trainer *t) {
     cJSON_AddNumberToObject(s, "grad-clip", o->grad_clip);
     cJSON_AddStringToObject(s, "schedule", o->schedule);
     cJSON_AddNumberToObject(s, "warmup", (double)o->warmup);
-    cJSON_AddNumberToObject(s, "seed", (double)o->seed);
-    for (size_t g = 0; g < o->group_count; g++)
-        cJSON_AddNumberToObject(s, o->groups[g].pattern, o->groups[g].lr_scale);
+    snprintf(number, sizeof number, "%llu", (unsigned long long)o->seed);
+    cJSON_AddStringToObject(s, "seed", number);
+    describe_groups(o, s);
+    cJSON_AddStringToObject(s, "method", adapter->method ? adapter->method->name : "full");
     if (adapter->method) {
         status = tn_peft_config_print(&adapter->config, &config);
         cJSON *json = cJSON_Parse(tn_buf_text(&config));
         cJSON_DeleteItemFromObjectCaseSensitive(json, "base_model_name_or_path");
         cJSON_AddItemToObject(s, "adapter", json ? json : cJSON_CreateNull());
     }
+    cJSON_AddNumberToObject(s, "trainable", (double)adapter->params.total);
+    print_fingerprint(t->model->decoder, number);
+    cJSON_AddStringToObject(s, "base", number);
     tn_json_print(&text, s, false);
     cJSON_Delete(s);
     tn_buf_free(&config);
@@ -172,7 +201,11 @@ tn_status tn_trainer_init(tn_trainer *t, tn_model *model, const tn_train_options
     if (!model->adapter || !model->adapter->params.grads)
         return tn_fail(TN_ERROR_ARGUMENT, "the model has nothing to train: add an adapter first, or load one as trainable");
     TN_TRY(check_options(options));
-    TN_TRY(tn_schedule_from_name(options->schedule, &t->schedule));
+    return tn_schedule_from_name(options->schedule, &t->schedule);
+}
+
+tn_status tn_trainer_load(tn_trainer *t) {
+    const tn_train_options *options = t->options;
     TN_TRY(read_data(t));
     TN_TRY(prepare_batches(t));
     TN_TRY(apply_groups(t));
@@ -188,7 +221,7 @@ tn_status tn_trainer_init(tn_trainer *t, tn_model *model, const tn_train_options
         longest = larger(longest, t->train.starts[i + 1] - t->train.starts[i]);
     for (int64_t i = 0; i < t->valid.count; i++)
         longest = larger(longest, t->valid.starts[i + 1] - t->valid.starts[i]);
-    return tn_decoder_prepare(model->decoder, longest);
+    return tn_decoder_prepare(t->model->decoder, longest);
 }
 
 void tn_trainer_free(tn_trainer *t) {

@@ -4,9 +4,10 @@
 #include <dirent.h>
 #include <inttypes.h>
 #include <math.h>
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "base/format.h"
 #include "peft/lora.h"
 
 enum { NAME_SIZE = 640 };
@@ -49,8 +50,7 @@ static tn_status write_metadata(tn_safetensors_writer *writer, const tn_train_st
     TN_TRY(tn_safetensors_writer_metadata(writer, "data_hash", text));
     snprintf(text, sizeof text, "%" PRId64, state->metrics_bytes);
     TN_TRY(tn_safetensors_writer_metadata(writer, "metrics_bytes", text));
-    snprintf(text, sizeof text, "%a", state->best_valid_loss);
-    TN_TRY(tn_safetensors_writer_metadata(writer, "best_valid_loss", text));
+    TN_TRY(tn_safetensors_writer_metadata(writer, "best_valid_loss", tn_format_double(text, state->best_valid_loss)));
     snprintf(text, sizeof text, "%" PRId64, state->best_valid_step);
     TN_TRY(tn_safetensors_writer_metadata(writer, "best_valid_step", text));
     TN_TRY(tn_safetensors_writer_metadata(writer, "settings", state->settings));
@@ -130,6 +130,40 @@ static tn_status checkpoint_path(const char *folder, int64_t step, char path[TN_
     return tn_path_join(path, folder, name);
 }
 
+/* Files that a killed process was writing: a name of ours, then tn_writer's ".tmp-PID". */
+static bool is_leftover(const char *name) {
+    static const char *const ours[] = {"step-", "adapter_", "model", "config", "report.html"};
+    const char *mark = strstr(name, ".tmp-");
+    bool known = false;
+    for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
+        known = known || strncmp(name, ours[i], strlen(ours[i])) == 0;
+    return known && mark && mark[5] && strspn(mark + 5, "0123456789") == strlen(mark + 5);
+}
+
+static tn_status remove_leftovers_of(const char *folder) {
+    DIR *dir = opendir(folder);
+    tn_status status = TN_OK;
+    if (!dir)
+        return TN_OK;
+    for (struct dirent *entry; status == TN_OK && (entry = readdir(dir));) {
+        char path[TN_PATH_MAX];
+        if (!is_leftover(entry->d_name))
+            continue;
+        status = tn_path_join(path, folder, entry->d_name);
+        if (status == TN_OK)
+            status = tn_path_remove_tree(path);
+    }
+    closedir(dir);
+    return status;
+}
+
+tn_status tn_train_state_remove_leftovers(const char *out_dir) {
+    char folder[TN_PATH_MAX];
+    TN_TRY(checkpoint_folder(out_dir, folder));
+    TN_TRY(remove_leftovers_of(folder));
+    return remove_leftovers_of(out_dir);
+}
+
 static tn_status remove_old(const char *folder, int64_t keep) {
     int64_t *steps;
     size_t count;
@@ -170,28 +204,36 @@ tn_status tn_train_state_save(const char *out_dir, const tn_adapter *adapter, co
 
 /* --- loading --- */
 
-static tn_status first_difference(const char *path, const char *stored_text, const char *now_text) {
-    cJSON *stored = cJSON_Parse(stored_text), *now = cJSON_Parse(now_text);
-    const char *name = "settings";
-    tn_buf was = {0}, is = {0};
+static const cJSON *first_changed(const cJSON *now, const cJSON *stored) {
     const cJSON *item;
     cJSON_ArrayForEach(item, now) {
-        const cJSON *old = cJSON_GetObjectItemCaseSensitive(stored, item->string);
-        if (!cJSON_Compare(old, item, true)) {
-            name = item->string;
-            if (old)
-                tn_json_print(&was, old, false);
-            tn_json_print(&is, item, false);
-            break;
-        }
+        if (!cJSON_Compare(cJSON_GetObjectItemCaseSensitive(stored, item->string), item, true))
+            return item;
     }
+    return NULL;
+}
+
+static tn_status first_difference(const char *path, const char *stored_text, const char *now_text) {
+    cJSON *all_stored = cJSON_Parse(stored_text), *all_now = cJSON_Parse(now_text);
+    const cJSON *stored = all_stored, *item = first_changed(all_now, all_stored);
+    tn_buf was = {0}, is = {0};
+    if (cJSON_IsObject(item) && cJSON_IsObject(tn_json_get(stored, item->string))) {
+        stored = tn_json_get(stored, item->string);
+        item = first_changed(item, stored);
+    }
+    const char *name = item ? item->string : "something";
+    const cJSON *old = item ? tn_json_get(stored, name) : NULL;
+    if (old)
+        tn_json_print(&was, old, false);
+    if (item)
+        tn_json_print(&is, item, false);
     tn_status status = tn_fail(TN_ERROR_MISMATCH, "%s was written with other settings: %s was %.200s and is now %.200s; use the same settings, "
                                "another --out, or --resume-changed", path, name, was.length ? tn_buf_text(&was) : "absent",
                                tn_buf_text(&is));
     tn_buf_free(&was);
     tn_buf_free(&is);
-    cJSON_Delete(stored);
-    cJSON_Delete(now);
+    cJSON_Delete(all_stored);
+    cJSON_Delete(all_now);
     return status;
 }
 
@@ -219,8 +261,11 @@ static tn_status read_state(const tn_safetensors *file, tn_adapter *adapter, tn_
     char name[NAME_SIZE];
     const char *step = tn_safetensors_metadata(file, "step"), *metrics = tn_safetensors_metadata(file, "metrics_bytes");
     const char *best = tn_safetensors_metadata(file, "best_valid_loss"), *best_step = tn_safetensors_metadata(file, "best_valid_step");
-    if (!step || !metrics || !best || !best_step)
+    if (!step || !metrics || !best || !best_step || !tn_parse_int(step, &state->step) || state->step < 1 ||
+        !tn_parse_int(metrics, &state->metrics_bytes) || !tn_parse_int(best_step, &state->best_valid_step))
         return tn_fail(TN_ERROR_FORMAT, "%s is not a training checkpoint: its metadata lacks the step", file->path);
+    if (!tn_parse_double(best, &state->best_valid_loss))
+        state->best_valid_loss = NAN; /* no validation yet */
     for (int part = 0; part < 3; part++) {
         for (int64_t i = 0; i < adapter->params.count; i++) {
             const tn_param *param = &adapter->params.entries[i];
@@ -238,10 +283,6 @@ static tn_status read_state(const tn_safetensors *file, tn_adapter *adapter, tn_
         status = read_tensor(file, name, frozen[i].tensor, frozen[i].tensor->data);
     }
     tn_free(frozen);
-    state->step = strtoll(step, NULL, 10);
-    state->metrics_bytes = strtoll(metrics, NULL, 10);
-    state->best_valid_loss = strtod(best, NULL);
-    state->best_valid_step = strtoll(best_step, NULL, 10);
     return status;
 }
 

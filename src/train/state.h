@@ -23,6 +23,9 @@ typedef struct tn_train_state {
 /* Bytes of one checkpoint of this adapter, about. */
 int64_t tn_train_state_bytes(const tn_adapter *adapter);
 
+/* Removes what a killed process left half-written in the output folder. */
+tn_status tn_train_state_remove_leftovers(const char *out_dir);
+
 /* Writes one, then removes all but the newest `keep`. */
 tn_status tn_train_state_save(const char *out_dir, const tn_adapter *adapter, const tn_optimizer *optimizer,
                               const tn_train_state *state, int64_t keep);

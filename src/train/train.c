@@ -14,7 +14,7 @@ typedef struct {
     tn_train_plan plan;
     tn_metrics metrics;
     tn_train_state state;
-    uint64_t start_hash; /* of all trained values */
+    uint64_t start_hash; /* of all trained values before the first step, of an earlier call when this one resumes */
     double started, valid_loss;
     int64_t tokens;      /* trained in this call */
 } run;
@@ -100,7 +100,7 @@ tn_status tn_trainer_validate(tn_trainer *t, double *loss) {
         labelled += batch->labelled;
     }
     *loss = sum / (double)labelled;
-    return TN_OK;
+    return isfinite(*loss) ? TN_OK : tn_fail(TN_ERROR_NUMERIC, "the validation loss is not finite; try a lower learning rate");
 }
 
 static tn_status validate(run *r, int64_t step, double *loss) {
@@ -114,8 +114,12 @@ static tn_status validate(run *r, int64_t step, double *loss) {
 }
 
 static tn_status save_checkpoint(run *r, int64_t step) {
+    const tn_params *params = &r->t.model->adapter->params;
     tn_train_state state = r->state;
     state.step = step;
+    if (!r->t.model->kernels->all_finite(params->values, params->total))
+        return tn_fail(TN_ERROR_NUMERIC, "a weight is not finite after step %lld; the last checkpoint is kept; try a lower learning rate",
+                       (long long)step);
     TN_TRY(tn_metrics_sync(&r->metrics, &state.metrics_bytes));
     return tn_train_state_save(r->t.options->out, r->t.model->adapter, &r->t.optimizer, &state, r->t.options->keep_checkpoints);
 }
@@ -139,7 +143,7 @@ static tn_status train_steps(run *r) {
         tn_train_step event;
         TN_TRY(run_step(r, step, &event));
         TN_TRY(tn_metrics_step(&r->metrics, &event, is_due(o->log_every, step, t->steps)));
-        if (step == first - 1 + STEPS_BEFORE_DEAD || (step == t->steps && step > first))
+        if (step == STEPS_BEFORE_DEAD || (step == t->steps && step > 1 && step < STEPS_BEFORE_DEAD))
             TN_TRY(check_learning(r, step));
         if (t->valid.count && is_due(o->eval_every, step, t->steps))
             TN_TRY(validate(r, step, &event.valid_loss));
@@ -160,19 +164,26 @@ static tn_status train_steps(run *r) {
 }
 
 /* All that can fail for lack of space or rights, before any work. */
+static tn_status check_output(const tn_trainer *t) {
+    const tn_train_options *o = t->options;
+    int64_t checkpoint = tn_train_state_bytes(t->model->adapter);
+    int64_t model = t->model->adapter->method ? 0 : tn_decoder_bytes(t->model->decoder);
+    if (!o->out)
+        return tn_fail(TN_ERROR_ARGUMENT, "no output folder given");
+    TN_TRY(tn_dir_create(o->out));
+    TN_TRY(tn_dir_check_writable(o->out));
+    return tn_disk_check_free(o->out, (uint64_t)(checkpoint * (o->keep_checkpoints + 2) + model));
+}
+
 static tn_status prepare_output(const run *r) {
     const tn_train_options *o = r->t.options;
     char path[TN_PATH_MAX];
-    int64_t checkpoint = tn_train_state_bytes(r->t.model->adapter);
-    int64_t model = r->t.model->adapter->method ? 0 : tn_decoder_bytes(r->t.model->decoder);
-    TN_TRY(tn_dir_create(o->out));
-    TN_TRY(tn_dir_check_writable(o->out));
-    TN_TRY(tn_disk_check_free(o->out, (uint64_t)(checkpoint * (o->keep_checkpoints + 2) + model)));
     TN_TRY(tn_path_join(path, o->out, "checkpoints"));
     if (tn_path_is_dir(path) && !o->resume)
         TN_TRY(tn_path_remove_tree(path));
     TN_TRY(tn_dir_create(path));
     TN_TRY(tn_dir_check_writable(path));
+    TN_TRY(tn_train_state_remove_leftovers(o->out));
     if (!o->run_config)
         return TN_OK;
     TN_TRY(tn_path_join(path, o->out, "config.yaml"));
@@ -183,8 +194,7 @@ static tn_status start(run *r) {
     tn_trainer *t = &r->t;
     const tn_train_options *o = t->options;
     bool found = false;
-    if (!o->out)
-        return tn_fail(TN_ERROR_ARGUMENT, "no output folder given");
+    TN_TRY(tn_trainer_load(t));
     TN_TRY(tn_trainer_plan(t, false, &r->plan));
     TN_TRY(prepare_output(r));
     TN_TRY(tn_optimizer_init(&t->optimizer, &t->model->adapter->params, t->model->kernels));
@@ -194,6 +204,7 @@ static tn_status start(run *r) {
     t->optimizer.weight_decay = o->weight_decay;
     r->state = (tn_train_state){.data_hash = t->train.hash ^ (t->valid.count ? t->valid.hash * 3 : 0), .best_valid_loss = NAN,
                                 .settings = t->settings, .config = o->run_config};
+    r->start_hash = hash_values(&t->model->adapter->params);
     if (o->resume)
         TN_TRY(tn_train_state_load(o->out, t->model->adapter, &t->optimizer, o->resume_changed, &r->state, &found));
     TN_TRY(tn_metrics_open(&r->metrics, o->out, found ? r->state.metrics_bytes : 0));
@@ -226,7 +237,7 @@ static tn_status finish(run *r, int64_t first_step, tn_train_result *result) {
     const tn_metrics *m = &r->metrics;
     double seconds = tn_seconds() - r->started;
     *result = (tn_train_result){
-        .steps = r->t.steps,
+        .steps = r->state.step > r->t.steps ? r->state.step : r->t.steps,
         .first_step = first_step,
         .loss = m->count ? m->losses[m->count - 1] : NAN,
         .valid_loss = m->valid_count ? m->valid_losses[m->valid_count - 1] : NAN,
@@ -257,10 +268,11 @@ tn_status tn_train(tn_model *model, const tn_train_options *options, const tn_tr
     tn_status status = tn_trainer_init(&r.t, model, options, callbacks);
     *out = (tn_train_result){0};
     if (status == TN_OK)
+        status = check_output(&r.t);
+    if (status == TN_OK)
         status = start(&r);
     if (status == TN_OK) {
         int64_t first = r.state.step + 1;
-        r.start_hash = hash_values(&model->adapter->params);
         r.started = tn_seconds();
         status = train_steps(&r);
         if (status == TN_OK)

@@ -27,14 +27,17 @@ typedef struct tn_trainer {
     tn_buf sample;
 } tn_trainer;
 
-/* Reads the data, fixes the order and the number of steps, checks the options. Free with tn_trainer_free also after a failure. */
+/* Checks model and options. Free with tn_trainer_free also after a failure. */
 tn_status tn_trainer_init(tn_trainer *trainer, tn_model *model, const tn_train_options *options, const tn_train_callbacks *callbacks);
+
+/* Reads the data, fixes their order and the number of steps. */
+tn_status tn_trainer_load(tn_trainer *trainer);
 void tn_trainer_free(tn_trainer *trainer);
 
 /* Rehearses the largest passes, decides activation checkpointing, fills the plan (`calibrate`: measures the machine briefly). */
 tn_status tn_trainer_plan(tn_trainer *trainer, bool calibrate, tn_train_plan *plan);
 
-/* Mean loss over the validation set. */
+/* Mean loss over the validation set; an error when it is not finite. */
 tn_status tn_trainer_validate(tn_trainer *trainer, double *loss);
 
 /* metrics.c: the record of a run. */
