@@ -21,7 +21,7 @@ void tn_op_replace_embeddings(tn_tape *tape, tn_var *y, const int32_t *ids, cons
     y->needs_grad = y->needs_grad || rows->trainable;
     if (tn_tape_live(tape))
         tape->kernels->replace_rows(y->data, ids, rows->tensor.data, indices, y->rows, y->cols, rows->tensor.shape[0]);
-    replace_node *node = rows->trainable ? tn_node_new(tape, sizeof *node, replace_embeddings_backward, y) : NULL;
+    replace_node *node = tn_node_new(tape, sizeof *node, replace_embeddings_backward, y);
     if (node) {
         node->ids = ids;
         node->indices = indices;

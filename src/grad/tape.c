@@ -10,7 +10,7 @@ enum { CHUNK_BYTES = 256 << 10 };
 struct tn_tape_chunk {
     struct tn_tape_chunk *next;
     size_t filled;
-    _Alignas(64) char data[CHUNK_BYTES];
+    _Alignas(16) char data[CHUNK_BYTES];
 };
 
 tn_status tn_tape_init(tn_tape *tape, const tn_kernels *kernels, int64_t reserve) {
@@ -74,11 +74,12 @@ void *tn_tape_store(tn_tape *tape, size_t size) {
 
 tn_block tn_scratch_take(tn_tape *tape, int64_t floats) {
     tn_block block = {0};
-    int64_t size, offset = -1;
-    if (tn_mul_i64(floats, (int64_t)sizeof(float), &size))
-        offset = tn_heap_take(&tape->heap, size);
+    int64_t size;
+    if (!tn_mul_i64(floats, (int64_t)sizeof(float), &size))
+        size = INT64_MAX;
+    int64_t offset = tn_heap_take(&tape->heap, size);
     if (offset < 0) {
-        fail_memory(tape, floats * (int64_t)sizeof(float));
+        fail_memory(tape, size);
         return block;
     }
     block = (tn_block){.offset = offset, .size = size, .taken = true};
@@ -96,7 +97,11 @@ void tn_scratch_give(tn_tape *tape, tn_block *block) {
 tn_var *tn_var_new(tn_tape *tape, int64_t rows, int64_t cols, bool needs_grad) {
     tn_var *var = tn_tape_store(tape, sizeof *var);
     int64_t count;
-    if (!var || !tn_mul_i64(rows, cols, &count)) {
+    if (var && !tn_mul_i64(rows, cols, &count)) {
+        fail_memory(tape, INT64_MAX);
+        var = NULL;
+    }
+    if (!var) {
         tape->failed_var = (tn_var){.rows = rows, .cols = cols, .refs = 1};
         return &tape->failed_var;
     }

@@ -197,8 +197,7 @@ static tn_status run(tn_model *model, const inputs *in, const char *output_path,
 tn_status tn_forward_file(tn_model *model, const char *input_path, const char *output_path, bool with_grad, bool merged) {
     tn_safetensors file;
     inputs in = {0};
-    float *memory = NULL;
-    int64_t bytes = 0;
+    tn_merged kept = {0};
     tn_status status;
     if (merged && with_grad)
         return tn_fail(TN_ERROR_ARGUMENT, "gradients of a merged adapter do not exist; choose --merged or --grad");
@@ -211,14 +210,10 @@ tn_status tn_forward_file(tn_model *model, const char *input_path, const char *o
     if (with_grad && !model->adapter)
         TN_TRY_GOTO(tn_adapter_create_full(model->decoder, true, &model->adapter));
     if (merged && model->adapter)
-        TN_TRY_GOTO(tn_session_merge_in_memory(model, &memory, &bytes));
+        TN_TRY_GOTO(tn_session_merge_in_memory(model, &kept));
     status = run(model, &in, output_path, with_grad);
 fail:
-    if (memory) {
-        /* the weights live in this memory: the model cannot be used without them */
-        tn_model_remove_adapter(model);
-        tn_pages_free(memory, (size_t)bytes);
-    }
+    tn_session_merged_free(model, &kept);
     tn_arena_free(&in.arena);
     tn_safetensors_close(&file);
     return status;

@@ -29,7 +29,7 @@ void tn_replace_rows_backward(float *dreplacement, float *dy, const int32_t *ids
         for (int64_t k = 0; k < count; k++) {
             if (ids[t] != indices[k])
                 continue;
-            for (int64_t c = 0; c < cols; c++)
+            for (int64_t c = 0; dreplacement && c < cols; c++)
                 dreplacement[k * cols + c] += dy[t * cols + c];
             memset(dy + t * cols, 0, (size_t)cols * sizeof *dy);
         }

@@ -92,7 +92,7 @@ typedef struct tn_kernels {
     void (*scatter_columns)(float *table, const int32_t *ids, const float *in, int64_t rows, int64_t table_rows, int64_t table_cols);
 
     /* y[row] = replacement[k] where ids[row] == indices[k] (indices are distinct); the reverse adds dy[row] to
-     * dreplacement[k] and clears dy[row]. */
+     * dreplacement[k] (may be NULL) and clears dy[row]. */
     void (*replace_rows)(float *y, const int32_t *ids, const float *replacement, const int32_t *indices, int64_t rows, int64_t cols,
                          int64_t count);
     void (*replace_rows_backward)(float *dreplacement, float *dy, const int32_t *ids, const int32_t *indices, int64_t rows,

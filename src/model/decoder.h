@@ -12,6 +12,16 @@ typedef struct tn_decoder_layer {
     tn_module *input_norm, *q, *k, *v, *o, *q_norm, *k_norm, *post_norm, *gate, *up, *down;
 } tn_decoder_layer;
 
+/* The base's own layers, put aside while a stack of them is in use. */
+typedef struct tn_decoder_stack {
+    tn_module *modules; /* NULL: nothing was put aside */
+    int64_t module_count;
+    tn_map by_name;
+    tn_decoder_layer *layers;
+    int64_t layer_count;
+    tn_module *embedding, *final_norm, *head;
+} tn_decoder_stack;
+
 typedef struct tn_decoder {
     char *dir; /* where it was loaded from */
     tn_decoder_config config;
@@ -23,6 +33,7 @@ typedef struct tn_decoder {
     tn_decoder_layer *layers;
     int64_t layer_count; /* of the stack: config.layers unless layers were replicated */
     tn_module *embedding, *final_norm, *head;
+    tn_decoder_stack base_stack;
     float *rope_cos, *rope_sin;
     int64_t rope_positions;
     float *random_weights; /* of --init random, else NULL */
@@ -45,8 +56,11 @@ void tn_decoder_free(tn_decoder *model);
 tn_module *tn_decoder_module(const tn_decoder *model, const char *name); /* by dotted name; NULL when absent */
 
 /* Stacks ranges [start, end) of the base's layers, as PEFT's layer_replication: weights are shared, module names count the stack.
- * Call before anything is attached. */
+ * Call before anything is attached, and not on a stack. */
 tn_status tn_decoder_replicate(tn_decoder *model, const int64_t (*ranges)[2], int64_t count);
+
+/* Goes back to the base's own layers, after everything was detached; fine without a stack. */
+void tn_decoder_unreplicate(tn_decoder *model);
 
 /* Prepares positions 0 .. positions - 1; call before a forward that needs them. */
 tn_status tn_decoder_prepare(tn_decoder *model, int64_t positions);

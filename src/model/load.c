@@ -228,13 +228,14 @@ fail:
 void tn_decoder_free(tn_decoder *model) {
     if (!model)
         return;
+    tn_decoder_unreplicate(model);
     tn_checkpoint_close(&model->checkpoint);
-    tn_decoder_config_free(&model->config);
     cJSON_Delete(model->json);
     tn_map_free(&model->by_name);
     tn_pages_free(model->random_weights, (size_t)model->random_bytes);
     tn_pages_free(model->norm_weights, (size_t)model->norm_bytes);
     tn_pages_free(model->rope_cos, (size_t)(model->rope_positions * model->config.head_size) * sizeof(float));
+    tn_decoder_config_free(&model->config);
     tn_arena_free(&model->arena);
     tn_free(model->modules);
     tn_free(model->layers);
@@ -299,8 +300,28 @@ static tn_module *stack_module(tn_decoder *model, tn_module *modules, int64_t *c
     return m;
 }
 
+void tn_decoder_unreplicate(tn_decoder *model) {
+    const tn_decoder_stack *base = &model->base_stack;
+    if (!base->modules)
+        return;
+    tn_free(model->modules);
+    tn_free(model->layers);
+    tn_map_free(&model->by_name);
+    model->modules = base->modules;
+    model->module_count = base->module_count;
+    model->by_name = base->by_name;
+    model->layers = base->layers;
+    model->layer_count = base->layer_count;
+    model->embedding = base->embedding;
+    model->final_norm = base->final_norm;
+    model->head = base->head;
+    model->base_stack = (tn_decoder_stack){0};
+}
+
 tn_status tn_decoder_replicate(tn_decoder *model, const int64_t (*ranges)[2], int64_t count) {
     int64_t layers = 0;
+    if (model->base_stack.modules)
+        return tn_fail(TN_ERROR_ARGUMENT, "layer_replication: the layers of this model are replicated already");
     for (int64_t i = 0; i < count; i++) {
         if (ranges[i][0] < 0 || ranges[i][1] <= ranges[i][0] || ranges[i][1] > model->config.layers)
             return tn_fail(TN_ERROR_ARGUMENT, "layer_replication: [%lld, %lld] is no range of the model's %lld layers",
@@ -330,9 +351,9 @@ tn_status tn_decoder_replicate(tn_decoder *model, const int64_t (*ranges)[2], in
         goto fail;
     if (head->tied)
         head->tied = embedding;
-    tn_free(model->modules);
-    tn_free(model->layers);
-    tn_map_free(&model->by_name);
+    model->base_stack = (tn_decoder_stack){.modules = model->modules, .module_count = model->module_count, .by_name = model->by_name,
+                                           .layers = model->layers, .layer_count = model->layer_count, .embedding = model->embedding,
+                                           .final_norm = model->final_norm, .head = model->head};
     model->modules = modules;
     model->module_count = filled;
     model->layers = stack;

@@ -66,26 +66,27 @@ static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_
     return tn_params_add(&adapter->params, name, weight);
 }
 
-static bool module_is_saved(const tn_peft_config *config, const tn_module *module) {
-    for (size_t i = 0; i < config->modules_to_save.count; i++) {
-        const char *entry = config->modules_to_save.items[i];
-        size_t length = strlen(module->name), tail = strlen(entry);
-        if (tail <= length && strcmp(module->name + length - tail, entry) == 0)
-            return true;
+static tn_status check_saved_names(const tn_decoder *model, tn_text_list names) {
+    for (size_t i = 0; i < names.count; i++) {
+        bool found = false;
+        for (int64_t m = 0; m < model->module_count && !found; m++)
+            found = tn_peft_saves_module((tn_text_list){&names.items[i], 1}, model->modules[m].name);
+        if (!found)
+            return tn_fail(TN_ERROR_ARGUMENT, "modules_to_save: '%s' matches no module", names.items[i]);
     }
-    return false;
+    return TN_OK;
 }
 
 /* With ensure_weight_tying a tied head stays tied to the trained embedding; otherwise each goes its own way, as in PEFT. */
 static tn_status add_saved_modules(tn_adapter *adapter) {
     tn_decoder *model = adapter->model;
-    int64_t found = 0;
+    tn_text_list names = adapter->config.modules_to_save;
+    TN_TRY(check_saved_names(model, names));
     for (int64_t i = 0; i < model->module_count; i++) {
         tn_module *module = &model->modules[i];
-        if (!module_is_saved(&adapter->config, module))
+        if (!tn_peft_saves_module(names, module->name))
             continue;
-        found++;
-        if (module->tied && adapter->config.ensure_weight_tying && module_is_saved(&adapter->config, module->tied))
+        if (module->tied && adapter->config.ensure_weight_tying && tn_peft_saves_module(names, module->tied->name))
             continue;
         if (module == model->embedding && model->head->tied && !adapter->config.ensure_weight_tying) {
             model->head->weight = module->weight;
@@ -95,8 +96,6 @@ static tn_status add_saved_modules(tn_adapter *adapter) {
         if (module->has_bias)
             TN_TRY(replace_tensor(adapter, module, true, "bias"));
     }
-    if (adapter->config.modules_to_save.count && !found)
-        return tn_fail(TN_ERROR_ARGUMENT, "modules_to_save: '%s' matches no module", adapter->config.modules_to_save.items[0]);
     return TN_OK;
 }
 
@@ -110,17 +109,31 @@ static tn_status add_biases(tn_adapter *adapter, const bool *selected) {
     return TN_OK;
 }
 
+/* A token listed twice would have two rows, of which one is never used. */
+static tn_status check_token_indices(const tn_token_rows *rows, int64_t vocab) {
+    bool *seen = tn_calloc((size_t)vocab, sizeof *seen);
+    tn_status status = seen ? TN_OK : tn_fail_memory("the adapter");
+    for (int64_t k = 0; k < rows->count && status == TN_OK; k++) {
+        if (rows->indices[k] >= vocab)
+            status = tn_fail(TN_ERROR_ARGUMENT, "trainable_token_indices: %d is outside the vocabulary of %lld tokens", rows->indices[k],
+                             (long long)vocab);
+        else if (seen[rows->indices[k]])
+            status = tn_fail(TN_ERROR_ARGUMENT, "trainable_token_indices: %d is listed twice", rows->indices[k]);
+        else
+            seen[rows->indices[k]] = true;
+    }
+    tn_free(seen);
+    return status;
+}
+
 static tn_status add_token_rows(tn_adapter *adapter, const tn_token_rows *rows) {
     tn_decoder *model = adapter->model;
     tn_module *module = model->embedding;
     if (rows->module && strcmp(rows->module, "embed_tokens") != 0 && strcmp(rows->module, module->name) != 0)
         return tn_fail(TN_ERROR_UNSUPPORTED, "trainable_token_indices: only the input embedding '%s' is supported, not '%s'", module->name,
                        rows->module);
-    int64_t cols = module->weight.tensor.shape[1], vocab = module->weight.tensor.shape[0];
-    for (int64_t k = 0; k < rows->count; k++)
-        if (rows->indices[k] >= vocab)
-            return tn_fail(TN_ERROR_ARGUMENT, "trainable_token_indices: %d is outside the vocabulary of %lld tokens", rows->indices[k],
-                           (long long)vocab);
+    int64_t cols = module->weight.tensor.shape[1];
+    TN_TRY(check_token_indices(rows, module->weight.tensor.shape[0]));
     tn_slot *base = NULL;
     TN_TRY(add_slot(adapter, module, NULL, &tn_token_rows_hooks, sizeof(tn_token_rows_slot), &base));
     tn_token_rows_slot *slot = (tn_token_rows_slot *)base;
@@ -159,8 +172,10 @@ static tn_status resolve_all_linear(tn_adapter *adapter, const bool *selected) {
 static tn_status build(tn_adapter *adapter, bool *selected) {
     tn_decoder *model = adapter->model;
     tn_peft_config *config = &adapter->config;
-    if (config->replication_count)
+    if (config->replication_count) {
         TN_TRY(tn_decoder_replicate(model, (const int64_t(*)[2])config->replication, (int64_t)config->replication_count));
+        adapter->replicated = true;
+    }
     if (!config->target_modules.count && !config->target_regex && !config->all_linear && !config->target_parameters.count)
         TN_TRY(tn_peft_config_set_targets(config, "q_proj,v_proj"));
     TN_TRY(tn_lora_init_check(config->init));
@@ -198,7 +213,7 @@ static tn_status start_values(tn_adapter *adapter, uint64_t seed) {
 static void attach(tn_adapter *adapter) {
     for (int64_t i = 0; i < adapter->slot_count; i++)
         tn_module_attach(adapter->slots[i].module, adapter->slots[i].slot);
-    adapter->attached = true;
+    adapter->attached = adapter->enabled = true;
 }
 
 tn_status tn_adapter_create(tn_decoder *model, const tn_peft_method *method, tn_peft_config *config, bool trainable, uint64_t seed,
@@ -253,7 +268,7 @@ tn_status tn_adapter_create_full(tn_decoder *model, bool trainable, tn_adapter *
     TN_TRY_GOTO(tn_params_build(&adapter->params, trainable));
     for (int64_t i = 0; i < adapter->params.count; i++)
         adapter->params.entries[i].decay = adapter->params.entries[i].weight->tensor.ndim > 1;
-    adapter->attached = true;
+    adapter->attached = adapter->enabled = true;
     *out = adapter;
     return TN_OK;
 fail:
@@ -277,10 +292,14 @@ static void restore_base(tn_adapter *adapter) {
 void tn_adapter_free(tn_adapter *adapter) {
     if (!adapter)
         return;
-    if (adapter->attached)
+    if (adapter->attached) {
+        tn_adapter_enable(adapter, true);
         for (int64_t i = 0; i < adapter->slot_count; i++)
             tn_module_detach(adapter->slots[i].module, adapter->slots[i].slot);
+    }
     restore_base(adapter);
+    if (adapter->replicated)
+        tn_decoder_unreplicate(adapter->model);
     tn_params_free(&adapter->params);
     tn_peft_config_free(&adapter->config);
     tn_arena_free(&adapter->arena);
@@ -290,7 +309,7 @@ void tn_adapter_free(tn_adapter *adapter) {
 }
 
 void tn_adapter_enable(tn_adapter *adapter, bool enabled) {
-    if (adapter->attached == enabled)
+    if (adapter->enabled == enabled)
         return;
     for (int64_t i = 0; i < adapter->slot_count; i++)
         adapter->slots[i].slot->disabled = !enabled;
@@ -299,8 +318,10 @@ void tn_adapter_enable(tn_adapter *adapter, bool enabled) {
         tn_weight *weight = r->is_bias ? &r->module->bias : &r->module->weight, other = r->original;
         r->original = *weight;
         *weight = other;
+        if (r->was_tied)
+            r->module->tied = enabled ? NULL : r->tied;
     }
-    adapter->attached = enabled;
+    adapter->enabled = enabled;
 }
 
 bool tn_adapter_changes(const tn_adapter *adapter, const tn_module *module) {

@@ -29,7 +29,8 @@ struct tn_adapter {
     int64_t slot_count;
     tn_replaced *replaced;
     int64_t replaced_count, replaced_capacity;
-    bool attached;
+    bool attached, enabled; /* slots are on their modules; and act */
+    bool replicated; /* the model's layers are stacked for this adapter */
     tn_arena arena;
 };
 
@@ -83,5 +84,8 @@ bool tn_adapter_changes(const tn_adapter *adapter, const tn_module *module);
 
 /* Modules that a configuration selects, in the model's order, into `selected` (one bool per module). */
 tn_status tn_peft_select(const tn_decoder *model, const tn_peft_config *config, const tn_peft_method *method, bool *selected);
+
+/* True when modules_to_save names the module: its name ends in an entry, dot or not, as PEFT compares. */
+bool tn_peft_saves_module(tn_text_list modules_to_save, const char *name);
 
 #endif

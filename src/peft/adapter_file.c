@@ -227,6 +227,15 @@ static tn_status write_doubled(tn_safetensors_writer *writer, const tn_lora_slot
     return status;
 }
 
+/* The saved embedding that a head still follows; PEFT writes it under both names. NULL when there is none. */
+static const tn_param *embedding_of_tied_head(const tn_adapter *adapter) {
+    const tn_module *head = adapter->model->head;
+    for (int64_t i = 0; i < adapter->params.count && adapter->config.ensure_weight_tying && head->tied; i++)
+        if (adapter->params.entries[i].weight == &head->tied->weight)
+            return &adapter->params.entries[i];
+    return NULL;
+}
+
 static tn_status declare_tensors(const tn_adapter *adapter, tn_safetensors_writer *writer) {
     char name[600];
     for (int64_t i = 0; i < adapter->params.count; i++) {
@@ -238,12 +247,17 @@ static tn_status declare_tensors(const tn_adapter *adapter, tn_safetensors_write
         snprintf(name, sizeof name, "%s%s", PREFIX, param->name);
         TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, tensor.ndim, tensor.shape));
     }
-    const tn_module *head = adapter->model->head;
-    if (adapter->config.ensure_weight_tying && head->tied && head->tied->weight.trainable) {
-        snprintf(name, sizeof name, "%s%s.weight", PREFIX, head->name);
-        TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, 2, head->tied->weight.tensor.shape));
+    const tn_param *embedding = embedding_of_tied_head(adapter);
+    if (embedding) {
+        snprintf(name, sizeof name, "%s%s.weight", PREFIX, adapter->model->head->name);
+        TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, 2, embedding->weight->tensor.shape));
     }
     return TN_OK;
+}
+
+/* From the store: while the adapter is off, a replaced module's weight is the base's again. */
+static tn_status write_param(const tn_adapter *adapter, tn_safetensors_writer *writer, const tn_param *param) {
+    return tn_safetensors_writer_data(writer, adapter->params.values + param->offset, param->count * (int64_t)sizeof(float));
 }
 
 static tn_status write_tensors(const tn_adapter *adapter, tn_safetensors_writer *writer) {
@@ -257,12 +271,10 @@ static tn_status write_tensors(const tn_adapter *adapter, tn_safetensors_writer 
         if (reduced)
             TN_TRY(write_doubled(writer, reduced, is_a));
         else
-            TN_TRY(tn_safetensors_writer_data(writer, param->weight->tensor.data, tn_tensor_bytes(&param->weight->tensor)));
+            TN_TRY(write_param(adapter, writer, param));
     }
-    const tn_module *head = adapter->model->head;
-    if (adapter->config.ensure_weight_tying && head->tied && head->tied->weight.trainable)
-        TN_TRY(tn_safetensors_writer_data(writer, head->tied->weight.tensor.data, tn_tensor_bytes(&head->tied->weight.tensor)));
-    return TN_OK;
+    const tn_param *embedding = embedding_of_tied_head(adapter);
+    return embedding ? write_param(adapter, writer, embedding) : TN_OK;
 }
 
 /* The configuration that belongs to doubled factors: twice the rank, and the alpha that keeps the scaling. */

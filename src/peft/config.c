@@ -118,7 +118,7 @@ tn_status tn_peft_config_set_pattern(tn_peft_config *config, const char *text, c
         const char *equals = strrchr(list.items[i], '=');
         char *end = NULL;
         double value = equals ? strtod(equals + 1, &end) : 0;
-        if (!equals || equals == list.items[i] || end == equals + 1 || *end || !(value > 0))
+        if (!equals || equals == list.items[i] || end == equals + 1 || *end || !(value > 0 && isfinite(value)))
             return tn_fail(TN_ERROR_ARGUMENT, "%s: '%s' is not of the form NAME=NUMBER", what, list.items[i]);
         patterns[i].key = tn_arena_strndup(&config->arena, list.items[i], (size_t)(equals - list.items[i]));
         patterns[i].value = value;
@@ -324,6 +324,8 @@ static tn_status read_all(const reader *r) {
     TN_TRY(tn_json_get_int(r->json, "r", r->where, 0, INT32_MAX, &c->rank));
     TN_TRY(tn_json_get_double(r->json, "lora_alpha", r->where, &c->alpha));
     TN_TRY(tn_json_get_double(r->json, "lora_dropout", r->where, &c->dropout));
+    if (!(c->dropout >= 0 && c->dropout < 1))
+        return wrong_type(r, "lora_dropout", "at least 0 and below 1");
     TN_TRY(tn_json_get_bool(r->json, "use_rslora", r->where, &c->use_rslora));
     TN_TRY(tn_json_get_bool(r->json, "lora_bias", r->where, &c->lora_bias));
     TN_TRY(tn_json_get_bool(r->json, "ensure_weight_tying", r->where, &c->ensure_weight_tying));

@@ -23,6 +23,16 @@ static bool in_list(tn_text_list list, const char *name, bool *used) {
     return found;
 }
 
+bool tn_peft_saves_module(tn_text_list modules_to_save, const char *name) {
+    for (size_t i = 0; i < modules_to_save.count; i++) {
+        const char *entry = modules_to_save.items[i];
+        size_t length = strlen(name), tail = strlen(entry);
+        if (tail <= length && strcmp(name + length - tail, entry) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* Layer numbers follow the name given by layers_pattern, or any name: ".*\.[^.]*\.(\d+)\." */
 static bool layer_is_selected(const tn_peft_config *config, const tn_module *module) {
     if (!config->layers_count)
@@ -44,7 +54,7 @@ static tn_status is_selected(const tn_peft_config *config, const tn_module *modu
     bool excluded = in_list(config->exclude_modules, module->name, NULL);
     if (config->exclude_regex)
         TN_TRY(tn_peft_full_match(config->exclude_regex, module->name, "exclude_modules", &excluded));
-    if (excluded || in_list(config->modules_to_save, module->name, NULL))
+    if (excluded || tn_peft_saves_module(config->modules_to_save, module->name))
         return TN_OK;
     if (config->all_linear)
         *selected = module->kind == TN_MODULE_LINEAR && !module->is_head;

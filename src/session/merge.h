@@ -11,8 +11,18 @@ tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const ch
 /* Copies tokenizer, chat template and generation configuration beside a saved model. */
 tn_status tn_session_copy_words(const tn_model *model, const char *dir);
 
-/* Replaces the weights of all adapted modules by merged f32 ones and switches the adapter's slots off, for good. The memory must
- * outlive the model's use and is freed with tn_pages_free(memory, bytes). */
-tn_status tn_session_merge_in_memory(tn_model *model, float **memory, int64_t *bytes);
+/* A model whose adapter is merged for a while: what its modules were before. */
+typedef struct tn_merged {
+    tn_module *modules; /* NULL: not merged */
+    float *memory;
+    int64_t bytes;
+} tn_merged;
+
+/* Replaces the weights of all adapted modules by merged f32 ones and lets the adapter's slots rest. Until it is undone the adapter
+ * must stay as it is. */
+tn_status tn_session_merge_in_memory(tn_model *model, tn_merged *out);
+
+/* Undoes it, the adapter being on afterwards; fine when nothing was merged. */
+void tn_session_merged_free(tn_model *model, tn_merged *merged);
 
 #endif

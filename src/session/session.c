@@ -200,6 +200,8 @@ static tn_status config_of_options(const tn_adapter_options *o, tn_peft_config *
     config->ensure_weight_tying = o->ensure_weight_tying;
     if (!(o->dropout >= 0 && o->dropout < 1))
         return tn_fail(TN_ERROR_ARGUMENT, "dropout %g is not at least 0 and below 1", o->dropout);
+    if (!isfinite(o->alpha))
+        return tn_fail(TN_ERROR_ARGUMENT, "alpha %g is not a finite number", o->alpha);
     config->init = tn_arena_strdup(&config->arena, o->init ? o->init : "kaiming");
     if (!config->init)
         return tn_fail_memory("the adapter's configuration");

@@ -1,0 +1,398 @@
+/* Every op's gradient against central differences of its own forward.
+ *
+ * The scalar is L = sum(w * y) with random w, summed in double. Each entry of each value and weight is moved by h = 1/64
+ * both ways on the reference kernels. Rounding: y carries errors of about 2^-22 for entries of size 1, of which a few dozen
+ * add up at random, over 2 h: below 1e-4. Truncation: h^2 / 6 times the third derivative, which is at most about 20 here:
+ * below 1e-3. So entries must agree within 2e-3 of the largest entry of their gradient (or of 1, for gradients that vanish).
+ */
+#include "support/support.h"
+
+#include "grad/ops.h"
+
+enum { MOST = 5, T = 7, C = 6, O = 5, R = 3, V = 9, K = 2, RESERVE = 8 << 20 };
+static const float STEP = 1.0f / 64;
+
+/* What an op reads: values and weights by number, in the order of the case's leaves. */
+typedef struct {
+    tn_tape *tape;
+    tn_var *values[MOST];
+    const tn_weight *weights[MOST];
+} operands;
+
+/* Returns the result; in-place ops return the value they changed. Values are the caller's. */
+typedef tn_var *(*op_fn)(const operands *in);
+
+typedef struct {
+    int64_t rows, cols;
+    bool is_weight;
+} leaf;
+
+typedef struct {
+    const char *name;
+    op_fn run;
+    int leaf_count;
+    leaf leaves[MOST];
+} op_case;
+
+static const int32_t ids[T] = {3, 0, 8, 3, 5, 5, 1}, replaced[K] = {5, 3}, positions[T] = {0, 1, 2, 3, 0, 1, 2};
+static const int32_t picked[T + 2] = {6, 0, 0, 3, 2, 6, 6, 1, 4};
+static const tn_span spans[2] = {{0, 4, 0, 4}, {4, 3, 4, 3}};
+
+static tn_var *copied(tn_tape *tape, tn_var *x) {
+    static const int32_t all[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
+    return tn_op_take_rows(tape, x, all, x->rows);
+}
+
+static tn_var *run_embedding(const operands *in) {
+    return tn_op_embedding(in->tape, ids, T, in->weights[0]);
+}
+static tn_var *run_linear(const operands *in) {
+    return tn_op_linear(in->tape, in->values[0], in->weights[1], NULL);
+}
+static tn_var *run_linear_with_bias(const operands *in) {
+    return tn_op_linear(in->tape, in->values[0], in->weights[1], in->weights[2]);
+}
+static tn_var *run_low_rank(const operands *in) {
+    tn_var *y = copied(in->tape, in->values[0]);
+    tn_op_low_rank(in->tape, y, in->values[1], in->weights[2], in->weights[3], NULL, 1.5f);
+    return y;
+}
+static tn_var *run_low_rank_with_bias(const operands *in) {
+    tn_var *y = copied(in->tape, in->values[0]);
+    tn_op_low_rank(in->tape, y, in->values[1], in->weights[2], in->weights[3], in->weights[4], -0.75f);
+    return y;
+}
+static tn_var *run_low_rank_embedding(const operands *in) {
+    tn_var *y = copied(in->tape, in->values[0]);
+    tn_op_low_rank_embedding(in->tape, y, ids, in->weights[1], in->weights[2], 1.5f);
+    return y;
+}
+static tn_var *run_replace_embeddings(const operands *in) {
+    tn_var *y = copied(in->tape, in->values[0]);
+    tn_op_replace_embeddings(in->tape, y, ids, in->weights[1], replaced);
+    return y;
+}
+static tn_var *run_replace_logits(const operands *in) {
+    tn_var *y = copied(in->tape, in->values[0]);
+    tn_op_replace_logits(in->tape, y, in->values[1], in->weights[2], replaced);
+    return y;
+}
+static tn_var *run_rmsnorm(const operands *in) {
+    return tn_op_rmsnorm(in->tape, in->values[0], in->weights[1], 1e-5f, 1);
+}
+static tn_var *run_rmsnorm_of_heads(const operands *in) {
+    return tn_op_rmsnorm(in->tape, in->values[0], in->weights[1], 1e-5f, 2);
+}
+static tn_var *run_rope(const operands *in) {
+    static float cos_table[4 * 2], sin_table[4 * 2];
+    for (int i = 0; i < 8; i++) {
+        cos_table[i] = cosf((float)(i / 2) * (i % 2 ? 0.3f : 1.0f));
+        sin_table[i] = sinf((float)(i / 2) * (i % 2 ? 0.3f : 1.0f));
+    }
+    tn_rope_table table = {cos_table, sin_table};
+    tn_var *x = copied(in->tape, in->values[0]);
+    tn_op_rope(in->tape, x, positions, &table, 2, 4);
+    return x;
+}
+/* The op owns the gradients of q, k and v, so that they are values of its own. */
+static tn_var *attention(const operands *in, int64_t window) {
+    tn_attention_shape shape = {.heads = 4, .kv_heads = 2, .head_size = 2, .window = window, .scale = 0.7f};
+    tn_var *q = copied(in->tape, in->values[0]), *k = copied(in->tape, in->values[1]), *v = copied(in->tape, in->values[2]);
+    tn_var *out = tn_op_attention(in->tape, q, k, v, spans, 2, &shape);
+    tn_drop(in->tape, q);
+    tn_drop(in->tape, k);
+    tn_drop(in->tape, v);
+    return out;
+}
+static tn_var *run_attention(const operands *in) {
+    return attention(in, 0);
+}
+static tn_var *run_attention_with_window(const operands *in) {
+    return attention(in, 2);
+}
+static tn_var *run_swiglu(const operands *in) {
+    tn_var *gate = copied(in->tape, in->values[0]), *up = copied(in->tape, in->values[1]);
+    tn_var *y = tn_op_swiglu(in->tape, gate, up);
+    tn_drop(in->tape, gate);
+    tn_drop(in->tape, up);
+    return y;
+}
+static tn_var *run_add(const operands *in) {
+    tn_var *y = copied(in->tape, in->values[0]);
+    tn_op_add(in->tape, y, in->values[1]);
+    return y;
+}
+static tn_var *run_dropout(const operands *in) {
+    return tn_op_dropout(in->tape, in->values[0], 0.4f, 5, 17);
+}
+static tn_var *run_take_rows(const operands *in) {
+    return tn_op_take_rows(in->tape, in->values[0], picked, T + 2);
+}
+/* One value read by several ops: gradients add up, whichever op comes first. */
+static tn_var *run_shared_value(const operands *in) {
+    tn_var *x = in->values[0];
+    tn_var *y = tn_op_linear(in->tape, x, in->weights[1], NULL), *z = tn_op_rmsnorm(in->tape, x, in->weights[2], 1e-5f, 1);
+    tn_op_low_rank(in->tape, y, z, in->weights[3], in->weights[4], NULL, 1);
+    tn_op_add(in->tape, y, z);
+    tn_op_add(in->tape, y, x);
+    tn_drop(in->tape, z);
+    return y;
+}
+
+static const op_case op_cases[] = {
+    {"embedding", run_embedding, 1, {{V, C, true}}},
+    {"linear", run_linear, 2, {{T, C, false}, {O, C, true}}},
+    {"linear with bias", run_linear_with_bias, 3, {{T, C, false}, {O, C, true}, {1, O, true}}},
+    {"low rank", run_low_rank, 4, {{T, O, false}, {T, C, false}, {R, C, true}, {O, R, true}}},
+    {"low rank with bias",
+     run_low_rank_with_bias,
+     5,
+     {{T, O, false}, {T, C, false}, {R, C, true}, {O, R, true}, {1, O, true}}},
+    {"low rank embedding", run_low_rank_embedding, 3, {{T, C, false}, {R, V, true}, {C, R, true}}},
+    {"replace embeddings", run_replace_embeddings, 2, {{T, C, false}, {K, C, true}}},
+    {"replace logits", run_replace_logits, 3, {{T, V, false}, {T, C, false}, {K, C, true}}},
+    {"rmsnorm", run_rmsnorm, 2, {{T, C, false}, {1, C, true}}},
+    {"rmsnorm of heads", run_rmsnorm_of_heads, 2, {{T, C, false}, {1, C / 2, true}}},
+    {"rope", run_rope, 1, {{T, 8, false}}},
+    {"attention", run_attention, 3, {{T, 8, false}, {T, 4, false}, {T, 4, false}}},
+    {"attention with window", run_attention_with_window, 3, {{T, 8, false}, {T, 4, false}, {T, 4, false}}},
+    {"swiglu", run_swiglu, 2, {{T, C, false}, {T, C, false}}},
+    {"add", run_add, 2, {{T, C, false}, {T, C, false}}},
+    {"dropout", run_dropout, 1, {{T, C, false}}},
+    {"take rows", run_take_rows, 1, {{T, C, false}}},
+    {"shared value", run_shared_value, 5, {{T, C, false}, {C, C, true}, {1, C, true}, {R, C, true}, {C, R, true}}},
+};
+
+enum { LARGEST = 64 }; /* entries of a leaf */
+
+static float data[MOST][LARGEST], numeric[MOST][LARGEST], analytic[MOST][LARGEST];
+
+static float weight_of(int64_t i) {
+    return (float)((i * 7919 + 13) % 101) / 50 - 1;
+}
+
+/* Runs the case with the leaves of `trained` needing gradients; seeds the result's and goes back when there are any. */
+static double run(const op_case *c, const tn_kernels *kernels, unsigned trained) {
+    tn_tape tape;
+    tn_weight weights[MOST] = {0};
+    operands in = {.tape = &tape};
+    assert_ok(tn_tape_init(&tape, kernels, RESERVE));
+    tape.recording = trained != 0;
+    for (int i = 0; i < c->leaf_count; i++) {
+        const leaf *l = &c->leaves[i];
+        bool needs = trained >> i & 1;
+        if (l->is_weight) {
+            weights[i].tensor = (tn_tensor){
+                .ndim = l->rows > 1 ? 2 : 1, .shape = {l->rows > 1 ? l->rows : l->cols, l->cols}, .data = data[i]};
+            weights[i].trainable = needs;
+            weights[i].grad = needs ? memset(analytic[i], 0, sizeof analytic[i]) : NULL;
+            in.weights[i] = &weights[i];
+        } else {
+            in.values[i] = tn_var_new(&tape, l->rows, l->cols, needs);
+            memcpy(in.values[i]->data, data[i], (size_t)(l->rows * l->cols) * sizeof(float));
+        }
+    }
+    tn_var *y = c->run(&in);
+    double sum = 0;
+    for (int64_t i = 0; i < y->rows * y->cols; i++)
+        sum += (double)weight_of(i) * y->data[i];
+    assert_true(y->needs_grad == (trained != 0));
+    if (trained) {
+        y->grad = tn_scratch_take(&tape, y->rows * y->cols);
+        for (int64_t i = 0; i < y->rows * y->cols; i++)
+            y->grad.data[i] = weight_of(i);
+        tn_drop(&tape, y);
+        tn_tape_backward(&tape);
+        for (int i = 0; i < c->leaf_count; i++) {
+            if (c->leaves[i].is_weight || !(trained >> i & 1))
+                continue;
+            assert_true(in.values[i]->grad.taken);
+            memcpy(analytic[i], in.values[i]->grad.data, (size_t)(c->leaves[i].rows * c->leaves[i].cols) * sizeof(float));
+        }
+    }
+    assert_ok(tn_tape_status(&tape));
+    tn_tape_free(&tape);
+    return sum;
+}
+
+static void find_numeric(const op_case *c) {
+    for (int i = 0; i < c->leaf_count; i++) {
+        for (int64_t j = 0; j < c->leaves[i].rows * c->leaves[i].cols; j++) {
+            float kept = data[i][j];
+            data[i][j] = kept + STEP;
+            double up = run(c, tn_kernels_by_name("reference"), 0);
+            data[i][j] = kept - STEP;
+            double down = run(c, tn_kernels_by_name("reference"), 0);
+            data[i][j] = kept;
+            numeric[i][j] = (float)((up - down) / (2.0 * (double)STEP));
+        }
+    }
+}
+
+static void compare(const op_case *c, unsigned trained, const char *kernels) {
+    for (int i = 0; i < c->leaf_count; i++) {
+        int64_t count = c->leaves[i].rows * c->leaves[i].cols;
+        double scale = 1;
+        if (!(trained >> i & 1))
+            continue;
+        for (int64_t j = 0; j < count; j++)
+            scale = fmax(scale, fabs((double)numeric[i][j]));
+        double difference = largest_difference(analytic[i], numeric[i], count);
+        if (!(difference <= 2e-3 * scale))
+            fail_msg("%s on %s, trained %u: gradient of operand %d is off by %g of %g", c->name, kernels, trained, i,
+                     difference, scale);
+    }
+}
+
+/* With every choice of what is trained, on the plain and on the fastest kernels. */
+static void gradient_is_that_of_central_differences(void **state) {
+    const op_case *c = *state;
+    for (int i = 0; i < c->leaf_count; i++) {
+        assert_true(c->leaves[i].rows * c->leaves[i].cols <= LARGEST);
+        tn_fill_normal(data[i], LARGEST, 11, (uint64_t)i, 0, 1);
+    }
+    find_numeric(c);
+    for (unsigned trained = 1; trained < 1u << c->leaf_count; trained++) {
+        run(c, tn_kernels_by_name("reference"), trained);
+        compare(c, trained, "reference");
+        run(c, tn_kernels_cpu(), trained);
+        compare(c, trained, tn_kernels_cpu()->name);
+    }
+}
+
+/* --- dropout --- */
+
+static void dropout_depends_on_seed_and_stream_alone(void **state) {
+    (void)state;
+    enum { COUNT = 4096 };
+    static const struct { uint64_t seed, stream; } draws[] = {{1, 1}, {1, 1}, {2, 1}, {1, 2}};
+    tn_tape tape;
+    tn_var *y[4];
+    assert_ok(tn_tape_init(&tape, tn_kernels_cpu(), RESERVE));
+    tn_var *x = tn_var_new(&tape, 64, COUNT / 64, false);
+    tape.kernels->fill(x->data, 3, COUNT);
+    int kept = 0;
+    for (int i = 0; i < 4; i++)
+        y[i] = tn_op_dropout(&tape, x, 0.25f, draws[i].seed, draws[i].stream);
+    for (int i = 0; i < COUNT; i++) {
+        assert_true(y[0]->data[i] == 0 || y[0]->data[i] == 4);
+        kept += y[0]->data[i] != 0;
+    }
+    /* 3072 expected, standard deviation 28 */
+    assert_in_range(kept, 3072 - 140, 3072 + 140);
+    assert_memory_equal(y[0]->data, y[1]->data, COUNT * sizeof(float));
+    assert_true(largest_difference(y[0]->data, y[2]->data, COUNT) > 0);
+    assert_true(largest_difference(y[0]->data, y[3]->data, COUNT) > 0);
+    tn_var *all = tn_op_dropout(&tape, x, 0, 1, 1);
+    assert_memory_equal(all->data, x->data, COUNT * sizeof(float));
+    tn_tape_free(&tape);
+}
+
+/* --- loss --- */
+
+enum { HIDDEN_ROWS = 12, LABELS = 2500 };
+
+typedef struct {
+    float hidden[HIDDEN_ROWS * C], head[V * C], bias[V], dhidden[HIDDEN_ROWS * C], dhead[V * C], dbias[V];
+    int32_t rows[LABELS], labels[LABELS];
+    tn_weight weight, head_bias;
+} loss_case;
+
+static tn_var *head_of_case(tn_tape *tape, void *context, tn_var *hidden) {
+    const loss_case *c = context;
+    return tn_op_linear(tape, hidden, &c->weight, &c->head_bias);
+}
+
+/* The mean loss over LABELS rows, many of them of the same hidden state; with its gradients when recording. */
+static double mean_loss(loss_case *c, const tn_kernels *kernels, bool recording, bool trained_head, int *correct_count) {
+    static float losses[LABELS];
+    static uint8_t correct[LABELS];
+    tn_tape tape;
+    double sum = 0;
+    memset(c->dhead, 0, sizeof c->dhead);
+    memset(c->dbias, 0, sizeof c->dbias);
+    c->weight = (tn_weight){{.ndim = 2, .shape = {V, C}, .data = c->head}, trained_head, trained_head ? c->dhead : NULL};
+    c->head_bias = (tn_weight){{.ndim = 1, .shape = {V}, .data = c->bias}, trained_head, trained_head ? c->dbias : NULL};
+    assert_ok(tn_tape_init(&tape, kernels, RESERVE));
+    tape.recording = recording;
+    tn_var *hidden = tn_var_new(&tape, HIDDEN_ROWS, C, true);
+    memcpy(hidden->data, c->hidden, sizeof c->hidden);
+    tn_op_head_loss(&tape, hidden, head_of_case, c, V, c->rows, c->labels, LABELS, 1.0f / LABELS, losses, correct);
+    *correct_count = 0;
+    for (int i = 0; i < LABELS; i++) {
+        sum += losses[i];
+        *correct_count += correct[i];
+    }
+    assert_true(hidden->grad.taken == recording);
+    if (recording)
+        memcpy(c->dhidden, hidden->grad.data, sizeof c->dhidden);
+    assert_null(tape.last);
+    assert_ok(tn_tape_status(&tape));
+    tn_tape_free(&tape);
+    return sum / LABELS;
+}
+
+static void compare_loss_gradient(loss_case *c, float *values, const float *gradient, int64_t count) {
+    int unused;
+    for (int64_t i = 0; i < count; i++) {
+        float kept = values[i];
+        values[i] = kept + STEP;
+        double up = mean_loss(c, tn_kernels_by_name("reference"), false, false, &unused);
+        values[i] = kept - STEP;
+        double down = mean_loss(c, tn_kernels_by_name("reference"), false, false, &unused);
+        values[i] = kept;
+        assert_true(fabs((up - down) / (2 * (double)STEP) - (double)gradient[i]) <= 2e-4);
+    }
+}
+
+/* The losses that the formula gives, and the gradient of their mean over three pieces of rows. */
+static void loss_in_pieces_is_cross_entropy(void **state) {
+    static loss_case c;
+    int correct, want_correct = 0;
+    double want = 0;
+    (void)state;
+    assert_true(LABELS > 2 * tn_head_loss_rows(V));
+    tn_fill_normal(c.hidden, HIDDEN_ROWS * C, 21, 1, 0, 1);
+    tn_fill_normal(c.head, V * C, 21, 2, 0, 0.7f);
+    tn_fill_normal(c.bias, V, 21, 3, 0, 0.7f);
+    tn_rng rng = tn_rng_start(21, 4);
+    for (int i = 0; i < LABELS; i++) {
+        c.rows[i] = (int32_t)tn_rng_below(&rng, HIDDEN_ROWS);
+        c.labels[i] = (int32_t)tn_rng_below(&rng, V);
+        double z[V], sum = 0;
+        int best = 0;
+        for (int v = 0; v < V; v++) {
+            z[v] = c.bias[v];
+            for (int j = 0; j < C; j++)
+                z[v] += (double)c.hidden[c.rows[i] * C + j] * c.head[v * C + j];
+            sum += exp(z[v]);
+            best = z[v] > z[best] ? v : best;
+        }
+        want += (log(sum) - z[c.labels[i]]) / LABELS;
+        want_correct += best == c.labels[i];
+    }
+    for (int kernels = 0; kernels < 2; kernels++) {
+        static loss_case kept;
+        const tn_kernels *table = kernels ? tn_kernels_cpu() : tn_kernels_by_name("reference");
+        assert_true(fabs(mean_loss(&c, table, true, true, &correct) - want) < 1e-5);
+        assert_int_equal(correct, want_correct);
+        kept = c;
+        compare_loss_gradient(&c, c.hidden, kept.dhidden, HIDDEN_ROWS * C);
+        compare_loss_gradient(&c, c.head, kept.dhead, V * C);
+        compare_loss_gradient(&c, c.bias, kept.dbias, V);
+        mean_loss(&c, table, true, false, &correct);
+        assert_memory_equal(c.dhidden, kept.dhidden, sizeof c.dhidden);
+        assert_true(c.dhead[0] == 0);
+    }
+}
+
+int main(void) {
+    enum { CASES = sizeof op_cases / sizeof *op_cases };
+    struct CMUnitTest tests[CASES + 2];
+    for (int i = 0; i < CASES; i++)
+        tests[i] = (struct CMUnitTest){op_cases[i].name, gradient_is_that_of_central_differences, NULL, NULL,
+                                       (void *)(uintptr_t)&op_cases[i]};
+    tests[CASES] = (struct CMUnitTest)cmocka_unit_test(dropout_depends_on_seed_and_stream_alone);
+    tests[CASES + 1] = (struct CMUnitTest)cmocka_unit_test(loss_in_pieces_is_cross_entropy);
+    return cmocka_run_group_tests_name("gradients of ops", tests, NULL, NULL);
+}
