@@ -28,7 +28,7 @@ static void put_table_sentence(tn_rng *rng, const tn_schema *schema, tn_buf *out
 
 static void put_column_sentence(tn_rng *rng, const tn_schema *schema, const tn_column *column, tn_buf *out) {
     static const char *const types[] = {"a text", "a number", "a date"};
-    const char *name = column->name->column, *noun = tn_english_noun(rng, column)->singular;
+    const char *name = column->name->column, *noun = column->name->singular;
     const char *row = tn_english_rows(rng, schema->table, false);
     tn_value value = tn_value_draw(rng, column->concept);
     switch (tn_draw(rng, 4)) {
@@ -208,8 +208,8 @@ static void write_document(tn_rng *rng, tn_buf *out) {
     static const struct {
         void (*write)(tn_rng *, size_t, tn_buf *);
         int share; /* percent of the documents */
-    } kinds[] = {{write_story, 6},        {write_table_prose, 6}, {write_reading, 24},   {write_script, 26},
-                 {write_explanation, 14}, {write_paraphrase, 14}, {write_repetition, 6}, {write_log, 4}};
+    } kinds[] = {{write_story, 6},        {write_table_prose, 6}, {write_reading, 20},   {write_script, 26},
+                 {write_explanation, 14}, {write_paraphrase, 10}, {write_repetition, 14}, {write_log, 4}};
     int dice = tn_draw(rng, 100), kind = 0;
     while (dice >= kinds[kind].share)
         dice -= kinds[kind++].share;

@@ -6,12 +6,6 @@
 
 #include "phrasings.h"
 
-const tn_concept_name *tn_english_noun(tn_rng *rng, const tn_column *column) {
-    if (tn_draw_chance(rng, 65))
-        return column->name;
-    return &column->concept->names[tn_draw(rng, tn_concept_name_count(column->concept))];
-}
-
 const char *tn_english_rows(tn_rng *rng, const tn_table *table, bool plural) {
     int which = table->plural[1] && tn_draw_chance(rng, 35);
     return plural ? table->plural[which] : table->singular[which];
@@ -36,12 +30,6 @@ const char *tn_english_aggregate(tn_rng *rng, const tn_query *query) {
     case TN_SUM: return tn_draw_chance(rng, 60) ? "total" : "combined";
     default: return extreme(rng, query->schema->columns[query->column].concept, query->aggregate == TN_MAX);
     }
-}
-
-/* The specific superlative of the query's order, "oldest"; NULL when English has none. */
-static const char *superlative(const tn_query *query) {
-    const tn_concept *concept = query->schema->columns[query->column].concept;
-    return query->descending ? concept->most : concept->least;
 }
 
 static const char *order(tn_rng *rng, const tn_query *query) {
@@ -88,7 +76,7 @@ static void put_comparison(tn_rng *rng, const tn_concept *concept, const tn_cond
 /* "the city Oslo", "a salary above 3000". */
 static void put_noun_phrase(tn_rng *rng, const tn_query *query, const tn_condition *condition, tn_buf *out) {
     const tn_column *column = &query->schema->columns[condition->column];
-    const char *noun = tn_english_noun(rng, column)->singular;
+    const char *noun = column->name->singular;
     if (condition->op == TN_IS) {
         tn_buf_printf(out, "the %s %s", noun, condition->value.text);
     } else if (condition->op == TN_IS_NOT) {
@@ -102,7 +90,7 @@ static void put_noun_phrase(tn_rng *rng, const tn_query *query, const tn_conditi
 /* "city is Oslo", "salary is above 3000". */
 static void put_clause(tn_rng *rng, const tn_query *query, const tn_condition *condition, tn_buf *out) {
     const tn_column *column = &query->schema->columns[condition->column];
-    tn_buf_printf(out, "%s is ", tn_english_noun(rng, column)->singular);
+    tn_buf_printf(out, "%s is ", column->name->singular);
     if (condition->op == TN_IS || condition->op == TN_IS_NOT)
         tn_buf_printf(out, "%s%s", condition->op == TN_IS ? "" : "not ", condition->value.text);
     else
@@ -111,10 +99,7 @@ static void put_clause(tn_rng *rng, const tn_query *query, const tn_condition *c
 
 static void put_predicate(tn_rng *rng, const tn_query *query, const tn_condition *condition, tn_buf *out) {
     const tn_concept *concept = query->schema->columns[condition->column].concept;
-    const char *verb = condition->op == TN_MORE                               ? concept->more
-                       : condition->op == TN_LESS                             ? concept->less
-                       : condition->op == TN_IS || condition->op == TN_IS_NOT ? concept->is
-                                                                              : NULL;
+    const char *verb = condition->op == TN_IS || condition->op == TN_IS_NOT ? concept->is : NULL;
     if (verb && tn_draw_chance(rng, 65)) {
         put_verb(verb, condition, out);
     } else {
@@ -171,19 +156,18 @@ static void put_slot(tn_rng *rng, const tn_query *query, char slot, tn_buf *out)
     switch (slot) {
     case 'T': tn_buf_puts(out, tn_english_rows(rng, schema->table, true)); break;
     case 'S': tn_buf_puts(out, tn_english_rows(rng, schema->table, false)); break;
-    case 'c': tn_buf_puts(out, tn_english_noun(rng, &columns[query->column])->singular); break;
-    case 'C': tn_buf_puts(out, tn_english_noun(rng, &columns[query->column])->plural); break;
-    case 'd': tn_buf_puts(out, tn_english_noun(rng, &columns[query->other])->singular); break;
-    case 'D': tn_buf_puts(out, tn_english_noun(rng, &columns[query->other])->plural); break;
-    case 'l': tn_buf_puts(out, tn_english_noun(rng, &columns[schema->label])->singular); break;
-    case 'L': tn_buf_puts(out, tn_english_noun(rng, &columns[schema->label])->plural); break;
+    case 'c': tn_buf_puts(out, columns[query->column].name->singular); break;
+    case 'C': tn_buf_puts(out, columns[query->column].name->plural); break;
+    case 'd': tn_buf_puts(out, columns[query->other].name->singular); break;
+    case 'D': tn_buf_puts(out, columns[query->other].name->plural); break;
+    case 'l': tn_buf_puts(out, columns[schema->label].name->singular); break;
+    case 'L': tn_buf_puts(out, columns[schema->label].name->plural); break;
     case 'w': put_modifier(rng, query, out); break;
     case 'v': tn_english_predicate(rng, query, out); break;
     case 'x': tn_buf_puts(out, query->conditions[0].value.text); break;
     case 'y': put_row_name(rng, query, out); break;
     case 'n': tn_buf_printf(out, "%d", query->limit); break;
     case 'h': tn_buf_puts(out, extreme(rng, columns[query->column].concept, query->descending)); break;
-    case 'm': tn_buf_puts(out, superlative(query)); break;
     case 'a': tn_buf_puts(out, tn_english_aggregate(rng, query)); break;
     case 'o': tn_buf_puts(out, order(rng, query)); break;
     default: break;
@@ -198,11 +182,7 @@ static int pattern_count(const char *const *patterns) {
 }
 
 static void expand_any(tn_rng *rng, const tn_query *query, const char *const *patterns, tn_buf *out) {
-    const char *pattern;
-    do
-        pattern = patterns[tn_draw(rng, pattern_count(patterns))];
-    while (strstr(pattern, "{m}") && !superlative(query));
-    for (const char *p = pattern; *p; p++) {
+    for (const char *p = patterns[tn_draw(rng, pattern_count(patterns))]; *p; p++) {
         if (*p == '{') {
             put_slot(rng, query, p[1], out);
             p += 2;

@@ -17,8 +17,6 @@ void tn_english_predicate(tn_rng *rng, const tn_query *query, tn_buf *out);
 /* "highest", "latest"; "average"; how the query's aggregate is said. */
 const char *tn_english_aggregate(tn_rng *rng, const tn_query *query);
 
-/* A noun for a column and for the rows of a table, most often the first or the column's own. */
-const tn_concept_name *tn_english_noun(tn_rng *rng, const tn_column *column);
 const char *tn_english_rows(tn_rng *rng, const tn_table *table, bool plural);
 
 /* "a" or "an". */

@@ -70,7 +70,7 @@ static void print_sentences(tn_rng *rng, const tn_listing *listing, tn_buf *out)
             if (c == schema->label)
                 continue;
             const char *joint = said == 0 ? "" : said == schema->count - 2 ? " and " : ", ";
-            tn_buf_printf(out, "%sthe %s %s", joint, tn_english_noun(rng, &schema->columns[c])->singular,
+            tn_buf_printf(out, "%sthe %s %s", joint, schema->columns[c].name->singular,
                           listing->cells[r][c].text);
             said++;
         }
@@ -161,11 +161,10 @@ static void answer_labels(tn_rng *rng, const tn_listing *listing, const tn_query
     tn_buf_puts(out, ".");
 }
 
-static void answer_column(tn_rng *rng, const tn_listing *listing, const tn_query *query, const int *rows, int count,
-                          tn_buf *out) {
+static void answer_column(const tn_listing *listing, const tn_query *query, const int *rows, int count, tn_buf *out) {
     const char *items[TN_LISTING_ROWS];
     int found = collect(listing, rows, count, query->column, query->intent == TN_INTENT_DISTINCT, items);
-    const tn_concept_name *noun = tn_english_noun(rng, &listing->schema.columns[query->column]);
+    const tn_concept_name *noun = listing->schema.columns[query->column].name;
     if (found == 0)
         tn_buf_puts(out, "None, because no row fits.");
     else if (found == 1)
@@ -187,7 +186,7 @@ static void answer_extreme(tn_rng *rng, const tn_listing *listing, const tn_quer
             best = cell;
     }
     const char *word = tn_english_aggregate(rng, query);
-    tn_buf_printf(out, "The %s %s is %s.", word, tn_english_noun(rng, column)->singular, best->text);
+    tn_buf_printf(out, "The %s %s is %s.", word, column->name->singular, best->text);
 }
 
 /* "Oslo has 2, Rome has 1." */
@@ -208,9 +207,9 @@ bool tn_listing_answer(tn_rng *rng, const tn_listing *listing, const tn_query *q
     switch (query->intent) {
     case TN_INTENT_COLUMN:
     case TN_INTENT_DISTINCT:
-    case TN_INTENT_FILTER_COLUMN: answer_column(rng, listing, query, rows, count, out); return true;
+    case TN_INTENT_FILTER_COLUMN: answer_column(listing, query, rows, count, out); return true;
     case TN_INTENT_LOOKUP:
-        tn_buf_printf(out, "The %s of %s is %s.", tn_english_noun(rng, &listing->schema.columns[query->column])->singular,
+        tn_buf_printf(out, "The %s of %s is %s.", listing->schema.columns[query->column].name->singular,
                       query->conditions[0].value.text, listing->cells[rows[0]][query->column].text);
         return true;
     case TN_INTENT_COUNT:

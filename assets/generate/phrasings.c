@@ -155,28 +155,20 @@ static const char *const ask_sort[] = {"List the {T} sorted by {c} {o}.",    "Sh
 
 static const char *const ask_top[] = {"Which {n} {T} have the {h} {c}?",
                                       "List the {n} {T} with the {h} {c}.",
-                                      "Show the {n} {m} {T}.",
-                                      "Which are the {n} {m} {T}?",
                                       "Find the {n} {T} with the {h} {c}.",
                                       "Give me the {n} {T} that have the {h} {c}.",
-                                      "Name the {n} {m} {T}.",
                                       "What are the {n} {T} with the {h} {c}?",
                                       "I want the {n} {T} with the {h} {c}.",
-                                      "Tell me the {n} {m} {T}.",
                                       "Show which {n} {T} have the {h} {c}.",
                                       NULL};
 
 static const char *const ask_best[] = {"Which {S} has the {h} {c}?",
                                        "Find the {S} with the {h} {c}.",
-                                       "Which {S} is the {m}?",
-                                       "Show the {m} {S}.",
                                        "Name the {S} with the {h} {c}.",
                                        "Tell me the {S} that has the {h} {c}.",
-                                       "Give me the {m} {S}.",
                                        "List the one {S} with the {h} {c}.",
                                        "I am looking for the {S} with the {h} {c}.",
                                        "Tell me which {S} has the {h} {c}.",
-                                       "Find the {m} {S} of all.",
                                        NULL};
 
 static const char *const ask_group_count[] = {"How many {T} are there for each {c}?",
@@ -243,8 +235,8 @@ const char *const *const tn_phrasings_describing[TN_INTENT_KINDS] = {
     [TN_INTENT_FILTER_COLUMN] = LIST("the {C} of the {T} {w}", "the {c} of all {T} {w}"),
     [TN_INTENT_LOOKUP] = LIST("the {c} of {y}", "the {c} of the {S} called {x}"),
     [TN_INTENT_SORT] = LIST("the {T} sorted by {c} {o}", "the {L} of the {T} by {c}, {o}"),
-    [TN_INTENT_TOP] = LIST("the {n} {T} with the {h} {c}", "the {L} of the {n} {T} with the {h} {c}", "the {n} {m} {T}"),
-    [TN_INTENT_BEST] = LIST("the {S} with the {h} {c}", "the {l} of the {S} that has the {h} {c}", "the {m} {S}"),
+    [TN_INTENT_TOP] = LIST("the {n} {T} with the {h} {c}", "the {L} of the {n} {T} with the {h} {c}"),
+    [TN_INTENT_BEST] = LIST("the {S} with the {h} {c}", "the {l} of the {S} that has the {h} {c}"),
     [TN_INTENT_GROUP_COUNT] = LIST("the number of {T} for each {c}", "how many {T} there are per {c}"),
     [TN_INTENT_GROUP_AGGREGATE] = LIST("the {a} {c} for each {d}", "the {a} {c} of the {T} per {d}"),
 };

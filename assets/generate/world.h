@@ -26,8 +26,6 @@ typedef struct tn_concept {
     const char *const *words;  /* text: its values, NULL at the end */
     int low, high, step;       /* numbers */
     const char *is, *short_is; /* "live in %", "in %" */
-    const char *more, *less;   /* "earn more than %", "earn less than %" */
-    const char *most, *least;  /* "best paid", "worst paid" */
 } tn_concept;
 
 enum { TN_TABLE_CONCEPTS = 6 };
