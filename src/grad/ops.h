@@ -35,7 +35,8 @@ typedef struct tn_rope_table {
 /* In place: rotates each head of x [T, heads * D]. */
 void tn_op_rope(tn_tape *tape, tn_var *x, const int32_t *positions, const tn_rope_table *table, int64_t heads, int64_t head_size);
 
-/* Causal attention over a packed batch: q [T, H*D], k and v [T, K*D] -> [T, H*D]. spans must stay until backward. */
+/* Causal attention over a packed batch: q [T, H*D], k and v [T, K*D] -> [T, H*D]. spans must stay until backward. No later op may
+ * read q, k or v. */
 tn_var *tn_op_attention(tn_tape *tape, tn_var *q, tn_var *k, tn_var *v, const tn_span *spans, int64_t span_count,
                         const tn_attention_shape *shape);
 
@@ -43,7 +44,7 @@ tn_var *tn_op_attention(tn_tape *tape, tn_var *q, tn_var *k, tn_var *v, const tn
 tn_var *tn_op_attention_cached(tn_tape *tape, tn_var *q, const float *k, const float *v, const tn_span *spans, int64_t span_count,
                                const tn_attention_shape *shape);
 
-/* silu(gate) * up. */
+/* silu(gate) * up. No later op may read gate or up. */
 tn_var *tn_op_swiglu(tn_tape *tape, tn_var *gate, tn_var *up);
 
 /* In place: y += x. */

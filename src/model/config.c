@@ -71,6 +71,8 @@ static tn_status parse_rope(const cJSON *json, const char *where, tn_decoder_con
     const cJSON *scaling = tn_json_get(json, "rope_parameters");
     if (!scaling)
         scaling = tn_json_get(json, "rope_scaling");
+    if (scaling && !cJSON_IsObject(scaling))
+        return tn_fail(TN_ERROR_FORMAT, "%s: '%s' must be an object", where, scaling->string);
     if (scaling) {
         const char *type = "default";
         TN_TRY(tn_json_get_string(scaling, "type", where, &type));
@@ -92,6 +94,10 @@ static tn_status parse_rope(const cJSON *json, const char *where, tn_decoder_con
         return tn_fail(TN_ERROR_FORMAT, "%s: rope_theta and the rope factor must be above 0", where);
     if (rope->type == TN_ROPE_LLAMA3 && !(rope->high_freq_factor > rope->low_freq_factor && rope->low_freq_factor > 0))
         return tn_fail(TN_ERROR_FORMAT, "%s: llama3 rope scaling needs 0 < low_freq_factor < high_freq_factor", where);
+    if (rope->type == TN_ROPE_YARN && !(rope->beta_fast > rope->beta_slow && rope->beta_slow > 0))
+        return tn_fail(TN_ERROR_FORMAT, "%s: yarn rope scaling needs 0 < beta_slow < beta_fast", where);
+    if (rope->type == TN_ROPE_YARN && !(rope->theta > 1))
+        return tn_fail(TN_ERROR_FORMAT, "%s: yarn rope scaling needs a rope_theta above 1", where);
     return TN_OK;
 }
 
@@ -143,6 +149,20 @@ static tn_status parse_special_tokens(const cJSON *json, const char *where, tn_d
     return TN_OK;
 }
 
+static tn_status parse_head_size(const cJSON *json, const char *where, const family *f, tn_decoder_config *c) {
+    bool is_given = tn_json_get(json, "head_dim") != NULL;
+    c->head_size = f->qk_norm ? 128 : c->hidden_size / c->heads;
+    TN_TRY(tn_json_get_int(json, "head_dim", where, 2, 4096, &c->head_size));
+    if (c->head_size < 2 || c->head_size % 2)
+        return tn_fail(TN_ERROR_FORMAT, "%s: the head size %lld must be even for rotary positions", where, (long long)c->head_size);
+    if (!is_given && !f->qk_norm && c->hidden_size % c->heads)
+        return tn_fail(TN_ERROR_FORMAT, "%s: hidden_size %lld is no multiple of num_attention_heads %lld, and there is no head_dim", where,
+                       (long long)c->hidden_size, (long long)c->heads);
+    if (c->heads * c->head_size > MOST_SIZE)
+        return tn_fail(TN_ERROR_FORMAT, "%s: %lld heads of %lld are too large", where, (long long)c->heads, (long long)c->head_size);
+    return TN_OK;
+}
+
 static tn_status parse(const cJSON *json, const char *where, tn_decoder_config *c) {
     const family *f = NULL;
     if (!cJSON_IsObject(json))
@@ -163,16 +183,17 @@ static tn_status parse(const cJSON *json, const char *where, tn_decoder_config *
     if (c->heads % c->kv_heads)
         return tn_fail(TN_ERROR_FORMAT, "%s: num_attention_heads %lld is no multiple of num_key_value_heads %lld", where,
                        (long long)c->heads, (long long)c->kv_heads);
-    c->head_size = f->qk_norm && !tn_json_get(json, "head_dim") ? 128 : c->hidden_size / c->heads;
-    TN_TRY(tn_json_get_int(json, "head_dim", where, 2, 4096, &c->head_size));
-    if (c->head_size < 2 || c->head_size % 2)
-        return tn_fail(TN_ERROR_FORMAT, "%s: the head size %lld must be even for rotary positions", where, (long long)c->head_size);
+    TN_TRY(parse_head_size(json, where, f, c));
     c->max_positions = 2048;
     TN_TRY(tn_json_get_int(json, "max_position_embeddings", where, 1, MOST_SIZE, &c->max_positions));
     c->norm_eps = 1e-6;
     TN_TRY(tn_json_get_double(json, "rms_norm_eps", where, &c->norm_eps));
+    if (!(c->norm_eps > 0))
+        return tn_fail(TN_ERROR_FORMAT, "%s: 'rms_norm_eps' must be above 0", where);
     c->initializer_range = 0.02;
     TN_TRY(tn_json_get_double(json, "initializer_range", where, &c->initializer_range));
+    if (c->initializer_range < 0)
+        return tn_fail(TN_ERROR_FORMAT, "%s: 'initializer_range' must not be negative", where);
     TN_TRY(tn_json_get_bool(json, "tie_word_embeddings", where, &c->tied));
     if (f->reads_attention_bias) {
         TN_TRY(tn_json_get_bool(json, "attention_bias", where, &c->qkv_bias));

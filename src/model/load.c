@@ -173,7 +173,9 @@ static tn_status fill_random(tn_decoder *model, uint64_t seed) {
     int64_t floats = 0;
     for (int64_t i = 0; i < model->module_count; i++) {
         tn_module *m = &model->modules[i];
-        floats += (m->tied ? 0 : tn_tensor_count(&m->weight.tensor)) + (m->has_bias ? m->bias.tensor.shape[0] : 0);
+        int64_t count = (m->tied ? 0 : tn_tensor_count(&m->weight.tensor)) + (m->has_bias ? m->bias.tensor.shape[0] : 0);
+        if (!tn_add_i64(floats, count, &floats) || floats > INT64_MAX / (int64_t)sizeof(float))
+            return tn_fail(TN_ERROR_FORMAT, "%s: a model of this configuration is too large", model->dir);
     }
     model->random_bytes = floats * (int64_t)sizeof(float);
     model->random_weights = tn_pages_alloc((size_t)model->random_bytes);

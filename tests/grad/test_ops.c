@@ -117,6 +117,16 @@ static tn_var *run_swiglu(const operands *in) {
     tn_drop(in->tape, up);
     return y;
 }
+/* Its backward may not write over a gate that an earlier op still reads. */
+static tn_var *run_swiglu_of_a_kept_gate(const operands *in) {
+    tn_var *gate = copied(in->tape, in->values[0]), *up = copied(in->tape, in->values[1]);
+    tn_var *h = tn_op_linear(in->tape, gate, in->weights[2], NULL), *y = tn_op_swiglu(in->tape, gate, up);
+    tn_drop(in->tape, gate);
+    tn_drop(in->tape, up);
+    tn_op_add(in->tape, y, h);
+    tn_drop(in->tape, h);
+    return y;
+}
 static tn_var *run_add(const operands *in) {
     tn_var *y = copied(in->tape, in->values[0]);
     tn_op_add(in->tape, y, in->values[1]);
@@ -157,6 +167,7 @@ static const op_case op_cases[] = {
     {"attention", run_attention, 3, {{T, 8, false}, {T, 4, false}, {T, 4, false}}},
     {"attention with window", run_attention_with_window, 3, {{T, 8, false}, {T, 4, false}, {T, 4, false}}},
     {"swiglu", run_swiglu, 2, {{T, C, false}, {T, C, false}}},
+    {"swiglu of a kept gate", run_swiglu_of_a_kept_gate, 3, {{T, C, false}, {T, C, false}, {C, C, true}}},
     {"add", run_add, 2, {{T, C, false}, {T, C, false}}},
     {"dropout", run_dropout, 1, {{T, C, false}}},
     {"take rows", run_take_rows, 1, {{T, C, false}}},
