@@ -164,12 +164,14 @@ tn_status tn_train_state_remove_leftovers(const char *out_dir) {
     return remove_leftovers_of(out_dir);
 }
 
-static tn_status remove_old(const char *folder, int64_t keep) {
+static tn_status remove_old(const char *folder, int64_t keep, int64_t newest) {
     int64_t *steps;
     size_t count;
     tn_status status = list_checkpoints(folder, &steps, &count);
-    for (size_t i = (size_t)(keep < 1 ? 1 : keep); i < count && status == TN_OK; i++) {
+    for (size_t i = (size_t)keep; i < count && status == TN_OK; i++) {
         char path[TN_PATH_MAX];
+        if (steps[i] == newest)
+            continue;
         status = checkpoint_path(folder, steps[i], path);
         if (status == TN_OK)
             status = tn_path_remove_tree(path);
@@ -199,7 +201,7 @@ tn_status tn_train_state_save(const char *out_dir, const tn_adapter *adapter, co
     }
     tn_free(frozen);
     TN_TRY(status);
-    return remove_old(folder, keep);
+    return remove_old(folder, keep, state->step);
 }
 
 /* --- loading --- */
@@ -292,14 +294,17 @@ tn_status tn_train_state_load(const char *out_dir, tn_adapter *adapter, tn_optim
     int64_t *steps;
     size_t count;
     *found = false;
+    state->broken = 0;
     TN_TRY(checkpoint_folder(out_dir, folder));
     TN_TRY(list_checkpoints(folder, &steps, &count));
     tn_status status = TN_OK;
     for (size_t i = 0; i < count && !*found; i++) {
         tn_safetensors file;
         TN_TRY_GOTO(checkpoint_path(folder, steps[i], path));
-        if (tn_safetensors_open(path, &file) != TN_OK)
-            continue; /* cut short by a crash of the machine: the one before it counts */
+        if (tn_safetensors_open(path, &file) != TN_OK) {
+            state->broken++; /* cut short by a crash of the machine: the one before it counts */
+            continue;
+        }
         if (!changed_is_fine)
             status = check_unchanged(&file, state);
         if (status == TN_OK)

@@ -17,6 +17,7 @@ typedef struct {
     uint64_t start_hash; /* of all trained values before the first step, of an earlier call when this one resumes */
     double started, valid_loss;
     int64_t tokens;      /* trained in this call */
+    bool anew;           /* checkpoints in the folder are of another run, kept until there is one of this */
 } run;
 
 static uint64_t hash_values(const tn_params *params) {
@@ -121,7 +122,19 @@ static tn_status save_checkpoint(run *r, int64_t step) {
         return tn_fail(TN_ERROR_NUMERIC, "a weight is not finite after step %lld; the last checkpoint is kept; try a lower learning rate",
                        (long long)step);
     TN_TRY(tn_metrics_sync(&r->metrics, &state.metrics_bytes));
-    return tn_train_state_save(r->t.options->out, r->t.model->adapter, &r->t.optimizer, &state, r->t.options->keep_checkpoints);
+    TN_TRY(tn_train_state_save(r->t.options->out, r->t.model->adapter, &r->t.optimizer, &state,
+                               r->anew ? 0 : r->t.options->keep_checkpoints));
+    r->anew = false;
+    return TN_OK;
+}
+
+static void warn_of_broken(const run *r, bool found) {
+    const tn_train_callbacks *c = r->t.callbacks;
+    char text[160];
+    snprintf(text, sizeof text, "%lld checkpoints are damaged and were passed over; %s", (long long)r->state.broken,
+             found ? "an older one is used" : "training begins at the beginning");
+    if (r->state.broken && c->warning)
+        c->warning(c->cookie, text);
 }
 
 static tn_status check_learning(const run *r, int64_t step) {
@@ -179,8 +192,6 @@ static tn_status prepare_output(const run *r) {
     const tn_train_options *o = r->t.options;
     char path[TN_PATH_MAX];
     TN_TRY(tn_path_join(path, o->out, "checkpoints"));
-    if (tn_path_is_dir(path) && !o->resume)
-        TN_TRY(tn_path_remove_tree(path));
     TN_TRY(tn_dir_create(path));
     TN_TRY(tn_dir_check_writable(path));
     TN_TRY(tn_train_state_remove_leftovers(o->out));
@@ -207,6 +218,8 @@ static tn_status start(run *r) {
     r->start_hash = hash_values(&t->model->adapter->params);
     if (o->resume)
         TN_TRY(tn_train_state_load(o->out, t->model->adapter, &t->optimizer, o->resume_changed, &r->state, &found));
+    r->anew = !found;
+    warn_of_broken(r, found);
     TN_TRY(tn_metrics_open(&r->metrics, o->out, found ? r->state.metrics_bytes : 0));
     if (t->callbacks->start)
         t->callbacks->start(t->callbacks->cookie, &r->plan);

@@ -12,6 +12,13 @@
 
 #include "tiny.h"
 
+static char warned[256];
+
+static void note_warning(void *cookie, const char *text) {
+    (void)cookie;
+    snprintf(warned, sizeof warned, "%s", text);
+}
+
 static void note_resumed(void *cookie, int64_t step) {
     *(int64_t *)cookie = step;
 }
@@ -19,9 +26,10 @@ static void note_resumed(void *cookie, int64_t step) {
 /* A run that goes on; *from gets the step of the checkpoint, 0 when it begins anew. */
 static tiny_run go_on(tiny_run run, int64_t *from) {
     *from = 0;
+    warned[0] = 0;
     run.train.resume = true;
     run.stop_after = 0;
-    run.callbacks = (tn_train_callbacks){.cookie = from, .resumed = note_resumed};
+    run.callbacks = (tn_train_callbacks){.cookie = from, .resumed = note_resumed, .warning = note_warning};
     return run;
 }
 
@@ -260,6 +268,7 @@ static void a_truncated_checkpoint_gives_way_to_the_one_before(void **state) {
         run = go_on(run, &from);
         tiny_train_well(&run);
         assert_int_equal(from, 6);
+        assert_string_equal(warned, "1 checkpoints are damaged and were passed over; an older one is used");
         tiny_assert_same_file("whole", "truncated", "adapter_model.safetensors");
         tiny_assert_same_metrics("whole", "truncated");
     }
@@ -274,7 +283,25 @@ static void checkpoints_that_are_all_broken_begin_at_the_beginning(void **state)
     run = go_on(run, &from);
     tiny_train_well(&run);
     assert_int_equal(from, 0);
+    assert_string_equal(warned, "1 checkpoints are damaged and were passed over; training begins at the beginning");
     assert_int_equal(run.result.first_step, 1);
+}
+
+static void a_run_that_begins_anew_replaces_checkpoints_with_its_first(void **state) {
+    (void)state;
+    int64_t from;
+    tiny_run old = tiny_start("anew");
+    old.train.steps = 40;
+    stop_at(old, 30);
+    assert_int_equal(tiny_count_files("anew/checkpoints", ""), 2);
+    tiny_run new = tiny_start("anew");
+    new.train.save_every = 4;
+    stop_at(new, 6);
+    assert_int_equal(tiny_count_files("anew/checkpoints", ""), 2);
+    assert_int_equal(tiny_count_files("anew/checkpoints", "step-00000004."), 1);
+    new = go_on(new, &from);
+    tiny_train_well(&new);
+    assert_int_equal(from, 6);
 }
 
 static void the_newest_checkpoints_are_kept_and_others_files_are_left_alone(void **state) {
@@ -374,6 +401,7 @@ int main(void) {
         cmocka_unit_test(a_finished_run_writes_its_outputs_again_and_trains_nothing),
         cmocka_unit_test(a_truncated_checkpoint_gives_way_to_the_one_before),
         cmocka_unit_test(checkpoints_that_are_all_broken_begin_at_the_beginning),
+        cmocka_unit_test(a_run_that_begins_anew_replaces_checkpoints_with_its_first),
         cmocka_unit_test(the_newest_checkpoints_are_kept_and_others_files_are_left_alone),
         cmocka_unit_test(damage_that_cannot_be_seen_from_outside_is_an_error),
         cmocka_unit_test(lost_metrics_do_not_stop_a_run),
