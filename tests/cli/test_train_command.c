@@ -35,10 +35,10 @@ static const double PATIENCE = 120; /* seconds for anything a child should do; m
 /* Output and errors of the last child that was waited for, together. */
 static tn_buf output;
 
-#define PRINTED(words)                                                                                                            \
-    do {                                                                                                                          \
-        if (!strstr(tn_buf_text(&output), words))                                                                                 \
-            fail_msg("'%s' is not in: %s", words, tn_buf_text(&output));                                                          \
+#define PRINTED(words)                                                                                                      \
+    do {                                                                                                                    \
+        if (!strstr(tn_buf_text(&output), words))                                                                           \
+            fail_msg("'%s' is not in: %s", words, tn_buf_text(&output));                                                    \
     } while (0)
 
 static void take_a_nap(double seconds) {
@@ -163,8 +163,9 @@ static void killed_at_any_moment_it_goes_on_to_the_same_bytes(void **state) {
 
 static void interrupted_it_saves_and_says_how_to_go_on(void **state) {
     (void)state;
-    static const char run[] = "train --model wide --data data.jsonl --threads 1 --valid-fraction 0 --lr 0.01 --batch-size 20 "
-                              "--steps 60 --save-every 10 --log-every 7 --out ";
+    static const char run[] =
+        "train --model wide --data data.jsonl --threads 1 --valid-fraction 0 --lr 0.01 --batch-size 20 "
+        "--steps 60 --save-every 10 --log-every 7 --out ";
     const int signals[] = {SIGINT, SIGTERM};
     char line[512];
     snprintf(line, sizeof line, "%s calm", run);
@@ -191,8 +192,9 @@ static void interrupted_it_saves_and_says_how_to_go_on(void **state) {
 
 static void a_full_disk_costs_neither_checkpoint_nor_adapter(void **state) {
     (void)state;
-    static const char earlier[] = COMMON "--steps 30 --save-every 5 --out full-disk", later[] = COMMON "--steps 60 --save-every 5 "
-                                  "--resume --resume-changed --out full-disk";
+    static const char earlier[] = COMMON "--steps 30 --save-every 5 --out full-disk",
+                      later[] = COMMON "--steps 60 --save-every 5 "
+                                       "--resume --resume-changed --out full-disk";
     tenon_well(earlier);
     tn_buf adapter = tiny_read(tiny_path("full-disk/adapter_model.safetensors"));
     tn_buf checkpoint = tiny_read(tiny_path("full-disk/checkpoints/step-00000030.safetensors"));
@@ -245,13 +247,15 @@ static void predicted_memory_is_what_training_takes(void **state) {
     tiny_write_model(tiny_path("middle"), "llama", "", 256, 4, 4096, 5);
     for (int i = 0; i < 3; i++) {
         char line[512];
-        snprintf(line, sizeof line, "plan --model middle --data long.jsonl --batch-size 8 --steps 1 --valid-fraction 0 --threads 2 %s",
+        snprintf(line, sizeof line,
+                 "plan --model middle --data long.jsonl --batch-size 8 --steps 1 --valid-fraction 0 --threads 2 %s",
                  variants[i]);
         tenon_well(line);
         double planned = megabytes_behind("predicted peak ");
         PRINTED("per step");
         snprintf(line, sizeof line,
-                 "train --model middle --data long.jsonl --batch-size 8 --steps 1 --valid-fraction 0 --threads 2 %s --out memory-%d",
+                 "train --model middle --data long.jsonl --batch-size 8 --steps 1 --valid-fraction 0 --threads 2 %s --out "
+                 "memory-%d",
                  variants[i], i);
         tenon_well(line);
         double predicted = megabytes_behind("predicted peak "), taken = megabytes_behind("memory     peak ");
@@ -265,8 +269,9 @@ static void predicted_memory_is_what_training_takes(void **state) {
 
 static void the_config_of_a_run_gives_the_same_bytes_again(void **state) {
     (void)state;
-    tenon_well(COMMON "--steps 8 --seed 3 --alpha 12.5 --target-modules 'q_proj,k_proj,down_proj' --schedule linear --warmup 2 "
-                      "--rank-pattern 'k_proj=2' --bias lora_only --eval-every 3 --out again-1");
+    tenon_well(COMMON
+               "--steps 8 --seed 3 --alpha 12.5 --target-modules 'q_proj,k_proj,down_proj' --schedule linear --warmup 2 "
+               "--rank-pattern 'k_proj=2' --bias lora_only --eval-every 3 --out again-1");
     tenon_well("train --config again-1/config.yaml --out again-2");
     tiny_assert_same_file("again-1", "again-2", "adapter_model.safetensors");
     tiny_assert_same_file("again-1", "again-2", "adapter_config.json");

@@ -135,9 +135,15 @@ static void changed_settings_are_refused_by_name(void **state) {
     tiny_run first = tiny_start("settings"), changed;
     stop_at(first, 5);
     int64_t from;
-    const char *words[] = {"lr was 0.01 and is now 0.02", "r was 4 and is now 8",      "seed was \"0\" and is now \"1\"",
-                           "batch-size was 4 and is now 2", "steps was 12 and is now 13", "groups was",
-                           "bias was \"none\" and is now \"all\"", "method was \"lora\" and is now \"full\"", "base was"};
+    const char *words[] = {"lr was 0.01 and is now 0.02",
+                           "r was 4 and is now 8",
+                           "seed was \"0\" and is now \"1\"",
+                           "batch-size was 4 and is now 2",
+                           "steps was 12 and is now 13",
+                           "groups was",
+                           "bias was \"none\" and is now \"all\"",
+                           "method was \"lora\" and is now \"full\"",
+                           "base was"};
     for (int i = 0; i < 9; i++) {
         changed = go_on(first, &from);
         switch (i) {
@@ -334,7 +340,8 @@ static void damage_that_cannot_be_seen_from_outside_is_an_error(void **state) {
     tiny_run run = tiny_start("foreign");
     assert_int_equal(tn_dir_create(tiny_path("foreign/checkpoints")), TN_OK);
     tn_buf other = tiny_read(tiny_path("base/model.safetensors"));
-    assert_int_equal(tn_file_write(tiny_path("foreign/checkpoints/step-00000009.safetensors"), other.data, other.length), TN_OK);
+    assert_int_equal(tn_file_write(tiny_path("foreign/checkpoints/step-00000009.safetensors"), other.data, other.length),
+                     TN_OK);
     tn_buf_free(&other);
     run = go_on(run, &from);
     tiny_train_badly(&run, TN_ERROR_MISMATCH, "was written with other training data");
@@ -354,7 +361,8 @@ static void lost_metrics_do_not_stop_a_run(void **state) {
     assert_int_equal(run.result.curve_points, 7);
 }
 
-/* The last steps of a cosine are too short to move any weight by one unit in the last place (but biases, which are near 0). */
+/* The last steps of a cosine are too short to move any weight by one unit in the last place (but biases, which are near 0).
+ */
 static void going_on_shortly_before_the_end_is_not_taken_for_standing_still(void **state) {
     (void)state;
     int64_t from;
@@ -374,7 +382,8 @@ static void going_on_shortly_before_the_end_is_not_taken_for_standing_still(void
 static int prepare(void **state) {
     (void)state;
     tn_set_threads(1);
-    tiny_write_model(tiny_path("other-base"), "llama", "\"attention_bias\": true, \"mlp_bias\": true, ", 32, 2, TINY_VOCAB, 6);
+    tiny_write_model(tiny_path("other-base"), "llama", "\"attention_bias\": true, \"mlp_bias\": true, ", 32, 2, TINY_VOCAB,
+                     6);
     tiny_write_model(tiny_path("unbiased"), "llama", "", 32, 2, TINY_VOCAB, 5);
     return 0;
 }
