@@ -11,7 +11,8 @@ enum { SAMPLED_BATCHES = 8 };
 /* A share of the machine's free memory beyond which activations are recomputed rather than kept. */
 static const double MEMORY_SHARE = 0.6;
 
-static tn_status rehearse(tn_trainer *t, tn_order *order, int64_t index, bool recording, tn_checkpointing checkpointing, tn_pass_cost *cost) {
+static tn_status rehearse(tn_trainer *t, tn_order *order, int64_t index, bool recording, tn_checkpointing checkpointing,
+                          tn_pass_cost *cost) {
     const tn_batch *batch;
     TN_TRY(tn_batch_at(&t->builder, order, index, &batch));
     return tn_pass_rehearse(t->model, batch->starts, batch->sequences, batch->labelled, recording, checkpointing, cost);
