@@ -17,6 +17,13 @@ static void request_stop(int number) {
     stop_requested = 1;
 }
 
+/* The first signal asks to stop after the step; a second one, while that takes long, ends the program at once. */
+static void stop_on(int number) {
+    struct sigaction action = {.sa_handler = request_stop, .sa_flags = SA_RESETHAND | SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(number, &action, NULL);
+}
+
 typedef struct {
     const tn_model *model;
     bool terminal;
@@ -105,8 +112,8 @@ static tn_status train(const tn_invocation *call, tn_buf *effective) {
     tn_cli_effective_config(effective, call->options);
     options.run_config = tn_buf_text(effective);
     d.model = model;
-    signal(SIGINT, request_stop);
-    signal(SIGTERM, request_stop);
+    stop_on(SIGINT);
+    stop_on(SIGTERM);
     tn_status status = tn_train(model, &options, &callbacks, &result);
     if (status == TN_OK)
         show_result(&d, &result, &options);

@@ -58,7 +58,8 @@ static tn_status read_back(tn_metrics *m, const char *text, size_t length) {
         cJSON *json = cJSON_ParseWithLength(text, line);
         tn_status status = TN_OK;
         if (isfinite(number(json, "loss")))
-            status = record_step(m, number(json, "step"), number(json, "loss"), number(json, "lr"), number(json, "grad_norm"));
+            status =
+                record_step(m, number(json, "step"), number(json, "loss"), number(json, "lr"), number(json, "grad_norm"));
         else if (isfinite(number(json, "valid_loss")))
             status = record_validation(m, number(json, "step"), number(json, "valid_loss"));
         cJSON_Delete(json);
@@ -109,10 +110,11 @@ tn_status tn_metrics_step(tn_metrics *m, const tn_train_step *s, bool logged) {
     if (!logged)
         return TN_OK;
     tn_format(line, sizeof line,
-              "{\"step\": %lld, \"epoch\": %.6g, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"tokens\": %lld, \"labelled\": %lld, "
+              "{\"step\": %lld, \"epoch\": %.6g, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"tokens\": %lld, "
+              "\"labelled\": %lld, "
               "\"seconds\": %.6f, \"tokens_per_second\": %.6g}\n",
-              (long long)s->step, s->epoch, s->loss, s->lr, s->grad_norm, (long long)s->tokens, (long long)s->labelled, s->seconds,
-              s->tokens_per_second);
+              (long long)s->step, s->epoch, s->loss, s->lr, s->grad_norm, (long long)s->tokens, (long long)s->labelled,
+              s->seconds, s->tokens_per_second);
     return put_line(m, line);
 }
 
@@ -149,8 +151,8 @@ static void set_row(tn_report_row *rows, size_t *count, char (*values)[VALUE_SIZ
     (*count)++;
 }
 
-tn_status tn_metrics_report(const tn_metrics *m, const char *out_dir, const tn_train_plan *plan, const tn_train_result *result,
-                            const char *model_dir) {
+tn_status tn_metrics_report(const tn_metrics *m, const char *out_dir, const tn_train_plan *plan,
+                            const tn_train_result *result, const char *model_dir) {
     char values[12][VALUE_SIZE], path[TN_PATH_MAX];
     tn_report_row rows[12];
     size_t count = 0;
@@ -159,26 +161,32 @@ tn_status tn_metrics_report(const tn_metrics *m, const char *out_dir, const tn_t
     set_row(rows, &count, values, "Model");
     snprintf(values[count], VALUE_SIZE, "%lld", (long long)plan->parameters);
     set_row(rows, &count, values, "Parameters");
-    snprintf(values[count], VALUE_SIZE, "%lld (%.3g %%)", (long long)plan->trainable, 100.0 * (double)plan->trainable / (double)plan->parameters);
+    snprintf(values[count], VALUE_SIZE, "%lld (%.3g %%)", (long long)plan->trainable,
+             100.0 * (double)plan->trainable / (double)plan->parameters);
     set_row(rows, &count, values, "Trained");
-    snprintf(values[count], VALUE_SIZE, "%lld training, %lld validation", (long long)plan->train_samples, (long long)plan->valid_samples);
+    snprintf(values[count], VALUE_SIZE, "%lld training, %lld validation", (long long)plan->train_samples,
+             (long long)plan->valid_samples);
     set_row(rows, &count, values, "Samples");
     snprintf(values[count], VALUE_SIZE, "%lld", (long long)result->steps);
     set_row(rows, &count, values, "Steps");
     snprintf(values[count], VALUE_SIZE, "%.4f", result->loss);
     set_row(rows, &count, values, "Last training loss");
     if (isfinite(result->best_valid_loss)) {
-        snprintf(values[count], VALUE_SIZE, "%.4f at step %lld", result->best_valid_loss, (long long)result->best_valid_step);
+        snprintf(values[count], VALUE_SIZE, "%.4f at step %lld", result->best_valid_loss,
+                 (long long)result->best_valid_step);
         set_row(rows, &count, values, "Best validation loss");
     }
     snprintf(values[count], VALUE_SIZE, "%.0f tokens/s", result->tokens_per_second);
     set_row(rows, &count, values, "Speed");
     snprintf(values[count], VALUE_SIZE, "%.1f MB", (double)result->peak_bytes / 1e6);
     set_row(rows, &count, values, "Peak memory");
-    tn_series loss[] = {{"training", m->steps, m->losses, (size_t)m->count}, {"validation", m->valid_steps, m->valid_losses, (size_t)m->valid_count}};
-    tn_series rate = {"learning rate", m->steps, m->rates, (size_t)m->count}, norm = {"gradient norm", m->steps, m->norms, (size_t)m->count};
+    tn_series loss[] = {{"training", m->steps, m->losses, (size_t)m->count},
+                        {"validation", m->valid_steps, m->valid_losses, (size_t)m->valid_count}};
+    tn_series rate = {"learning rate", m->steps, m->rates, (size_t)m->count},
+              norm = {"gradient norm", m->steps, m->norms, (size_t)m->count};
     tn_plot plots[] = {{"Loss", loss, m->valid_count ? 2 : 1}, {"Learning rate", &rate, 1}, {"Gradient norm", &norm, 1}};
-    const struct tn_report report = {.title = "Training report", .rows = rows, .row_count = count, .plots = plots, .plot_count = 3};
+    const struct tn_report report = {
+        .title = "Training report", .rows = rows, .row_count = count, .plots = plots, .plot_count = 3};
     tn_buf html = {0};
     tn_status status = tn_report_html(&html, &report);
     if (status == TN_OK)

@@ -5,7 +5,8 @@
 
 tn_status tn_optimizer_init(tn_optimizer *optimizer, tn_params *params, const tn_kernels *kernels) {
     size_t bytes = (size_t)params->total * sizeof(float);
-    *optimizer = (tn_optimizer){.params = params, .kernels = kernels, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01};
+    *optimizer = (tn_optimizer){
+        .params = params, .kernels = kernels, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01};
     optimizer->m = tn_pages_alloc(bytes);
     optimizer->v = tn_pages_alloc(bytes);
     if (optimizer->m && optimizer->v)
@@ -45,7 +46,7 @@ void tn_optimizer_step(tn_optimizer *optimizer, int64_t step, double lr, double 
         const tn_param *param = &params->entries[i];
         update.lr = (float)(lr * param->lr_scale);
         update.weight_decay = param->decay ? (float)optimizer->weight_decay : 0;
-        optimizer->kernels->adamw(params->values + param->offset, params->grads + param->offset, optimizer->m + param->offset,
-                                  optimizer->v + param->offset, &update, param->count);
+        optimizer->kernels->adamw(params->values + param->offset, params->grads + param->offset,
+                                  optimizer->m + param->offset, optimizer->v + param->offset, &update, param->count);
     }
 }

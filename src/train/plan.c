@@ -1,4 +1,5 @@
 /* What a run needs, from rehearsals of its own passes: the same code counts that will run. */
+#include <math.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -10,7 +11,8 @@ enum { SAMPLED_BATCHES = 8 };
 /* A share of the machine's free memory beyond which activations are recomputed rather than kept. */
 static const double MEMORY_SHARE = 0.6;
 
-static tn_status rehearse(tn_trainer *t, tn_order *order, int64_t index, bool recording, tn_checkpointing checkpointing, tn_pass_cost *cost) {
+static tn_status rehearse(tn_trainer *t, tn_order *order, int64_t index, bool recording, tn_checkpointing checkpointing,
+                          tn_pass_cost *cost) {
     const tn_batch *batch;
     TN_TRY(tn_batch_at(&t->builder, order, index, &batch));
     return tn_pass_rehearse(t->model, batch->starts, batch->sequences, batch->labelled, recording, checkpointing, cost);
@@ -83,6 +85,22 @@ static double calibrate(const tn_trainer *t, int64_t tokens) {
     return best;
 }
 
+/* Large regions lie in huge pages, which are resident as a whole once touched. */
+static int64_t resident_bytes(int64_t bytes) {
+    enum { HUGE_PAGE = 2 << 20, HUGE_REGION = 8 << 20 };
+    return bytes < HUGE_REGION ? bytes : (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+}
+
+/* What products will pack into once they run: both operands, whichever way round, up to the bound of the kernels. */
+static int64_t product_scratch(const tn_trainer *t) {
+    const double most = 8 << 20;
+    const tn_decoder_config *c = &t->model->decoder->config;
+    double rows = (double)t->builder.bounds.tokens, in = (double)c->hidden_size;
+    double out = (double)(c->intermediate_size > c->vocab_size ? c->intermediate_size : c->vocab_size);
+    double floats = fmax((rows + out) * in, fmax((rows + in) * out, (in + out) * rows));
+    return (int64_t)fmin(floats * sizeof(float), most);
+}
+
 static tn_status mean_flops(tn_trainer *t, double *flops) {
     int64_t count = t->steps * t->options->accumulate;
     int64_t sampled = count < SAMPLED_BATCHES ? count : SAMPLED_BATCHES;
@@ -137,14 +155,14 @@ tn_status tn_trainer_plan(tn_trainer *t, bool with_calibration, tn_train_plan *p
     plan->optimizer_bytes = 2 * store;
     plan->activation_bytes = t->heap_bytes;
     TN_TRY(mean_flops(t, &plan->flops_per_step));
-    if (with_calibration)
-        plan->seconds_per_step = plan->flops_per_step * calibrate(t, plan->largest_batch_tokens);
     /* the base was read once when it was checked, so it is resident now, as are adapter, data and program */
     int64_t resident = (int64_t)tn_memory_resident(), peak = (int64_t)tn_memory_peak();
     int64_t known = plan->base_bytes + plan->adapter_bytes + plan->data_bytes;
-    plan->runtime_bytes = resident > known ? resident - known : 0;
-    int64_t coming = resident + plan->gradient_bytes + plan->optimizer_bytes + plan->activation_bytes;
-    plan->peak_bytes = coming > peak ? coming : peak;
+    plan->runtime_bytes = (resident > known ? resident - known : 0) + product_scratch(t);
+    int64_t coming = 3 * resident_bytes(store) + resident_bytes(plan->activation_bytes) + product_scratch(t);
+    plan->peak_bytes = resident + coming > peak ? resident + coming : peak;
+    if (with_calibration)
+        plan->seconds_per_step = plan->flops_per_step * calibrate(t, plan->largest_batch_tokens);
     tn_buf_clear(&t->sample);
     TN_TRY(tn_dataset_show(&t->train, 0, t->model->tokenizer, false, &t->sample));
     plan->sample = tn_buf_text(&t->sample);

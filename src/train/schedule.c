@@ -1,4 +1,5 @@
-/* f(k) = k / warmup below warmup; then 1, (steps - k) / (steps - warmup), or (1 + cos(pi (k - warmup) / (steps - warmup))) / 2. */
+/* f(k) = k / warmup below warmup; then 1, (steps - k) / (steps - warmup), or (1 + cos(pi (k - warmup) / (steps - warmup)))
+ * / 2. */
 #include "train/schedule.h"
 
 #include <math.h>

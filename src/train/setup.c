@@ -44,7 +44,8 @@ static tn_status check_options(const tn_train_options *o) {
     TN_TRY(check_number("valid_fraction", o->valid_fraction, 0, 0.9));
     TN_TRY(check_number("lr", o->lr, 0, 1e6));
     if (!(o->beta1 >= 0 && o->beta1 < 1 && o->beta2 >= 0 && o->beta2 < 1))
-        return tn_fail(TN_ERROR_ARGUMENT, "beta1 is %g and beta2 is %g; both must be at least 0 and below 1", o->beta1, o->beta2);
+        return tn_fail(TN_ERROR_ARGUMENT, "beta1 is %g and beta2 is %g; both must be at least 0 and below 1", o->beta1,
+                       o->beta2);
     TN_TRY(check_number("eps", o->eps, 0, 1));
     TN_TRY(check_number("weight_decay", o->weight_decay, 0, 1e6));
     TN_TRY(check_number("grad_clip", o->grad_clip, 0, 1e12));
@@ -127,8 +128,8 @@ static void describe_groups(const tn_train_options *o, cJSON *settings) {
     }
 }
 
-/* Everything that changes the course of a run, but not where it is written or how often it reports. On resuming the first that
- * differs is named, so causes stand before their effects. */
+/* Everything that changes the course of a run, but not where it is written or how often it reports. On resuming the first
+ * that differs is named, so causes stand before their effects. */
 static tn_status describe_settings(tn_trainer *t) {
     const tn_train_options *o = t->options;
     const tn_adapter *adapter = t->model->adapter;
@@ -195,7 +196,8 @@ static tn_status prepare_batches(tn_trainer *t) {
     return t->spans && t->losses ? TN_OK : tn_fail_memory("the batches");
 }
 
-tn_status tn_trainer_init(tn_trainer *t, tn_model *model, const tn_train_options *options, const tn_train_callbacks *callbacks) {
+tn_status tn_trainer_init(tn_trainer *t, tn_model *model, const tn_train_options *options,
+                          const tn_train_callbacks *callbacks) {
     static const tn_train_callbacks none;
     *t = (tn_trainer){.model = model, .options = options, .callbacks = callbacks ? callbacks : &none};
     if (!model->adapter || !model->adapter->params.grads)
@@ -212,7 +214,8 @@ tn_status tn_trainer_load(tn_trainer *t) {
     TN_TRY(describe_settings(t));
     if (options->warmup >= t->steps && t->steps > 1 && t->callbacks->warning) {
         char text[160];
-        snprintf(text, sizeof text, "warmup of %lld steps is not shorter than the run of %lld: the full learning rate is never reached",
+        snprintf(text, sizeof text,
+                 "warmup of %lld steps is not shorter than the run of %lld: the full learning rate is never reached",
                  (long long)options->warmup, (long long)t->steps);
         t->callbacks->warning(t->callbacks->cookie, text);
     }

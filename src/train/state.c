@@ -72,7 +72,8 @@ static tn_status write_state(tn_safetensors_writer *writer, const tn_adapter *ad
         for (int64_t i = 0; i < adapter->params.count; i++) {
             const tn_param *param = &adapter->params.entries[i];
             snprintf(name, sizeof name, "%s.%s", parts[part], param->name);
-            TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, param->weight->tensor.ndim, param->weight->tensor.shape));
+            TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, param->weight->tensor.ndim,
+                                                 param->weight->tensor.shape));
         }
     }
     for (size_t i = 0; i < frozen_count; i++) {
@@ -164,12 +165,14 @@ tn_status tn_train_state_remove_leftovers(const char *out_dir) {
     return remove_leftovers_of(out_dir);
 }
 
-static tn_status remove_old(const char *folder, int64_t keep) {
+static tn_status remove_old(const char *folder, int64_t keep, int64_t newest) {
     int64_t *steps;
     size_t count;
     tn_status status = list_checkpoints(folder, &steps, &count);
-    for (size_t i = (size_t)(keep < 1 ? 1 : keep); i < count && status == TN_OK; i++) {
+    for (size_t i = (size_t)keep; i < count && status == TN_OK; i++) {
         char path[TN_PATH_MAX];
+        if (steps[i] == newest)
+            continue;
         status = checkpoint_path(folder, steps[i], path);
         if (status == TN_OK)
             status = tn_path_remove_tree(path);
@@ -199,7 +202,7 @@ tn_status tn_train_state_save(const char *out_dir, const tn_adapter *adapter, co
     }
     tn_free(frozen);
     TN_TRY(status);
-    return remove_old(folder, keep);
+    return remove_old(folder, keep, state->step);
 }
 
 /* --- loading --- */
@@ -227,9 +230,10 @@ static tn_status first_difference(const char *path, const char *stored_text, con
         tn_json_print(&was, old, false);
     if (item)
         tn_json_print(&is, item, false);
-    tn_status status = tn_fail(TN_ERROR_MISMATCH, "%s was written with other settings: %s was %.200s and is now %.200s; use the same settings, "
-                               "another --out, or --resume-changed", path, name, was.length ? tn_buf_text(&was) : "absent",
-                               tn_buf_text(&is));
+    tn_status status = tn_fail(TN_ERROR_MISMATCH,
+                               "%s was written with other settings: %s was %.200s and is now %.200s; use the same settings, "
+                               "another --out, or --resume-changed",
+                               path, name, was.length ? tn_buf_text(&was) : "absent", tn_buf_text(&is));
     tn_buf_free(&was);
     tn_buf_free(&is);
     cJSON_Delete(all_stored);
@@ -242,7 +246,8 @@ static tn_status check_unchanged(const tn_safetensors *file, const tn_train_stat
     char text[32];
     snprintf(text, sizeof text, "%016" PRIx64, now->data_hash);
     if (!hash || strcmp(hash, text) != 0)
-        return tn_fail(TN_ERROR_MISMATCH, "%s was written with other training data; use the same data, another --out, or --resume-changed",
+        return tn_fail(TN_ERROR_MISMATCH,
+                       "%s was written with other training data; use the same data, another --out, or --resume-changed",
                        file->path);
     if (!settings || strcmp(settings, now->settings) != 0)
         return first_difference(file->path, settings ? settings : "{}", now->settings);
@@ -257,10 +262,12 @@ static tn_status read_tensor(const tn_safetensors *file, const char *name, const
     return TN_OK;
 }
 
-static tn_status read_state(const tn_safetensors *file, tn_adapter *adapter, tn_optimizer *optimizer, tn_train_state *state) {
+static tn_status read_state(const tn_safetensors *file, tn_adapter *adapter, tn_optimizer *optimizer,
+                            tn_train_state *state) {
     char name[NAME_SIZE];
     const char *step = tn_safetensors_metadata(file, "step"), *metrics = tn_safetensors_metadata(file, "metrics_bytes");
-    const char *best = tn_safetensors_metadata(file, "best_valid_loss"), *best_step = tn_safetensors_metadata(file, "best_valid_step");
+    const char *best = tn_safetensors_metadata(file, "best_valid_loss"),
+               *best_step = tn_safetensors_metadata(file, "best_valid_step");
     if (!step || !metrics || !best || !best_step || !tn_parse_int(step, &state->step) || state->step < 1 ||
         !tn_parse_int(metrics, &state->metrics_bytes) || !tn_parse_int(best_step, &state->best_valid_step))
         return tn_fail(TN_ERROR_FORMAT, "%s is not a training checkpoint: its metadata lacks the step", file->path);
@@ -292,14 +299,17 @@ tn_status tn_train_state_load(const char *out_dir, tn_adapter *adapter, tn_optim
     int64_t *steps;
     size_t count;
     *found = false;
+    state->broken = 0;
     TN_TRY(checkpoint_folder(out_dir, folder));
     TN_TRY(list_checkpoints(folder, &steps, &count));
     tn_status status = TN_OK;
     for (size_t i = 0; i < count && !*found; i++) {
         tn_safetensors file;
         TN_TRY_GOTO(checkpoint_path(folder, steps[i], path));
-        if (tn_safetensors_open(path, &file) != TN_OK)
-            continue; /* cut short by a crash of the machine: the one before it counts */
+        if (tn_safetensors_open(path, &file) != TN_OK) {
+            state->broken++; /* cut short by a crash of the machine: the one before it counts */
+            continue;
+        }
         if (!changed_is_fine)
             status = check_unchanged(&file, state);
         if (status == TN_OK)

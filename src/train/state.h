@@ -18,6 +18,7 @@ typedef struct tn_train_state {
     double best_valid_loss;
     int64_t best_valid_step;
     const char *settings, *config; /* texts; settings are compared on resuming */
+    int64_t broken;                /* newer checkpoints that were passed over as they are not whole; set by loading */
 } tn_train_state;
 
 /* Bytes of one checkpoint of this adapter, about. */
@@ -26,7 +27,7 @@ int64_t tn_train_state_bytes(const tn_adapter *adapter);
 /* Removes what a killed process left half-written in the output folder. */
 tn_status tn_train_state_remove_leftovers(const char *out_dir);
 
-/* Writes one, then removes all but the newest `keep`. */
+/* Writes one, then removes all but the newest `keep`; with keep 0 all others, as a run does that began anew in a used folder. */
 tn_status tn_train_state_save(const char *out_dir, const tn_adapter *adapter, const tn_optimizer *optimizer,
                               const tn_train_state *state, int64_t keep);
 

@@ -16,7 +16,8 @@ typedef struct {
     tn_train_state state;
     uint64_t start_hash; /* of all trained values before the first step, of an earlier call when this one resumes */
     double started, valid_loss;
-    int64_t tokens;      /* trained in this call */
+    int64_t tokens; /* trained in this call */
+    bool anew;      /* checkpoints in the folder are of another run, kept until there is one of this */
 } run;
 
 static uint64_t hash_values(const tn_params *params) {
@@ -28,13 +29,15 @@ static tn_status fail_nonfinite(const run *r, const tn_batch *batch, int64_t lab
     int64_t sequence = 0;
     while (batch->starts[sequence + 1] <= batch->label_rows[label])
         sequence++;
-    return tn_fail(TN_ERROR_NUMERIC, "the loss is not finite at step %lld, first in the sample of line %d of the training data; the last "
-                   "checkpoint is kept; try a lower learning rate", (long long)step,
-                   r->t.train.lines[batch->samples[sequence]]);
+    return tn_fail(TN_ERROR_NUMERIC,
+                   "the loss is not finite at step %lld, first in the sample of line %d of the training data; the last "
+                   "checkpoint is kept; try a lower learning rate",
+                   (long long)step, r->t.train.lines[batch->samples[sequence]]);
 }
 
 /* One micro-batch: its losses are summed in order, its gradients added to the store. */
-static tn_status run_micro_batch(run *r, int64_t index, int64_t step, float grad_scale, double *loss_sum, tn_train_step *out) {
+static tn_status run_micro_batch(run *r, int64_t index, int64_t step, float grad_scale, double *loss_sum,
+                                 tn_train_step *out) {
     tn_trainer *t = &r->t;
     const tn_batch *batch;
     tn_pass pass;
@@ -42,7 +45,9 @@ static tn_status run_micro_batch(run *r, int64_t index, int64_t step, float grad
     tn_pass_from_batch(batch, t->spans, &pass);
     tn_tape_reset(&t->tape);
     t->tape.recording = true;
-    tn_forward forward = {.tape = &t->tape, .training = true, .dropout_seed = t->options->seed ^ ((uint64_t)index * UINT64_C(0x9e3779b97f4a7c15))};
+    tn_forward forward = {.tape = &t->tape,
+                          .training = true,
+                          .dropout_seed = t->options->seed ^ ((uint64_t)index * UINT64_C(0x9e3779b97f4a7c15))};
     tn_pass_loss(t->model, &forward, &pass, t->checkpointing, grad_scale, t->losses, NULL);
     TN_TRY(tn_tape_status(&t->tape));
     for (int64_t i = 0; i < batch->labelled; i++) {
@@ -70,7 +75,8 @@ static tn_status run_step(run *r, int64_t step, tn_train_step *out) {
     out->grad_norm = tn_optimizer_grad_norm(&t->optimizer);
     out->lr = o->lr * tn_schedule_factor(t->schedule, step - 1, t->steps, o->warmup);
     if (!isfinite(out->grad_norm))
-        return tn_fail(TN_ERROR_NUMERIC, "the gradient is not finite at step %lld; the last checkpoint is kept; try a lower learning rate",
+        return tn_fail(TN_ERROR_NUMERIC,
+                       "the gradient is not finite at step %lld; the last checkpoint is kept; try a lower learning rate",
                        (long long)step);
     tn_optimizer_step(&t->optimizer, step, out->lr, out->grad_norm, o->grad_clip);
     out->epoch = (double)(first + o->accumulate) / (double)tn_order_per_epoch(&t->order);
@@ -100,7 +106,8 @@ tn_status tn_trainer_validate(tn_trainer *t, double *loss) {
         labelled += batch->labelled;
     }
     *loss = sum / (double)labelled;
-    return isfinite(*loss) ? TN_OK : tn_fail(TN_ERROR_NUMERIC, "the validation loss is not finite; try a lower learning rate");
+    return isfinite(*loss) ? TN_OK
+                           : tn_fail(TN_ERROR_NUMERIC, "the validation loss is not finite; try a lower learning rate");
 }
 
 static tn_status validate(run *r, int64_t step, double *loss) {
@@ -118,17 +125,32 @@ static tn_status save_checkpoint(run *r, int64_t step) {
     tn_train_state state = r->state;
     state.step = step;
     if (!r->t.model->kernels->all_finite(params->values, params->total))
-        return tn_fail(TN_ERROR_NUMERIC, "a weight is not finite after step %lld; the last checkpoint is kept; try a lower learning rate",
+        return tn_fail(TN_ERROR_NUMERIC,
+                       "a weight is not finite after step %lld; the last checkpoint is kept; try a lower learning rate",
                        (long long)step);
     TN_TRY(tn_metrics_sync(&r->metrics, &state.metrics_bytes));
-    return tn_train_state_save(r->t.options->out, r->t.model->adapter, &r->t.optimizer, &state, r->t.options->keep_checkpoints);
+    TN_TRY(tn_train_state_save(r->t.options->out, r->t.model->adapter, &r->t.optimizer, &state,
+                               r->anew ? 0 : r->t.options->keep_checkpoints));
+    r->anew = false;
+    return TN_OK;
+}
+
+static void warn_of_broken(const run *r, bool found) {
+    const tn_train_callbacks *c = r->t.callbacks;
+    char text[160];
+    snprintf(text, sizeof text, "%lld checkpoints are damaged and were passed over; %s", (long long)r->state.broken,
+             found ? "an older one is used" : "training begins at the beginning");
+    if (r->state.broken && c->warning)
+        c->warning(c->cookie, text);
 }
 
 static tn_status check_learning(const run *r, int64_t step) {
     if (hash_values(&r->t.model->adapter->params) != r->start_hash)
         return TN_OK;
-    return tn_fail(TN_ERROR_NUMERIC, "after %lld steps no weight has changed: nothing is being learned; check the learning rate (%g), the "
-                   "targets and the labels", (long long)step, r->t.options->lr);
+    return tn_fail(TN_ERROR_NUMERIC,
+                   "after %lld steps no weight has changed: nothing is being learned; check the learning rate (%g), the "
+                   "targets and the labels",
+                   (long long)step, r->t.options->lr);
 }
 
 static bool is_due(int64_t every, int64_t step, int64_t steps) {
@@ -179,8 +201,6 @@ static tn_status prepare_output(const run *r) {
     const tn_train_options *o = r->t.options;
     char path[TN_PATH_MAX];
     TN_TRY(tn_path_join(path, o->out, "checkpoints"));
-    if (tn_path_is_dir(path) && !o->resume)
-        TN_TRY(tn_path_remove_tree(path));
     TN_TRY(tn_dir_create(path));
     TN_TRY(tn_dir_check_writable(path));
     TN_TRY(tn_train_state_remove_leftovers(o->out));
@@ -202,11 +222,15 @@ static tn_status start(run *r) {
     t->optimizer.beta2 = o->beta2;
     t->optimizer.eps = o->eps;
     t->optimizer.weight_decay = o->weight_decay;
-    r->state = (tn_train_state){.data_hash = t->train.hash ^ (t->valid.count ? t->valid.hash * 3 : 0), .best_valid_loss = NAN,
-                                .settings = t->settings, .config = o->run_config};
+    r->state = (tn_train_state){.data_hash = t->train.hash ^ (t->valid.count ? t->valid.hash * 3 : 0),
+                                .best_valid_loss = NAN,
+                                .settings = t->settings,
+                                .config = o->run_config};
     r->start_hash = hash_values(&t->model->adapter->params);
     if (o->resume)
         TN_TRY(tn_train_state_load(o->out, t->model->adapter, &t->optimizer, o->resume_changed, &r->state, &found));
+    r->anew = !found;
+    warn_of_broken(r, found);
     TN_TRY(tn_metrics_open(&r->metrics, o->out, found ? r->state.metrics_bytes : 0));
     if (t->callbacks->start)
         t->callbacks->start(t->callbacks->cookie, &r->plan);
@@ -261,7 +285,8 @@ void tn_train_result_free(tn_train_result *result) {
     *result = (tn_train_result){0};
 }
 
-tn_status tn_train(tn_model *model, const tn_train_options *options, const tn_train_callbacks *callbacks, tn_train_result *result) {
+tn_status tn_train(tn_model *model, const tn_train_options *options, const tn_train_callbacks *callbacks,
+                   tn_train_result *result) {
     run r = {0};
     tn_train_result own = {0};
     tn_train_result *out = result ? result : &own;

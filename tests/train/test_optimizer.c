@@ -48,7 +48,8 @@ static void reference_step(reference *r, double g, int step, double lr, double d
 static void gradient_at(store *s, int step, float size) {
     for (int64_t i = 0; i < s->params.count; i++) {
         tn_param *param = &s->params.entries[i];
-        tn_fill_normal(param->weight->grad, (size_t)param->count, 4, tn_stream(TN_STREAM_DATA, (uint32_t)(step * TENSORS + i)), 0, size);
+        tn_fill_normal(param->weight->grad, (size_t)param->count, 4,
+                       tn_stream(TN_STREAM_DATA, (uint32_t)(step * TENSORS + i)), 0, size);
     }
 }
 

@@ -12,6 +12,13 @@
 
 #include "tiny.h"
 
+static char warned[256];
+
+static void note_warning(void *cookie, const char *text) {
+    (void)cookie;
+    snprintf(warned, sizeof warned, "%s", text);
+}
+
 static void note_resumed(void *cookie, int64_t step) {
     *(int64_t *)cookie = step;
 }
@@ -19,9 +26,10 @@ static void note_resumed(void *cookie, int64_t step) {
 /* A run that goes on; *from gets the step of the checkpoint, 0 when it begins anew. */
 static tiny_run go_on(tiny_run run, int64_t *from) {
     *from = 0;
+    warned[0] = 0;
     run.train.resume = true;
     run.stop_after = 0;
-    run.callbacks = (tn_train_callbacks){.cookie = from, .resumed = note_resumed};
+    run.callbacks = (tn_train_callbacks){.cookie = from, .resumed = note_resumed, .warning = note_warning};
     return run;
 }
 
@@ -127,9 +135,15 @@ static void changed_settings_are_refused_by_name(void **state) {
     tiny_run first = tiny_start("settings"), changed;
     stop_at(first, 5);
     int64_t from;
-    const char *words[] = {"lr was 0.01 and is now 0.02", "r was 4 and is now 8",      "seed was \"0\" and is now \"1\"",
-                           "batch-size was 4 and is now 2", "steps was 12 and is now 13", "groups was",
-                           "bias was \"none\" and is now \"all\"", "method was \"lora\" and is now \"full\"", "base was"};
+    const char *words[] = {"lr was 0.01 and is now 0.02",
+                           "r was 4 and is now 8",
+                           "seed was \"0\" and is now \"1\"",
+                           "batch-size was 4 and is now 2",
+                           "steps was 12 and is now 13",
+                           "groups was",
+                           "bias was \"none\" and is now \"all\"",
+                           "method was \"lora\" and is now \"full\"",
+                           "base was"};
     for (int i = 0; i < 9; i++) {
         changed = go_on(first, &from);
         switch (i) {
@@ -260,6 +274,7 @@ static void a_truncated_checkpoint_gives_way_to_the_one_before(void **state) {
         run = go_on(run, &from);
         tiny_train_well(&run);
         assert_int_equal(from, 6);
+        assert_string_equal(warned, "1 checkpoints are damaged and were passed over; an older one is used");
         tiny_assert_same_file("whole", "truncated", "adapter_model.safetensors");
         tiny_assert_same_metrics("whole", "truncated");
     }
@@ -274,7 +289,25 @@ static void checkpoints_that_are_all_broken_begin_at_the_beginning(void **state)
     run = go_on(run, &from);
     tiny_train_well(&run);
     assert_int_equal(from, 0);
+    assert_string_equal(warned, "1 checkpoints are damaged and were passed over; training begins at the beginning");
     assert_int_equal(run.result.first_step, 1);
+}
+
+static void a_run_that_begins_anew_replaces_checkpoints_with_its_first(void **state) {
+    (void)state;
+    int64_t from;
+    tiny_run old = tiny_start("anew");
+    old.train.steps = 40;
+    stop_at(old, 30);
+    assert_int_equal(tiny_count_files("anew/checkpoints", ""), 2);
+    tiny_run new = tiny_start("anew");
+    new.train.save_every = 4;
+    stop_at(new, 6);
+    assert_int_equal(tiny_count_files("anew/checkpoints", ""), 2);
+    assert_int_equal(tiny_count_files("anew/checkpoints", "step-00000004."), 1);
+    new = go_on(new, &from);
+    tiny_train_well(&new);
+    assert_int_equal(from, 6);
 }
 
 static void the_newest_checkpoints_are_kept_and_others_files_are_left_alone(void **state) {
@@ -307,7 +340,8 @@ static void damage_that_cannot_be_seen_from_outside_is_an_error(void **state) {
     tiny_run run = tiny_start("foreign");
     assert_int_equal(tn_dir_create(tiny_path("foreign/checkpoints")), TN_OK);
     tn_buf other = tiny_read(tiny_path("base/model.safetensors"));
-    assert_int_equal(tn_file_write(tiny_path("foreign/checkpoints/step-00000009.safetensors"), other.data, other.length), TN_OK);
+    assert_int_equal(tn_file_write(tiny_path("foreign/checkpoints/step-00000009.safetensors"), other.data, other.length),
+                     TN_OK);
     tn_buf_free(&other);
     run = go_on(run, &from);
     tiny_train_badly(&run, TN_ERROR_MISMATCH, "was written with other training data");
@@ -327,7 +361,8 @@ static void lost_metrics_do_not_stop_a_run(void **state) {
     assert_int_equal(run.result.curve_points, 7);
 }
 
-/* The last steps of a cosine are too short to move any weight by one unit in the last place (but biases, which are near 0). */
+/* The last steps of a cosine are too short to move any weight by one unit in the last place (but biases, which are near 0).
+ */
 static void going_on_shortly_before_the_end_is_not_taken_for_standing_still(void **state) {
     (void)state;
     int64_t from;
@@ -347,7 +382,8 @@ static void going_on_shortly_before_the_end_is_not_taken_for_standing_still(void
 static int prepare(void **state) {
     (void)state;
     tn_set_threads(1);
-    tiny_write_model(tiny_path("other-base"), "llama", "\"attention_bias\": true, \"mlp_bias\": true, ", 32, 2, TINY_VOCAB, 6);
+    tiny_write_model(tiny_path("other-base"), "llama", "\"attention_bias\": true, \"mlp_bias\": true, ", 32, 2, TINY_VOCAB,
+                     6);
     tiny_write_model(tiny_path("unbiased"), "llama", "", 32, 2, TINY_VOCAB, 5);
     return 0;
 }
@@ -374,6 +410,7 @@ int main(void) {
         cmocka_unit_test(a_finished_run_writes_its_outputs_again_and_trains_nothing),
         cmocka_unit_test(a_truncated_checkpoint_gives_way_to_the_one_before),
         cmocka_unit_test(checkpoints_that_are_all_broken_begin_at_the_beginning),
+        cmocka_unit_test(a_run_that_begins_anew_replaces_checkpoints_with_its_first),
         cmocka_unit_test(the_newest_checkpoints_are_kept_and_others_files_are_left_alone),
         cmocka_unit_test(damage_that_cannot_be_seen_from_outside_is_an_error),
         cmocka_unit_test(lost_metrics_do_not_stop_a_run),

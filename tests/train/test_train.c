@@ -133,9 +133,12 @@ static void every_kind_of_trained_tensor_learns(void **state) {
     static const struct {
         const char *base, *method, *init, *bias, *save, *tokens;
     } kinds[] = {
-        {"base", "lora", "pissa", "none", NULL, NULL},       {"base", "lora", "olora", "all", NULL, NULL},
-        {"base", "lora", "gaussian", "lora_only", NULL, "5,17"}, {"base", "lora", "kaiming", "none", "embed_tokens,lm_head", NULL},
-        {"base", "full", "kaiming", "none", NULL, NULL},     {"qwen2", "full", "kaiming", "none", NULL, NULL},
+        {"base", "lora", "pissa", "none", NULL, NULL},
+        {"base", "lora", "olora", "all", NULL, NULL},
+        {"base", "lora", "gaussian", "lora_only", NULL, "5,17"},
+        {"base", "lora", "kaiming", "none", "embed_tokens,lm_head", NULL},
+        {"base", "full", "kaiming", "none", NULL, NULL},
+        {"qwen2", "full", "kaiming", "none", NULL, NULL},
     };
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         recording r;
@@ -234,7 +237,9 @@ static void unusable_output_is_said_before_any_work(void **state) {
     tiny_write_text(tiny_path("file"), "in the way");
     const struct {
         const char *out, *words;
-    } cases[] = {{"file", "a file of that name is in the way"}, {"file/below", "cannot create the folder"}, {"/proc/tenon", "cannot create"}};
+    } cases[] = {{"file", "a file of that name is in the way"},
+                 {"file/below", "cannot create the folder"},
+                 {"/proc/tenon", "cannot create"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         tiny_run run = tiny_start(cases[i].out);
         run.data = "absent.jsonl"; /* reading the data is work */
@@ -422,8 +427,8 @@ static void a_validation_loss_that_is_not_finite_stops_too(void **state) {
 /* --- what a run writes --- */
 
 static void check_step_line(const cJSON *json, const recording *r, int step) {
-    static const char *const keys[] = {"step", "epoch", "loss", "lr", "grad_norm", "tokens", "labelled", "seconds",
-                                       "tokens_per_second"};
+    static const char *const keys[] = {
+        "step", "epoch", "loss", "lr", "grad_norm", "tokens", "labelled", "seconds", "tokens_per_second"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         assert_true(cJSON_IsNumber(tn_json_get(json, keys[i])));
     assert_int_equal(tn_json_get(json, "step")->valueint, step);

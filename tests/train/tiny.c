@@ -53,7 +53,8 @@ void tiny_write_rows(const char *path, int rows, unsigned seed) {
         int length = 4 + (row * 5 + (int)seed) % (TINY_LENGTH - 3), ids[TINY_LENGTH];
         tn_buf_puts(&text, "{\"input_ids\": [");
         for (int i = 0; i < length; i++) {
-            ids[i] = i < 2 ? (row * 7 + i * 3 + (int)seed * 11) % TINY_VOCAB : (ids[i - 1] * 3 + ids[i - 2] + 1) % TINY_VOCAB;
+            ids[i] =
+                i < 2 ? (row * 7 + i * 3 + (int)seed * 11) % TINY_VOCAB : (ids[i - 1] * 3 + ids[i - 2] + 1) % TINY_VOCAB;
             tn_buf_printf(&text, "%s%d", i ? ", " : "", ids[i]);
         }
         tn_buf_puts(&text, "], \"labels\": [");
@@ -65,7 +66,8 @@ void tiny_write_rows(const char *path, int rows, unsigned seed) {
     tn_buf_free(&text);
 }
 
-void tiny_write_model(const char *dir, const char *family, const char *more, int hidden, int layers, int vocab, unsigned seed) {
+void tiny_write_model(const char *dir, const char *family, const char *more, int hidden, int layers, int vocab,
+                      unsigned seed) {
     char plain[TN_PATH_MAX], path[TN_PATH_MAX], json[1024];
     tn_model *model;
     assert_int_equal(tn_path_join(plain, dir, "new"), TN_OK);

@@ -9,21 +9,22 @@
 
 enum { TINY_VOCAB = 64, TINY_LENGTH = 12 };
 
-/* A fresh folder under /tmp that holds base/ (llama, f32, with biases), qwen2/ (tied head) and data.jsonl with 20 rows. Stays
- * the same for the program's life; tiny_remove deletes it. */
+/* A fresh folder under /tmp that holds base/ (llama, f32, with biases), qwen2/ (tied head) and data.jsonl with 20 rows.
+ * Stays the same for the program's life; tiny_remove deletes it. */
 const char *tiny_folder(void);
 void tiny_remove(void);
 
 /* tiny_folder() + "/" + name, in one of a few buffers used in turn. */
 const char *tiny_path(const char *name);
 
-/* Writes rows {"input_ids": [...], "labels": [...]}: short sequences whose next token follows from the last two, every third row
- * with its first half masked. Lengths differ. Another seed gives other rows. */
+/* Writes rows {"input_ids": [...], "labels": [...]}: short sequences whose next token follows from the last two, every third
+ * row with its first half masked. Lengths differ. Another seed gives other rows. */
 void tiny_write_rows(const char *path, int rows, unsigned seed);
 void tiny_write_text(const char *path, const char *text);
 
 /* Writes config.json and random weights; `more` is put into the JSON object ("" for none, or "\"key\": value, "). */
-void tiny_write_model(const char *dir, const char *family, const char *more, int hidden, int layers, int vocab, unsigned seed);
+void tiny_write_model(const char *dir, const char *family, const char *more, int hidden, int layers, int vocab,
+                      unsigned seed);
 
 typedef struct tiny_run {
     const char *base, *data, *out; /* below tiny_folder(); an absolute `out` is taken as it is */
