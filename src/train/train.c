@@ -138,8 +138,8 @@ static tn_status save_checkpoint(run *r, int64_t step) {
 static void warn_of_broken(const run *r, bool found) {
     const tn_train_callbacks *c = r->t.callbacks;
     char text[160];
-    snprintf(text, sizeof text, "%lld checkpoints are damaged and were passed over; %s", (long long)r->state.broken,
-             found ? "an older one is used" : "training begins at the beginning");
+    snprintf(text, sizeof text, "%lld damaged checkpoint%s passed over; %s", (long long)r->state.broken,
+             r->state.broken == 1 ? "" : "s", found ? "an older one is used" : "training begins at the beginning");
     if (r->state.broken && c->warning)
         c->warning(c->cookie, text);
 }

@@ -274,7 +274,7 @@ static void a_truncated_checkpoint_gives_way_to_the_one_before(void **state) {
         run = go_on(run, &from);
         tiny_train_well(&run);
         assert_int_equal(from, 6);
-        assert_string_equal(warned, "1 checkpoints are damaged and were passed over; an older one is used");
+        assert_string_equal(warned, "1 damaged checkpoint passed over; an older one is used");
         tiny_assert_same_file("whole", "truncated", "adapter_model.safetensors");
         tiny_assert_same_metrics("whole", "truncated");
     }
@@ -289,7 +289,7 @@ static void checkpoints_that_are_all_broken_begin_at_the_beginning(void **state)
     run = go_on(run, &from);
     tiny_train_well(&run);
     assert_int_equal(from, 0);
-    assert_string_equal(warned, "1 checkpoints are damaged and were passed over; training begins at the beginning");
+    assert_string_equal(warned, "1 damaged checkpoint passed over; training begins at the beginning");
     assert_int_equal(run.result.first_step, 1);
 }
 
