@@ -9,6 +9,9 @@
 
 enum { TN_LABEL_IGNORED = -100 };
 
+/* The date that chat templates see in training and evaluation: with today's, data would change from day to day. */
+#define TN_DATA_DATE "2024-07-26"
+
 typedef enum tn_too_long { TN_TOO_LONG_CUT, TN_TOO_LONG_DROP } tn_too_long;
 
 typedef struct tn_dataset_options {

@@ -203,7 +203,7 @@ tn_status tn_evaluate(tn_model *model, const char *data_path, const tn_evaluate_
                                         .max_length = options->max_length ? options->max_length : config->max_positions,
                                         .train_on_prompt = options->train_on_prompt,
                                         .keep_text = options->generate,
-                                        .now = "2024-07-26"}; /* as in training: results do not change with the day */
+                                        .now = TN_DATA_DATE};
     TN_TRY(tn_dataset_read(data_path, &reading, &data));
     out->cut = data.cut;
     out->unlabelled = data.unlabelled;

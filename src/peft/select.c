@@ -120,7 +120,9 @@ tn_status tn_peft_select(const tn_decoder *model, const tn_peft_config *config, 
         }
     }
     if (count == 0 && !config->token_rows_count && !config->modules_to_save.count)
-        status = fail_unmatched(model, config->target_regex ? config->target_regex : "(none given)");
+        status = config->layers_count ? tn_fail(TN_ERROR_ARGUMENT, "no target module lies in the chosen layers; the model has layers 0 to %lld",
+                                                (long long)model->layer_count - 1)
+                                      : fail_unmatched(model, config->target_regex ? config->target_regex : "(none given)");
 fail:
     tn_free(used);
     return status;

@@ -73,8 +73,7 @@ static tn_status read_data(tn_trainer *t) {
                                   .max_length = o->max_length ? o->max_length : config->max_positions,
                                   .too_long = o->drop_long ? TN_TOO_LONG_DROP : TN_TOO_LONG_CUT,
                                   .train_on_prompt = o->train_on_prompt,
-                                  /* templates that print today would make other data of it every day */
-                                  .now = "2024-07-26"};
+                                  .now = TN_DATA_DATE};
     if (!tn_path_is_dir(o->data)) {
         TN_TRY(tn_dataset_read(o->data, &options, &t->train));
         return tn_dataset_split(&t->train, &t->valid, o->valid_fraction, o->seed);
