@@ -453,15 +453,26 @@ static void draw_text(tn_rng *rng, const char *const *words, char *text) {
     }
 }
 
+/* Two leading digits, as in round figures; years and other short spans stay exact. */
+static int round_figure(int number, const tn_concept *concept) {
+    int unit = 1;
+    if (concept->in_time)
+        return number;
+    for (int rest = number; rest >= 100; rest /= 10)
+        unit *= 10;
+    return number / unit * unit;
+}
+
 tn_value tn_value_draw(tn_rng *rng, const tn_concept *concept) {
     tn_value value = {.number = 0};
     if (concept->type == TN_VALUE_TEXT) {
         draw_text(rng, concept->words, value.text);
     } else if (concept->type == TN_VALUE_NUMBER) {
         value.number = concept->low + concept->step * tn_draw(rng, (concept->high - concept->low) / concept->step + 1);
+        value.number = round_figure(value.number, concept);
         snprintf(value.text, sizeof value.text, "%d", value.number);
     } else {
-        unsigned year = 2005 + tn_rng_below(rng, 20), month = 1 + tn_rng_below(rng, 12), day = 1 + tn_rng_below(rng, 28);
+        unsigned year = 2010 + tn_rng_below(rng, 15), month = 1 + tn_rng_below(rng, 12), day = 1 + 14 * tn_rng_below(rng, 2);
         snprintf(value.text, sizeof value.text, "%04u-%02u-%02u", year % 10000, month % 100, day % 100);
     }
     return value;
