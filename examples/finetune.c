@@ -11,8 +11,8 @@ enum { EPOCHS = 3, RANK = 8, NEW_TOKENS = 32 };
 
 static void show_plan(void *cookie, const tn_train_plan *plan) {
     (void)cookie;
-    printf("%lld of %lld parameters, %lld steps, %.0f MB of memory\n", (long long)plan->trainable, (long long)plan->parameters,
-           (long long)plan->steps, (double)plan->peak_bytes / 1e6);
+    printf("%lld of %lld parameters, %lld steps, %.0f MB of memory\n", (long long)plan->trainable,
+           (long long)plan->parameters, (long long)plan->steps, (double)plan->peak_bytes / 1e6);
 }
 
 /* A program with a window would draw here; returning false stops the run, and a later one with `resume` goes on. */

@@ -208,7 +208,7 @@ static void write_document(tn_rng *rng, tn_buf *out) {
     static const struct {
         void (*write)(tn_rng *, size_t, tn_buf *);
         int share; /* percent of the documents */
-    } kinds[] = {{write_story, 6},        {write_table_prose, 6}, {write_reading, 20},   {write_script, 26},
+    } kinds[] = {{write_story, 6},        {write_table_prose, 6}, {write_reading, 20},    {write_script, 26},
                  {write_explanation, 14}, {write_paraphrase, 10}, {write_repetition, 14}, {write_log, 4}};
     int dice = tn_draw(rng, 100), kind = 0;
     while (dice >= kinds[kind].share)

@@ -70,8 +70,7 @@ static void print_sentences(tn_rng *rng, const tn_listing *listing, tn_buf *out)
             if (c == schema->label)
                 continue;
             const char *joint = said == 0 ? "" : said == schema->count - 2 ? " and " : ", ";
-            tn_buf_printf(out, "%sthe %s %s", joint, schema->columns[c].name->singular,
-                          listing->cells[r][c].text);
+            tn_buf_printf(out, "%sthe %s %s", joint, schema->columns[c].name->singular, listing->cells[r][c].text);
             said++;
         }
         tn_buf_puts(out, ".\n");

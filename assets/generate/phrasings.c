@@ -153,23 +153,15 @@ static const char *const ask_sort[] = {"List the {T} sorted by {c} {o}.",    "Sh
                                        "Print all {T}, sorted by {c} {o}.",  "I want the {T} sorted by {c} {o}.",
                                        "Name all {T} in order of {c}, {o}.", NULL};
 
-static const char *const ask_top[] = {"Which {n} {T} have the {h} {c}?",
-                                      "List the {n} {T} with the {h} {c}.",
-                                      "Find the {n} {T} with the {h} {c}.",
-                                      "Give me the {n} {T} that have the {h} {c}.",
-                                      "What are the {n} {T} with the {h} {c}?",
-                                      "I want the {n} {T} with the {h} {c}.",
-                                      "Show which {n} {T} have the {h} {c}.",
-                                      NULL};
+static const char *const ask_top[] = {"Which {n} {T} have the {h} {c}?",        "List the {n} {T} with the {h} {c}.",
+                                      "Find the {n} {T} with the {h} {c}.",     "Give me the {n} {T} that have the {h} {c}.",
+                                      "What are the {n} {T} with the {h} {c}?", "I want the {n} {T} with the {h} {c}.",
+                                      "Show which {n} {T} have the {h} {c}.",   NULL};
 
-static const char *const ask_best[] = {"Which {S} has the {h} {c}?",
-                                       "Find the {S} with the {h} {c}.",
-                                       "Name the {S} with the {h} {c}.",
-                                       "Tell me the {S} that has the {h} {c}.",
-                                       "List the one {S} with the {h} {c}.",
-                                       "I am looking for the {S} with the {h} {c}.",
-                                       "Tell me which {S} has the {h} {c}.",
-                                       NULL};
+static const char *const ask_best[] = {"Which {S} has the {h} {c}?",         "Find the {S} with the {h} {c}.",
+                                       "Name the {S} with the {h} {c}.",     "Tell me the {S} that has the {h} {c}.",
+                                       "List the one {S} with the {h} {c}.", "I am looking for the {S} with the {h} {c}.",
+                                       "Tell me which {S} has the {h} {c}.", NULL};
 
 static const char *const ask_group_count[] = {"How many {T} are there for each {c}?",
                                               "Count the {T} per {c}.",

@@ -20,68 +20,70 @@ TN_API int tn_set_threads(int count);
 /* A pretrained decoder with its tokenizer, and at most one adapter on it. Not for concurrent use. */
 typedef struct tn_model tn_model;
 
-/* Loads a Hugging Face folder: config.json, model.safetensors (or shards with model.safetensors.index.json) and, when there is
- * one, tokenizer.json. Weights stay mapped and are read in their stored type (f32, bf16, f16). Families: llama, mistral, qwen2,
- * qwen3. The result belongs to the caller: tn_model_free. Errors: TN_ERROR_IO, _FORMAT, _MISMATCH (weights against
+/* Loads a Hugging Face folder: config.json, model.safetensors (or shards with model.safetensors.index.json) and, when there
+ * is one, tokenizer.json. Weights stay mapped and are read in their stored type (f32, bf16, f16). Families: llama, mistral,
+ * qwen2, qwen3. The result belongs to the caller: tn_model_free. Errors: TN_ERROR_IO, _FORMAT, _MISMATCH (weights against
  * config.json), _UNSUPPORTED (family, dtype), _NUMERIC (NaN weights), _MEMORY. */
 TN_API tn_status tn_model_load(const char *dir, tn_model **out);
 
-/* A model with random weights from a config.json (or the folder that holds it, whose tokenizer is loaded when there): weights
- * N(0, initializer_range), norms 1, biases 0; the same seed gives the same weights. */
+/* A model with random weights from a config.json (or the folder that holds it, whose tokenizer is loaded when there):
+ * weights N(0, initializer_range), norms 1, biases 0; the same seed gives the same weights. */
 TN_API tn_status tn_model_create(const char *config_path, uint64_t seed, tn_model **out);
 
 /* Frees the model with its adapter. NULL is fine. */
 TN_API void tn_model_free(tn_model *model);
 
 typedef struct tn_model_info {
-    const char *family;        /* "llama", ...; owned by the model */
-    const char *dtype;         /* of the embedding: "F32", "BF16", "F16" */
-    int64_t parameters;        /* distinct base weights */
-    int64_t bytes;             /* of the base as stored */
+    const char *family; /* "llama", ...; owned by the model */
+    const char *dtype;  /* of the embedding: "F32", "BF16", "F16" */
+    int64_t parameters; /* distinct base weights */
+    int64_t bytes;      /* of the base as stored */
     int64_t layers, hidden_size, heads, kv_heads, vocab_size, max_positions;
-    int64_t unused_tensors;    /* of the checkpoint, that this family does not use */
-    const char *first_unused;  /* name of one, or NULL */
+    int64_t unused_tensors;   /* of the checkpoint, that this family does not use */
+    const char *first_unused; /* name of one, or NULL */
     bool has_tokenizer, has_chat_template;
 } tn_model_info;
 TN_API void tn_model_describe(const tn_model *model, tn_model_info *out);
 
-/* Token ids of UTF-8 text; add_special as the tokenizer's post-processor does (a leading <s>, say). *ids belongs to the caller:
- * tn_free_ids. TN_ERROR_UNSUPPORTED when the model has no tokenizer. */
-TN_API tn_status tn_model_encode(const tn_model *model, const char *text, size_t length, bool add_special, int32_t **ids, size_t *count);
+/* Token ids of UTF-8 text; add_special as the tokenizer's post-processor does (a leading <s>, say). *ids belongs to the
+ * caller: tn_free_ids. TN_ERROR_UNSUPPORTED when the model has no tokenizer. */
+TN_API tn_status tn_model_encode(const tn_model *model, const char *text, size_t length, bool add_special, int32_t **ids,
+                                 size_t *count);
 TN_API void tn_free_ids(int32_t *ids);
 
 /* Text of token ids, special tokens left out; *text is NUL-terminated and belongs to the caller: tn_free_text. */
 TN_API tn_status tn_model_decode(const tn_model *model, const int32_t *ids, size_t count, char **text);
 TN_API void tn_free_text(char *text);
 
-/* LoRA as the options of Hugging Face PEFT's LoraConfig name it. Zero-initialise, then tn_adapter_options_default. Strings are the
- * caller's. */
+/* LoRA as the options of Hugging Face PEFT's LoraConfig name it. Zero-initialise, then tn_adapter_options_default. Strings
+ * are the caller's. */
 typedef struct tn_adapter_options {
-    const char *method;         /* "lora", or "full" for training every weight */
-    int64_t rank;               /* 8 */
-    double alpha;               /* 16 */
-    double dropout;             /* 0: on the adapter's input, while training */
-    const char *target_modules; /* "q_proj,v_proj", "all-linear", or one regular expression; NULL: q_proj,v_proj */
-    const char *exclude_modules;/* names separated by commas, or NULL */
-    const char *bias;           /* "none", "all", "lora_only" */
-    bool rslora;                /* scaling alpha / sqrt(rank) instead of alpha / rank */
-    bool lora_bias;             /* B has a bias */
-    const char *init;           /* "kaiming", "gaussian", "pissa", "pissa_niter_K", "olora", "orthogonal" */
-    const char *rank_pattern;   /* "NAME=RANK,..." by regular expression, or NULL */
-    const char *alpha_pattern;  /* "NAME=ALPHA,..." or NULL */
-    const char *layers;         /* layers_to_transform: "0,1,5-8" or NULL */
-    const char *modules_to_save;/* trained in full, names separated by commas, or NULL */
-    const char *token_indices;  /* trainable_token_indices: embedding rows to train, "5,17" or NULL */
-    bool ensure_weight_tying;   /* a tied head follows an embedding in modules_to_save */
+    const char *method;          /* "lora", or "full" for training every weight */
+    int64_t rank;                /* 8 */
+    double alpha;                /* 16 */
+    double dropout;              /* 0: on the adapter's input, while training */
+    const char *target_modules;  /* "q_proj,v_proj", "all-linear", or one regular expression; NULL: q_proj,v_proj */
+    const char *exclude_modules; /* names separated by commas, or NULL */
+    const char *bias;            /* "none", "all", "lora_only" */
+    bool rslora;                 /* scaling alpha / sqrt(rank) instead of alpha / rank */
+    bool lora_bias;              /* B has a bias */
+    const char *init;            /* "kaiming", "gaussian", "pissa", "pissa_niter_K", "olora", "orthogonal" */
+    const char *rank_pattern;    /* "NAME=RANK,..." by regular expression, or NULL */
+    const char *alpha_pattern;   /* "NAME=ALPHA,..." or NULL */
+    const char *layers;          /* layers_to_transform: "0,1,5-8" or NULL */
+    const char *modules_to_save; /* trained in full, names separated by commas, or NULL */
+    const char *token_indices;   /* trainable_token_indices: embedding rows to train, "5,17" or NULL */
+    bool ensure_weight_tying;    /* a tied head follows an embedding in modules_to_save */
 } tn_adapter_options;
 TN_API void tn_adapter_options_default(tn_adapter_options *options);
 
-/* Puts a fresh trainable adapter on the model (starting values by `seed`), replacing one that is there. Errors: TN_ERROR_ARGUMENT
- * (a target that matches nothing, with near names; a rank that does not fit), _UNSUPPORTED, _MEMORY. */
+/* Puts a fresh trainable adapter on the model (starting values by `seed`), replacing one that is there. Errors:
+ * TN_ERROR_ARGUMENT (a target that matches nothing, with near names; a rank that does not fit), _UNSUPPORTED, _MEMORY. */
 TN_API tn_status tn_model_add_adapter(tn_model *model, const tn_adapter_options *options, uint64_t seed);
 
-/* Loads a PEFT folder (adapter_config.json, adapter_model.safetensors) onto the model, replacing an adapter that is there. Every
- * tensor must find its place and every place its tensor unless allow_partial. trainable: with gradients, to train on. */
+/* Loads a PEFT folder (adapter_config.json, adapter_model.safetensors) onto the model, replacing an adapter that is there.
+ * Every tensor must find its place and every place its tensor unless allow_partial. trainable: with gradients, to train on.
+ */
 TN_API tn_status tn_model_load_adapter(tn_model *model, const char *dir, bool trainable, bool allow_partial);
 
 /* Takes the adapter off and frees it; fine without one. */
@@ -95,28 +97,28 @@ TN_API tn_status tn_model_save_adapter(const tn_model *model, const char *dir);
 
 /* What the adapter does, measured: proof that it acts. */
 typedef struct tn_adapter_info {
-    int64_t modules;           /* of the base that it changes */
-    int64_t parameters;        /* trained */
-    int64_t tensors;           /* read from its file; 0 for a fresh one */
-    double change_norm;        /* Frobenius norm of all weight changes */
-    double base_norm;          /* Frobenius norm of the weights it changes */
-    double logit_difference;   /* largest |with - without| over the logits of a probe prompt */
+    int64_t modules;         /* of the base that it changes */
+    int64_t parameters;      /* trained */
+    int64_t tensors;         /* read from its file; 0 for a fresh one */
+    double change_norm;      /* Frobenius norm of all weight changes */
+    double base_norm;        /* Frobenius norm of the weights it changes */
+    double logit_difference; /* largest |with - without| over the logits of a probe prompt */
 } tn_adapter_info;
 TN_API tn_status tn_model_describe_adapter(tn_model *model, tn_adapter_info *out);
 
 /* What merging did, measured on a probe batch. */
 typedef struct tn_merge_report {
-    int64_t modules;           /* merged */
-    double logit_difference;   /* largest |merged - unmerged| logit */
-    double largest_rounding;   /* largest |stored - exact| weight, from the dtype */
+    int64_t modules;         /* merged */
+    double logit_difference; /* largest |merged - unmerged| logit */
+    double largest_rounding; /* largest |stored - exact| weight, from the dtype */
 } tn_merge_report;
 
-/* Writes base + adapter as a full checkpoint into `dir`: shards as in the base, dtype "keep", "f32", "bf16" or "f16", sums in f32;
- * config.json and tokenizer files come along. `report` may be NULL. A crash leaves no file half-written. */
+/* Writes base + adapter as a full checkpoint into `dir`: shards as in the base, dtype "keep", "f32", "bf16" or "f16", sums
+ * in f32; config.json and tokenizer files come along. `report` may be NULL. A crash leaves no file half-written. */
 TN_API tn_status tn_model_merge(tn_model *model, const char *dir, const char *dtype, tn_merge_report *report);
 
-/* The reverse: `model` is a merged checkpoint and `adapter_dir` the adapter that was merged into it; writes the checkpoint without
- * it. report->largest_rounding bounds what the dtype lost on the way there and back. */
+/* The reverse: `model` is a merged checkpoint and `adapter_dir` the adapter that was merged into it; writes the checkpoint
+ * without it. report->largest_rounding bounds what the dtype lost on the way there and back. */
 TN_API tn_status tn_model_unmerge(tn_model *model, const char *dir, const char *dtype, tn_merge_report *report);
 
 #ifdef __cplusplus

@@ -8,12 +8,12 @@
 extern "C" {
 #endif
 
-/* A learning rate of its own for the trained tensors whose name matches `pattern` (regular expression, full match against names
- * such as "model.layers.0.self_attn.q_proj.lora_B.weight"). The first group that matches counts. */
+/* A learning rate of its own for the trained tensors whose name matches `pattern` (regular expression, full match against
+ * names such as "model.layers.0.self_attn.q_proj.lora_B.weight"). The first group that matches counts. */
 typedef struct tn_lr_group {
     const char *pattern;
-    double lr_scale;  /* times the run's learning rate */
-    bool no_decay;    /* no weight decay for these */
+    double lr_scale; /* times the run's learning rate */
+    bool no_decay;   /* no weight decay for these */
 } tn_lr_group;
 
 /* Zero-initialise, then tn_train_options_default. Strings are the caller's. */
@@ -49,35 +49,36 @@ typedef struct tn_train_options {
 } tn_train_options;
 TN_API void tn_train_options_default(tn_train_options *options);
 
-/* What a run will do and need, known before its first step. Bytes are exact counts but for `runtime_bytes`, which is measured. */
+/* What a run will do and need, known before its first step. Bytes are exact counts but for `runtime_bytes`, which is
+ * measured. */
 typedef struct tn_train_plan {
-    int64_t parameters, trainable;             /* of the base; trained */
+    int64_t parameters, trainable; /* of the base; trained */
     int64_t train_samples, valid_samples, train_tokens, labelled_tokens;
-    int64_t shortest, median, p95, longest;    /* tokens per training sample */
+    int64_t shortest, median, p95, longest; /* tokens per training sample */
     int64_t cut, dropped, unlabelled, first_unlabelled_line;
     int64_t steps, steps_per_epoch;
     int64_t largest_batch_tokens;
-    bool checkpointing;                        /* activation checkpointing is on */
-    int64_t base_bytes;                        /* weights as stored, mapped */
+    bool checkpointing; /* activation checkpointing is on */
+    int64_t base_bytes; /* weights as stored, mapped */
     int64_t adapter_bytes, gradient_bytes, optimizer_bytes;
-    int64_t activation_bytes;                  /* heap of the largest step */
-    int64_t data_bytes;                        /* token ids and labels */
-    int64_t runtime_bytes;                     /* program, libraries, tokenizer, scratch */
-    int64_t peak_bytes;                        /* predicted peak resident memory of the process */
-    double flops_per_step;                     /* mean over the first steps, recomputation included */
-    double seconds_per_step;                   /* from a short calibration; 0 when not calibrated */
-    const char *sample;                        /* the first training sample, trained part marked; lives during the callback */
+    int64_t activation_bytes; /* heap of the largest step */
+    int64_t data_bytes;       /* token ids and labels */
+    int64_t runtime_bytes;    /* program, libraries, tokenizer, scratch */
+    int64_t peak_bytes;       /* predicted peak resident memory of the process */
+    double flops_per_step;    /* mean over the first steps, recomputation included */
+    double seconds_per_step;  /* from a short calibration; 0 when not calibrated */
+    const char *sample;       /* the first training sample, trained part marked; lives during the callback */
 } tn_train_plan;
 
 typedef struct tn_train_step {
-    int64_t step, steps;       /* finished, of */
+    int64_t step, steps; /* finished, of */
     double epoch;
-    double loss;               /* sum over the step's labelled tokens / their number, before the update */
-    double lr, grad_norm;      /* before clipping */
-    int64_t tokens, labelled;  /* of this step */
+    double loss;              /* sum over the step's labelled tokens / their number, before the update */
+    double lr, grad_norm;     /* before clipping */
+    int64_t tokens, labelled; /* of this step */
     double seconds, tokens_per_second, seconds_left;
-    double valid_loss;         /* NaN when this step was not validated */
-    bool saved;                /* a checkpoint was written after this step */
+    double valid_loss; /* NaN when this step was not validated */
+    bool saved;        /* a checkpoint was written after this step */
 } tn_train_step;
 
 /* All may be NULL. */
@@ -90,13 +91,13 @@ typedef struct tn_train_callbacks {
 } tn_train_callbacks;
 
 typedef struct tn_train_result {
-    int64_t steps, first_step;           /* finished in all; where this call began */
-    double loss;                         /* of the last step */
-    double valid_loss, best_valid_loss;  /* NaN without validation data */
+    int64_t steps, first_step;          /* finished in all; where this call began */
+    double loss;                        /* of the last step */
+    double valid_loss, best_valid_loss; /* NaN without validation data */
     int64_t best_valid_step;
-    double seconds, tokens_per_second;   /* of this call */
+    double seconds, tokens_per_second; /* of this call */
     int64_t peak_bytes, predicted_peak_bytes;
-    int64_t curve_points;                /* the loss curve; arrays freed by tn_train_result_free */
+    int64_t curve_points; /* the loss curve; arrays freed by tn_train_result_free */
     double *curve_steps, *curve_losses;
     int64_t valid_points;
     double *valid_steps, *valid_losses;
@@ -104,11 +105,12 @@ typedef struct tn_train_result {
 TN_API void tn_train_result_free(tn_train_result *result);
 
 /* Trains the model's adapter (tn_model_add_adapter, or tn_model_load_adapter with trainable). Writes into options->out:
- * adapter_config.json and adapter_model.safetensors (full training: the checkpoint), metrics.jsonl, report.html, config.yaml and
- * checkpoints/. The same seed and data give the same bytes, whatever the number of threads. Errors: TN_ERROR_ARGUMENT, _IO (before
- * any work when `out` cannot be written), _FORMAT (data, with line), _MISMATCH (resuming with other data or settings), _NUMERIC
- * (a loss that is not finite, nothing learned), _INTERRUPTED. `callbacks` and `result` may be NULL. */
-TN_API tn_status tn_train(tn_model *model, const tn_train_options *options, const tn_train_callbacks *callbacks, tn_train_result *result);
+ * adapter_config.json and adapter_model.safetensors (full training: the checkpoint), metrics.jsonl, report.html, config.yaml
+ * and checkpoints/. The same seed and data give the same bytes, whatever the number of threads. Errors: TN_ERROR_ARGUMENT,
+ * _IO (before any work when `out` cannot be written), _FORMAT (data, with line), _MISMATCH (resuming with other data or
+ * settings), _NUMERIC (a loss that is not finite, nothing learned), _INTERRUPTED. `callbacks` and `result` may be NULL. */
+TN_API tn_status tn_train(tn_model *model, const tn_train_options *options, const tn_train_callbacks *callbacks,
+                          tn_train_result *result);
 
 /* The plan alone: reads the data, rehearses the largest step, calibrates the speed; trains and writes nothing. */
 TN_API tn_status tn_plan(tn_model *model, const tn_train_options *options, tn_train_plan *out);

@@ -21,19 +21,19 @@ tn_status tn_fail_context(tn_status status, const char *format, ...) TN_PRINTF(2
 tn_status tn_fail_memory(const char *what);
 
 /* Evaluates a call and returns its status from the enclosing function when it failed. */
-#define TN_TRY(call)                         \
-    do {                                     \
-        tn_status tn_try_status_ = (call);   \
-        if (tn_try_status_ != TN_OK)         \
-            return tn_try_status_;           \
+#define TN_TRY(call)                                                                                                        \
+    do {                                                                                                                    \
+        tn_status tn_try_status_ = (call);                                                                                  \
+        if (tn_try_status_ != TN_OK)                                                                                        \
+            return tn_try_status_;                                                                                          \
     } while (0)
 
 /* As TN_TRY for functions that clean up: sets `status` and jumps to `fail`. */
-#define TN_TRY_GOTO(call)                    \
-    do {                                     \
-        status = (call);                     \
-        if (status != TN_OK)                 \
-            goto fail;                       \
+#define TN_TRY_GOTO(call)                                                                                                   \
+    do {                                                                                                                    \
+        status = (call);                                                                                                    \
+        if (status != TN_OK)                                                                                                \
+            goto fail;                                                                                                      \
     } while (0)
 
 #endif

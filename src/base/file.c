@@ -114,8 +114,9 @@ tn_status tn_disk_check_free(const char *dir, uint64_t bytes) {
         return fail_errno("inspect the disk of", dir);
     uint64_t free_bytes = (uint64_t)info.f_bavail * info.f_frsize;
     if (free_bytes < bytes)
-        return tn_fail(TN_ERROR_IO, "%s: %.1f MB are needed and only %.1f MB are free; free some space or choose another folder",
-                       dir, (double)bytes / 1e6, (double)free_bytes / 1e6);
+        return tn_fail(TN_ERROR_IO,
+                       "%s: %.1f MB are needed and only %.1f MB are free; free some space or choose another folder", dir,
+                       (double)bytes / 1e6, (double)free_bytes / 1e6);
     return TN_OK;
 }
 

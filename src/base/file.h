@@ -23,10 +23,10 @@ tn_status tn_file_read(const char *path, size_t limit, tn_buf *out);
 
 bool tn_path_exists(const char *path);
 bool tn_path_is_dir(const char *path);
-tn_status tn_dir_create(const char *path);              /* with its parents; fine when it exists */
-tn_status tn_dir_check_writable(const char *path);      /* by creating and removing a file in it */
+tn_status tn_dir_create(const char *path);                     /* with its parents; fine when it exists */
+tn_status tn_dir_check_writable(const char *path);             /* by creating and removing a file in it */
 tn_status tn_disk_check_free(const char *dir, uint64_t bytes); /* error when fewer bytes are free there */
-tn_status tn_path_remove_tree(const char *path);        /* a file or a folder with all it holds; fine when absent */
+tn_status tn_path_remove_tree(const char *path);               /* a file or a folder with all it holds; fine when absent */
 
 /* dir + "/" + name in `out`; out must hold TN_PATH_MAX bytes. */
 enum { TN_PATH_MAX = 4096 };

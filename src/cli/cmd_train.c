@@ -1,8 +1,8 @@
 /* tenon train: fine-tuning with everything shown that a person wants to see. */
 #include <math.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -53,8 +53,12 @@ static void show_warning(void *cookie, const char *text) {
 static bool show_step(void *cookie, const tn_train_step *step) {
     display *d = cookie;
     char line[TN_PROGRESS_TEXT];
-    const tn_progress progress = {.step = step->step, .steps = step->steps, .loss = step->loss, .learning_rate = step->lr,
-                                  .tokens_per_second = step->tokens_per_second, .seconds_left = step->seconds_left};
+    const tn_progress progress = {.step = step->step,
+                                  .steps = step->steps,
+                                  .loss = step->loss,
+                                  .learning_rate = step->lr,
+                                  .tokens_per_second = step->tokens_per_second,
+                                  .seconds_left = step->seconds_left};
     enum { SECONDS_BETWEEN_LINES = 5 };
     d->elapsed += step->seconds;
     bool validated = isfinite(step->valid_loss), last = step->step == step->steps;
@@ -66,7 +70,8 @@ static bool show_step(void *cookie, const tn_train_step *step) {
         d->last_line = d->elapsed;
     }
     if (validated)
-        printf("%sstep %lld: validation loss %.4f\n", d->terminal ? "\r\033[K" : "", (long long)step->step, step->valid_loss);
+        printf("%sstep %lld: validation loss %.4f\n", d->terminal ? "\r\033[K" : "", (long long)step->step,
+               step->valid_loss);
     fflush(stdout);
     return !stop_requested;
 }
@@ -93,16 +98,19 @@ static void show_result(const display *d, const tn_train_result *r, const tn_tra
     tn_format_duration(seconds, r->seconds);
     printf("finished   step %lld, training loss %.4f\n", (long long)r->steps, r->loss);
     if (isfinite(r->best_valid_loss))
-        printf("validation best loss %.4f at step %lld, last %.4f\n", r->best_valid_loss, (long long)r->best_valid_step, r->valid_loss);
+        printf("validation best loss %.4f at step %lld, last %.4f\n", r->best_valid_loss, (long long)r->best_valid_step,
+               r->valid_loss);
     printf("time       %s, %.0f tokens/s\n", seconds, r->tokens_per_second);
-    printf("memory     peak %.0f MB, predicted %.0f MB\n", (double)r->peak_bytes / 1e6, (double)r->predicted_peak_bytes / 1e6);
+    printf("memory     peak %.0f MB, predicted %.0f MB\n", (double)r->peak_bytes / 1e6,
+           (double)r->predicted_peak_bytes / 1e6);
     printf("written    %s (metrics.jsonl, report.html, checkpoints)\n", options->out);
 }
 
 static tn_status train(const tn_invocation *call, tn_buf *effective) {
     const tn_cli_train *c = call->config;
     display d = {.terminal = isatty(STDOUT_FILENO) == 1, .width = tn_cli_width()};
-    tn_train_callbacks callbacks = {.cookie = &d, .start = show_start, .step = show_step, .resumed = show_resumed, .warning = show_warning};
+    tn_train_callbacks callbacks = {
+        .cookie = &d, .start = show_start, .step = show_step, .resumed = show_resumed, .warning = show_warning};
     tn_train_options options;
     tn_train_result result;
     tn_model *model;
@@ -139,18 +147,22 @@ const tn_command tn_command_train = {
     .name = "train",
     .summary = "fine-tune a model on JSON lines",
     .description =
-        "Fits a LoRA adapter to a pretrained model (or trains all of it with --method full) and writes the adapter in the files of "
+        "Fits a LoRA adapter to a pretrained model (or trains all of it with --method full) and writes the adapter in the "
+        "files of "
         "Hugging Face PEFT, with metrics.jsonl, report.html and checkpoints.\n\n"
-        "Each line of the data is a JSON object with one of these sets of fields: text; prompt and completion; messages (role, content); "
+        "Each line of the data is a JSON object with one of these sets of fields: text; prompt and completion; messages "
+        "(role, content); "
         "instruction, input and output; input_ids and labels. The loss is on completions and assistant turns unless "
         "--train-on-prompt.\n\n"
         "Ctrl-C saves a checkpoint and stops; the same command with --resume goes on and ends in the same bytes.",
     .tables = tn_cli_train_tables,
     .config_size = sizeof(tn_cli_train),
-    .examples = (const tn_example[]){{"tenon train --model base --data train.jsonl --out adapter", "LoRA on the query and value projections"},
-                                     {"tenon train --model base --data data/ --out adapter --target-modules all-linear --rank 16 --epochs 2",
-                                      "LoRA on every linear layer"},
-                                     {"tenon train --config run.yaml --resume", "go on with a run described in a file"},
-                                     {0}},
+    .examples =
+        (const tn_example[]){
+            {"tenon train --model base --data train.jsonl --out adapter", "LoRA on the query and value projections"},
+            {"tenon train --model base --data data/ --out adapter --target-modules all-linear --rank 16 --epochs 2",
+             "LoRA on every linear layer"},
+            {"tenon train --config run.yaml --resume", "go on with a run described in a file"},
+            {0}},
     .run = run,
 };

@@ -16,13 +16,33 @@ typedef struct {
 enum { DATA_LIMIT = 1 << 30 };
 
 static const tn_option options[] = {
-    {.name = "data", .type = TN_OPTION_PATH, TN_FIELD(config, data), .value_name = "FILE", .group = "Files",
-     .help = "plain text, or JSONL whose \"text\" fields are read", .flags = TN_OPTION_REQUIRED},
-    {.name = "out", .type = TN_OPTION_PATH, TN_FIELD(config, out), .value_name = "DIR",
-     .help = "folder for tokenizer.json and tokenizer_config.json", .flags = TN_OPTION_REQUIRED},
-    {.name = "vocab-size", .type = TN_OPTION_INT, TN_FIELD(config, vocab_size), .initial = "4096", .low = 257, .high = 1000000,
-     .value_name = "N", .group = "Vocabulary", .help = "tokens in all: special ones, 256 bytes and merges"},
-    {.name = "special-tokens", .type = TN_OPTION_LIST, TN_FIELD(config, special), .initial = "<|end|>", .value_name = "NAMES",
+    {.name = "data",
+     .type = TN_OPTION_PATH,
+     TN_FIELD(config, data),
+     .value_name = "FILE",
+     .group = "Files",
+     .help = "plain text, or JSONL whose \"text\" fields are read",
+     .flags = TN_OPTION_REQUIRED},
+    {.name = "out",
+     .type = TN_OPTION_PATH,
+     TN_FIELD(config, out),
+     .value_name = "DIR",
+     .help = "folder for tokenizer.json and tokenizer_config.json",
+     .flags = TN_OPTION_REQUIRED},
+    {.name = "vocab-size",
+     .type = TN_OPTION_INT,
+     TN_FIELD(config, vocab_size),
+     .initial = "4096",
+     .low = 257,
+     .high = 1000000,
+     .value_name = "N",
+     .group = "Vocabulary",
+     .help = "tokens in all: special ones, 256 bytes and merges"},
+    {.name = "special-tokens",
+     .type = TN_OPTION_LIST,
+     TN_FIELD(config, special),
+     .initial = "<|end|>",
+     .value_name = "NAMES",
      .help = "special tokens; the first one ends a text"},
     {0},
 };
@@ -84,7 +104,8 @@ static tn_status train(const config *c) {
     if (rows)
         TN_TRY_GOTO(gather_texts(c->data, &file, &text));
     const tn_buf *source = rows ? &text : &file;
-    TN_TRY_GOTO(tn_tokenizer_train(tn_buf_text(source), source->length, (int32_t)c->vocab_size, c->special.items, c->special.count, &json));
+    TN_TRY_GOTO(tn_tokenizer_train(tn_buf_text(source), source->length, (int32_t)c->vocab_size, c->special.items,
+                                   c->special.count, &json));
     TN_TRY_GOTO(tn_dir_create(c->out));
     TN_TRY_GOTO(tn_path_join(path, c->out, "tokenizer.json"));
     TN_TRY_GOTO(tn_file_write(path, json.data, json.length));
@@ -104,11 +125,13 @@ static int run(const tn_invocation *call) {
 const tn_command tn_command_train_tokenizer = {
     .name = "train-tokenizer",
     .summary = "learn a byte-level BPE vocabulary from text",
-    .description = "Learns merges of byte pairs from text until the vocabulary has the size asked for and writes a tokenizer.json that "
-                   "this program and the Hugging Face libraries read. The same text gives the same file.",
+    .description =
+        "Learns merges of byte pairs from text until the vocabulary has the size asked for and writes a tokenizer.json that "
+        "this program and the Hugging Face libraries read. The same text gives the same file.",
     .tables = (const tn_option_table[]){{options, 0}, {0}},
     .config_size = sizeof(config),
-    .examples = (const tn_example[]){{"tenon train-tokenizer --data corpus.jsonl --vocab-size 4096 --out base", "a vocabulary for a new model"},
-                                     {0}},
+    .examples =
+        (const tn_example[]){
+            {"tenon train-tokenizer --data corpus.jsonl --vocab-size 4096 --out base", "a vocabulary for a new model"}, {0}},
     .run = run,
 };

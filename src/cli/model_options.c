@@ -4,17 +4,34 @@
 #include <stdio.h>
 
 const tn_option tn_cli_model_options[] = {
-    {.name = "model", .type = TN_OPTION_PATH, TN_FIELD(tn_cli_model, model), .value_name = "DIR", .group = "Model",
-     .help = "folder with config.json, model.safetensors and tokenizer.json", .flags = TN_OPTION_REQUIRED},
-    {.name = "threads", .type = TN_OPTION_INT, TN_FIELD(tn_cli_model, threads), .initial = "0", .low = 0, .high = 4096,
-     .value_name = "N", .help = "threads to use; 0: one per core"},
+    {.name = "model",
+     .type = TN_OPTION_PATH,
+     TN_FIELD(tn_cli_model, model),
+     .value_name = "DIR",
+     .group = "Model",
+     .help = "folder with config.json, model.safetensors and tokenizer.json",
+     .flags = TN_OPTION_REQUIRED},
+    {.name = "threads",
+     .type = TN_OPTION_INT,
+     TN_FIELD(tn_cli_model, threads),
+     .initial = "0",
+     .low = 0,
+     .high = 4096,
+     .value_name = "N",
+     .help = "threads to use; 0: one per core"},
     {0},
 };
 
 const tn_option tn_cli_adapter_options[] = {
-    {.name = "adapter", .type = TN_OPTION_PATH, TN_FIELD(tn_cli_model, adapter), .value_name = "DIR", .group = "Model",
+    {.name = "adapter",
+     .type = TN_OPTION_PATH,
+     TN_FIELD(tn_cli_model, adapter),
+     .value_name = "DIR",
+     .group = "Model",
      .help = "folder with adapter_config.json and adapter_model.safetensors"},
-    {.name = "allow-partial", .type = TN_OPTION_BOOL, TN_FIELD(tn_cli_model, allow_partial),
+    {.name = "allow-partial",
+     .type = TN_OPTION_BOOL,
+     TN_FIELD(tn_cli_model, allow_partial),
      .help = "load an adapter although tensors are missing or left over"},
     {0},
 };
@@ -30,8 +47,9 @@ void tn_cli_warn_about_model(const tn_model *model) {
 tn_status tn_cli_prove_adapter(tn_model *model, const char *dir) {
     tn_adapter_info info;
     TN_TRY(tn_model_describe_adapter(model, &info));
-    fprintf(stderr, "adapter %s: %lld modules changed, |change| %.4g of |weights| %.4g, largest logit difference on a probe %.4g\n", dir,
-            (long long)info.modules, info.change_norm, info.base_norm, info.logit_difference);
+    fprintf(stderr,
+            "adapter %s: %lld modules changed, |change| %.4g of |weights| %.4g, largest logit difference on a probe %.4g\n",
+            dir, (long long)info.modules, info.change_norm, info.base_norm, info.logit_difference);
     if (info.logit_difference == 0)
         fprintf(stderr, "warning: the adapter changes nothing: its output is exactly the base's\n");
     return TN_OK;

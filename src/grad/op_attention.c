@@ -1,5 +1,5 @@
-/* o = softmax(s q k^T + mask) v by heads, causal inside each sequence; the backward pass forms the probabilities again from the
- * log-sum-exp of each row (Dao et al. 2022). q, o [T, H*D]; k, v [T, K*D]; lse [T, H]. */
+/* o = softmax(s q k^T + mask) v by heads, causal inside each sequence; the backward pass forms the probabilities again from
+ * the log-sum-exp of each row (Dao et al. 2022). q, o [T, H*D]; k, v [T, K*D]; lse [T, H]. */
 #include "grad/ops.h"
 
 typedef struct {
@@ -45,8 +45,8 @@ static void attention_backward(tn_tape *tape, tn_node *base) {
         dv = dv ? dv : spare_v.data;
         kernels->fill(dk, 0, node->k->rows * node->k->cols);
         kernels->fill(dv, 0, node->v->rows * node->v->cols);
-        kernels->attention_backward(dq, dk, dv, tn_grad_in(base), node->out->data, node->lse->data, node->q->data, node->k->data,
-                                    node->v->data, node->spans, node->span_count, &node->shape);
+        kernels->attention_backward(dq, dk, dv, tn_grad_in(base), node->out->data, node->lse->data, node->q->data,
+                                    node->k->data, node->v->data, node->spans, node->span_count, &node->shape);
     }
     tn_scratch_give(tape, &spare_v);
     tn_scratch_give(tape, &spare_k);
@@ -75,8 +75,8 @@ tn_var *tn_op_attention(tn_tape *tape, tn_var *q, tn_var *k, tn_var *v, const tn
     return out;
 }
 
-tn_var *tn_op_attention_cached(tn_tape *tape, tn_var *q, const float *k, const float *v, const tn_span *spans, int64_t span_count,
-                               const tn_attention_shape *shape) {
+tn_var *tn_op_attention_cached(tn_tape *tape, tn_var *q, const float *k, const float *v, const tn_span *spans,
+                               int64_t span_count, const tn_attention_shape *shape) {
     tn_var *out = tn_var_new(tape, q->rows, q->cols, false);
     tape->flops += 2 * product_flops(spans, span_count, shape);
     if (tn_tape_live(tape))

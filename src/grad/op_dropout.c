@@ -1,4 +1,5 @@
-/* y = m x / (1 - p), m ~ Bernoulli(1 - p) from a counter, so that the backward pass draws the same mask;  dx += m dy / (1 - p). */
+/* y = m x / (1 - p), m ~ Bernoulli(1 - p) from a counter, so that the backward pass draws the same mask;  dx += m dy / (1 -
+ * p). */
 #include "grad/ops.h"
 
 typedef struct {
@@ -15,7 +16,8 @@ static void dropout_backward(tn_tape *tape, tn_node *base) {
         return;
     float *dx = tn_grad_of(tape, node->x, &accumulate);
     if (tn_tape_live(tape))
-        tape->kernels->dropout(dx, accumulate, tn_grad_in(base), node->p, node->seed, node->stream, node->x->rows * node->x->cols);
+        tape->kernels->dropout(dx, accumulate, tn_grad_in(base), node->p, node->seed, node->stream,
+                               node->x->rows * node->x->cols);
 }
 
 tn_var *tn_op_dropout(tn_tape *tape, tn_var *x, float p, uint64_t seed, uint64_t stream) {

@@ -12,8 +12,8 @@ int64_t tn_head_loss_rows(int64_t vocab_size) {
 }
 
 /* One piece: forward, loss, and back to `hidden`. */
-static void loss_of_piece(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *context, const int32_t *rows, const int32_t *labels,
-                          int64_t count, float grad_scale, float *losses, uint8_t *correct) {
+static void loss_of_piece(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *context, const int32_t *rows,
+                          const int32_t *labels, int64_t count, float grad_scale, float *losses, uint8_t *correct) {
     tn_mark mark = tn_tape_mark(tape);
     tn_var *picked = tn_op_take_rows(tape, hidden, rows, count);
     tn_var *logits = head(tape, context, picked);
@@ -38,6 +38,7 @@ void tn_op_head_loss(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *conte
         if (tape->rehearsal)
             loss_of_piece(tape, hidden, head, context, NULL, NULL, n, grad_scale, NULL, NULL);
         else
-            loss_of_piece(tape, hidden, head, context, rows + at, labels + at, n, grad_scale, losses + at, correct ? correct + at : NULL);
+            loss_of_piece(tape, hidden, head, context, rows + at, labels + at, n, grad_scale, losses + at,
+                          correct ? correct + at : NULL);
     }
 }

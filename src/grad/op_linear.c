@@ -22,8 +22,8 @@ static void linear_backward(tn_tape *tape, tn_node *base) {
     if (w->trainable) {
         tape->flops += 2.0 * (double)rows * (double)out * (double)in;
         if (tn_tape_live(tape))
-            tape->kernels->gemm(w->grad, in, tn_transpose_of(dy, TN_DTYPE_F32, out), tn_rows_of(node->x->data, TN_DTYPE_F32, in), 1,
-                                1, out, in, rows);
+            tape->kernels->gemm(w->grad, in, tn_transpose_of(dy, TN_DTYPE_F32, out),
+                                tn_rows_of(node->x->data, TN_DTYPE_F32, in), 1, 1, out, in, rows);
     }
     if (node->bias && node->bias->trainable && tn_tape_live(tape))
         tape->kernels->sum_rows(node->bias->grad, dy, 1, rows, out);
@@ -35,7 +35,8 @@ tn_var *tn_op_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, const tn
     tn_var *y = tn_var_new(tape, rows, out, needs_grad);
     tape->flops += 2.0 * (double)rows * (double)out * (double)in;
     if (tn_tape_live(tape)) {
-        tape->kernels->gemm(y->data, out, tn_rows_of(x->data, TN_DTYPE_F32, in), tn_weight_transpose(weight), 1, 0, rows, out, in);
+        tape->kernels->gemm(y->data, out, tn_rows_of(x->data, TN_DTYPE_F32, in), tn_weight_transpose(weight), 1, 0, rows,
+                            out, in);
         if (bias)
             tape->kernels->add_bias(y->data, bias->tensor.data, 1, rows, out);
     }

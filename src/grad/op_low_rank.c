@@ -21,8 +21,8 @@ static void low_rank_backward(tn_tape *tape, tn_node *base) {
     if (b->trainable) {
         tape->flops += 2.0 * (double)rows * (double)out * (double)rank;
         if (tn_tape_live(tape))
-            k->gemm(b->grad, rank, tn_transpose_of(dy, TN_DTYPE_F32, out), tn_rows_of(node->u->data, TN_DTYPE_F32, rank), node->scale,
-                    1, out, rank, rows);
+            k->gemm(b->grad, rank, tn_transpose_of(dy, TN_DTYPE_F32, out), tn_rows_of(node->u->data, TN_DTYPE_F32, rank),
+                    node->scale, 1, out, rank, rows);
     }
     if (!a->trainable && !x->needs_grad)
         return;
@@ -33,8 +33,8 @@ static void low_rank_backward(tn_tape *tape, tn_node *base) {
     if (a->trainable) {
         tape->flops += 2.0 * (double)rows * (double)in * (double)rank;
         if (tn_tape_live(tape))
-            k->gemm(a->grad, in, tn_transpose_of(du.data, TN_DTYPE_F32, rank), tn_rows_of(x->data, TN_DTYPE_F32, in), 1, 1, rank, in,
-                    rows);
+            k->gemm(a->grad, in, tn_transpose_of(du.data, TN_DTYPE_F32, rank), tn_rows_of(x->data, TN_DTYPE_F32, in), 1, 1,
+                    rank, in, rows);
     }
     if (x->needs_grad) {
         bool accumulate;

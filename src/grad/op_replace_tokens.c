@@ -13,8 +13,8 @@ typedef struct {
 static void replace_embeddings_backward(tn_tape *tape, tn_node *base) {
     replace_node *node = (replace_node *)base;
     if (tn_tape_live(tape))
-        tape->kernels->replace_rows_backward(node->rows->grad, base->out->grad.data, node->ids, node->indices, base->out->rows,
-                                             base->out->cols, node->rows->tensor.shape[0]);
+        tape->kernels->replace_rows_backward(node->rows->grad, base->out->grad.data, node->ids, node->indices,
+                                             base->out->rows, base->out->cols, node->rows->tensor.shape[0]);
 }
 
 void tn_op_replace_embeddings(tn_tape *tape, tn_var *y, const int32_t *ids, const tn_weight *rows, const int32_t *indices) {
@@ -38,14 +38,15 @@ static void replace_logits_backward(tn_tape *tape, tn_node *base) {
     if (tn_tape_live(tape)) {
         k->gather_columns_and_clear(dz.data, node->indices, base->out->grad.data, rows, count, base->out->cols);
         if (node->rows->trainable)
-            k->gemm(node->rows->grad, cols, tn_transpose_of(dz.data, TN_DTYPE_F32, count), tn_rows_of(x->data, TN_DTYPE_F32, cols), 1, 1,
-                    count, cols, rows);
+            k->gemm(node->rows->grad, cols, tn_transpose_of(dz.data, TN_DTYPE_F32, count),
+                    tn_rows_of(x->data, TN_DTYPE_F32, cols), 1, 1, count, cols, rows);
     }
     if (x->needs_grad) {
         bool accumulate;
         float *dx = tn_grad_of(tape, x, &accumulate);
         if (tn_tape_live(tape))
-            k->gemm(dx, cols, tn_rows_of(dz.data, TN_DTYPE_F32, count), tn_weight_rows(node->rows), 1, accumulate, rows, cols, count);
+            k->gemm(dx, cols, tn_rows_of(dz.data, TN_DTYPE_F32, count), tn_weight_rows(node->rows), 1, accumulate, rows,
+                    cols, count);
     }
     tn_scratch_give(tape, &dz);
 }
@@ -55,8 +56,8 @@ void tn_op_replace_logits(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *
     y->needs_grad = y->needs_grad || x->needs_grad || rows->trainable;
     tn_block z = tn_scratch_take(tape, x->rows * count);
     if (tn_tape_live(tape)) {
-        tape->kernels->gemm(z.data, count, tn_rows_of(x->data, TN_DTYPE_F32, x->cols), tn_weight_transpose(rows), 1, 0, x->rows, count,
-                            x->cols);
+        tape->kernels->gemm(z.data, count, tn_rows_of(x->data, TN_DTYPE_F32, x->cols), tn_weight_transpose(rows), 1, 0,
+                            x->rows, count, x->cols);
         tape->kernels->put_columns(y->data, indices, z.data, y->rows, count, y->cols);
     }
     tn_scratch_give(tape, &z);

@@ -15,15 +15,16 @@ static void rmsnorm_backward(tn_tape *tape, tn_node *base) {
     bool accumulate = false;
     float *dx = tn_grad_of(tape, node->x, &accumulate);
     if (tn_tape_live(tape))
-        tape->kernels->rmsnorm_backward(dx, accumulate, node->weight->grad, tn_grad_in(base), node->x->data, node->rstd->data,
-                                        node->weight->tensor.data, rows, cols);
+        tape->kernels->rmsnorm_backward(dx, accumulate, node->weight->grad, tn_grad_in(base), node->x->data,
+                                        node->rstd->data, node->weight->tensor.data, rows, cols);
 }
 
 tn_var *tn_op_rmsnorm(tn_tape *tape, tn_var *x, const tn_weight *weight, float eps, int64_t groups) {
     tn_var *y = tn_var_new(tape, x->rows, x->cols, x->needs_grad || weight->trainable);
     tn_var *rstd = tn_var_new(tape, x->rows, groups, false);
     if (tn_tape_live(tape))
-        tape->kernels->rmsnorm_forward(y->data, rstd->data, x->data, weight->tensor.data, eps, x->rows * groups, x->cols / groups);
+        tape->kernels->rmsnorm_forward(y->data, rstd->data, x->data, weight->tensor.data, eps, x->rows * groups,
+                                       x->cols / groups);
     rmsnorm_node *node = tn_node_new(tape, sizeof *node, rmsnorm_backward, y);
     if (node) {
         node->x = tn_node_save(&node->node, x);

@@ -16,7 +16,8 @@ static void rope_backward(tn_tape *tape, tn_node *base) {
                             node->heads, node->head_size);
 }
 
-void tn_op_rope(tn_tape *tape, tn_var *x, const int32_t *positions, const tn_rope_table *table, int64_t heads, int64_t head_size) {
+void tn_op_rope(tn_tape *tape, tn_var *x, const int32_t *positions, const tn_rope_table *table, int64_t heads,
+                int64_t head_size) {
     if (tn_tape_live(tape))
         tape->kernels->rope(x->data, positions, table->cos, table->sin, false, x->rows, heads, head_size);
     rope_node *node = tn_node_new(tape, sizeof *node, rope_backward, x);

@@ -17,8 +17,8 @@ static void swiglu_backward(tn_tape *tape, tn_node *base) {
     if (!gate->needs_grad || !up->needs_grad)
         spare = tn_scratch_take(tape, count);
     if (tn_tape_live(tape))
-        tape->kernels->swiglu_backward(gate->needs_grad ? dgate : spare.data, up->needs_grad ? dup : spare.data, tn_grad_in(base),
-                                       gate_value, up_value, count);
+        tape->kernels->swiglu_backward(gate->needs_grad ? dgate : spare.data, up->needs_grad ? dup : spare.data,
+                                       tn_grad_in(base), gate_value, up_value, count);
     tn_scratch_give(tape, &spare);
 }
 

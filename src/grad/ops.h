@@ -1,5 +1,5 @@
-/* The differentiable ops. Each stands in a file of its own with its formula. Values are [rows, cols]; T is the number of rows
- * of the packed batch. Ops "in place" change their first value and return nothing new. */
+/* The differentiable ops. Each stands in a file of its own with its formula. Values are [rows, cols]; T is the number of
+ * rows of the packed batch. Ops "in place" change their first value and return nothing new. */
 #ifndef TN_GRAD_OPS_H
 #define TN_GRAD_OPS_H
 
@@ -16,7 +16,8 @@ void tn_op_low_rank(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *a, con
                     float scale);
 
 /* In place: y += scale * A[:, ids]^T B^T: A [R, V], B [C, R]. */
-void tn_op_low_rank_embedding(tn_tape *tape, tn_var *y, const int32_t *ids, const tn_weight *a, const tn_weight *b, float scale);
+void tn_op_low_rank_embedding(tn_tape *tape, tn_var *y, const int32_t *ids, const tn_weight *a, const tn_weight *b,
+                              float scale);
 
 /* In place: y[t] = rows[k] where ids[t] == indices[k]: rows [K, C]. */
 void tn_op_replace_embeddings(tn_tape *tape, tn_var *y, const int32_t *ids, const tn_weight *rows, const int32_t *indices);
@@ -33,16 +34,17 @@ typedef struct tn_rope_table {
 } tn_rope_table;
 
 /* In place: rotates each head of x [T, heads * D]. */
-void tn_op_rope(tn_tape *tape, tn_var *x, const int32_t *positions, const tn_rope_table *table, int64_t heads, int64_t head_size);
+void tn_op_rope(tn_tape *tape, tn_var *x, const int32_t *positions, const tn_rope_table *table, int64_t heads,
+                int64_t head_size);
 
-/* Causal attention over a packed batch: q [T, H*D], k and v [T, K*D] -> [T, H*D]. spans must stay until backward. No later op may
- * read q, k or v. */
+/* Causal attention over a packed batch: q [T, H*D], k and v [T, K*D] -> [T, H*D]. spans must stay until backward. No later
+ * op may read q, k or v. */
 tn_var *tn_op_attention(tn_tape *tape, tn_var *q, tn_var *k, tn_var *v, const tn_span *spans, int64_t span_count,
                         const tn_attention_shape *shape);
 
 /* The same over cached keys and values; not differentiable. */
-tn_var *tn_op_attention_cached(tn_tape *tape, tn_var *q, const float *k, const float *v, const tn_span *spans, int64_t span_count,
-                               const tn_attention_shape *shape);
+tn_var *tn_op_attention_cached(tn_tape *tape, tn_var *q, const float *k, const float *v, const tn_span *spans,
+                               int64_t span_count, const tn_attention_shape *shape);
 
 /* silu(gate) * up. No later op may read gate or up. */
 tn_var *tn_op_swiglu(tn_tape *tape, tn_var *gate, tn_var *up);
@@ -60,8 +62,9 @@ tn_var *tn_op_take_rows(tn_tape *tape, tn_var *x, const int32_t *rows, int64_t c
 typedef tn_var *(*tn_head_fn)(tn_tape *tape, void *context, tn_var *hidden);
 
 /* Cross-entropy of head(hidden[rows[i]]) against labels[i], over pieces of rows so that [T, V] never exists as a whole.
- * losses [count] gets the loss of each label, correct [count] (or NULL) whether it was the most likely token. When recording,
- * the gradient of grad_scale * sum(losses) is computed in the same pass and lies on `hidden` and on the weights. */
+ * losses [count] gets the loss of each label, correct [count] (or NULL) whether it was the most likely token. When
+ * recording, the gradient of grad_scale * sum(losses) is computed in the same pass and lies on `hidden` and on the weights.
+ */
 void tn_op_head_loss(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *context, int64_t vocab_size, const int32_t *rows,
                      const int32_t *labels, int64_t count, float grad_scale, float *losses, uint8_t *correct);
 

@@ -43,7 +43,8 @@ tn_status tn_tape_status(const tn_tape *tape) {
 
 static void fail_memory(tn_tape *tape, int64_t bytes) {
     if (tape->status == TN_OK)
-        tape->status = tn_fail(TN_ERROR_MEMORY, "a step needs %.1f MB more than the memory planned for it", (double)bytes / 1e6);
+        tape->status =
+            tn_fail(TN_ERROR_MEMORY, "a step needs %.1f MB more than the memory planned for it", (double)bytes / 1e6);
 }
 
 void *tn_tape_store(tn_tape *tape, size_t size) {
@@ -183,7 +184,8 @@ void tn_tape_backward_to(tn_tape *tape, tn_mark mark) {
 }
 
 void tn_tape_backward(tn_tape *tape) {
-    tn_tape_backward_to(tape, (tn_mark){.last = NULL, .chunk = tape->chunk, .filled = tape->chunk ? tape->chunk->filled : 0});
+    tn_tape_backward_to(tape,
+                        (tn_mark){.last = NULL, .chunk = tape->chunk, .filled = tape->chunk ? tape->chunk->filled : 0});
 }
 
 typedef struct {

@@ -49,7 +49,7 @@ struct tn_tape {
     bool rehearsal, recording;
     tn_status status;
     tn_node *last;
-    double flops; /* of everything run since the last reset: 2 per multiply-add of matrix products */
+    double flops;                         /* of everything run since the last reset: 2 per multiply-add of matrix products */
     struct tn_tape_chunk *chunks, *chunk; /* storage of nodes, vars and blocks: a stack reused by every step */
     tn_var failed_var;
 };
@@ -69,8 +69,8 @@ void tn_drop(tn_tape *tape, tn_var *var);
 /* A function of one value that can be run again, such as a transformer block. */
 typedef tn_var *(*tn_block_fn)(tn_tape *tape, void *context, tn_var *in);
 
-/* Runs fn(in) keeping only `in`; the backward pass runs it again, recording. fn must not write to `in` in place and must give
- * the same result each time. `context` must live until backward. */
+/* Runs fn(in) keeping only `in`; the backward pass runs it again, recording. fn must not write to `in` in place and must
+ * give the same result each time. `context` must live until backward. */
 tn_var *tn_checkpointed(tn_tape *tape, tn_block_fn fn, void *context, tn_var *in);
 
 /* --- for ops --- */
@@ -82,15 +82,15 @@ static inline bool tn_tape_live(const tn_tape *tape) {
 
 tn_var *tn_var_new(tn_tape *tape, int64_t rows, int64_t cols, bool needs_grad);
 
-/* Records a node of `size` bytes (a struct that begins with tn_node) writing `out`; NULL when not recording, when `out` needs
- * no gradient, or after a failure. For an op in place, `out` is the value it changed. */
+/* Records a node of `size` bytes (a struct that begins with tn_node) writing `out`; NULL when not recording, when `out`
+ * needs no gradient, or after a failure. For an op in place, `out` is the value it changed. */
 void *tn_node_new(tn_tape *tape, size_t size, void (*backward)(tn_tape *, tn_node *), tn_var *out);
 
 /* Keeps `var`'s value until the node went back. */
 tn_var *tn_node_save(tn_node *node, tn_var *var);
 
-/* The gradient buffer of `var` to write to, and whether to add (true) or to overwrite (false). NULL when `var` needs none, in
- * a rehearsal and after a failure (but then accounted for all the same). */
+/* The gradient buffer of `var` to write to, and whether to add (true) or to overwrite (false). NULL when `var` needs none,
+ * in a rehearsal and after a failure (but then accounted for all the same). */
 float *tn_grad_of(tn_tape *tape, tn_var *var, bool *accumulate);
 
 /* The incoming gradient of a node's result; NULL in a rehearsal. */
@@ -98,8 +98,8 @@ static inline const float *tn_grad_in(const tn_node *node) {
     return node->out->grad.data;
 }
 
-/* As tn_grad_of for an op that may write the gradient over the value itself: when nobody else needs the value and there is no
- * gradient yet, the value's memory becomes the gradient's. */
+/* As tn_grad_of for an op that may write the gradient over the value itself: when nobody else needs the value and there is
+ * no gradient yet, the value's memory becomes the gradient's. */
 float *tn_grad_over_value(tn_tape *tape, tn_var *var, bool *accumulate);
 
 /* Scratch for the duration of an op. */

@@ -53,7 +53,8 @@ static tn_status take_label(inputs *in, const char *path, int64_t label, int64_t
     if (label == TN_LABEL_IGNORED)
         return TN_OK;
     if (label < 0 || label >= vocab)
-        return tn_fail(TN_ERROR_FORMAT, "%s: label %lld is outside the vocabulary of %lld", path, (long long)label, (long long)vocab);
+        return tn_fail(TN_ERROR_FORMAT, "%s: label %lld is outside the vocabulary of %lld", path, (long long)label,
+                       (long long)vocab);
     in->label_rows[in->labelled] = (int32_t)row;
     in->label_ids[in->labelled++] = (int32_t)label;
     return TN_OK;
@@ -77,8 +78,8 @@ static tn_status read_inputs(const tn_safetensors *file, int64_t vocab, inputs *
             if (mask && !integer_at(mask, at))
                 continue;
             if (id < 0 || id >= vocab)
-                return tn_fail(TN_ERROR_FORMAT, "%s: input_ids[%lld, %lld] = %lld is outside the vocabulary of %lld", file->path,
-                               (long long)b, (long long)t, (long long)id, (long long)vocab);
+                return tn_fail(TN_ERROR_FORMAT, "%s: input_ids[%lld, %lld] = %lld is outside the vocabulary of %lld",
+                               file->path, (long long)b, (long long)t, (long long)id, (long long)vocab);
             in->ids[in->tokens] = (int32_t)id;
             in->positions[in->tokens] = (int32_t)t;
             in->places[in->tokens] = at;
@@ -127,13 +128,19 @@ static tn_status declare(tn_safetensors_writer *writer, const tn_model *model, c
     for (int64_t i = 0; with_grad && i < adapter->params.count; i++) {
         const tn_param *param = &adapter->params.entries[i];
         snprintf(name, sizeof name, "grad.%s%s", adapter->method ? "base_model.model." : "", param->name);
-        TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, param->weight->tensor.ndim, param->weight->tensor.shape));
+        TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, param->weight->tensor.ndim,
+                                             param->weight->tensor.shape));
     }
     return tn_safetensors_writer_begin(writer);
 }
 
-static tn_status write_loss_and_grads(tn_safetensors_writer *writer, tn_model *model, const inputs *in, tn_tape *tape, bool with_grad) {
-    tn_pass pass = {.tokens = {.ids = in->ids, .positions = in->positions, .count = in->tokens, .spans = in->spans, .span_count = in->batch},
+static tn_status write_loss_and_grads(tn_safetensors_writer *writer, tn_model *model, const inputs *in, tn_tape *tape,
+                                      bool with_grad) {
+    tn_pass pass = {.tokens = {.ids = in->ids,
+                               .positions = in->positions,
+                               .count = in->tokens,
+                               .spans = in->spans,
+                               .span_count = in->batch},
                     .label_rows = in->label_rows,
                     .label_ids = in->label_ids,
                     .labelled = in->labelled};
@@ -159,9 +166,11 @@ static tn_status write_loss_and_grads(tn_safetensors_writer *writer, tn_model *m
     return TN_OK;
 }
 
-static tn_status write_output(tn_model *model, const inputs *in, const char *path, bool with_grad, tn_tape *tape, const float *zeros) {
+static tn_status write_output(tn_model *model, const inputs *in, const char *path, bool with_grad, tn_tape *tape,
+                              const float *zeros) {
     tn_safetensors_writer *writer;
-    tn_tokens tokens = {.ids = in->ids, .positions = in->positions, .count = in->tokens, .spans = in->spans, .span_count = in->batch};
+    tn_tokens tokens = {
+        .ids = in->ids, .positions = in->positions, .count = in->tokens, .spans = in->spans, .span_count = in->batch};
     logits_file out = {.in = in, .vocab = model->decoder->config.vocab_size, .zeros = zeros};
     tn_status status;
     TN_TRY(tn_safetensors_writer_new(&writer, path));

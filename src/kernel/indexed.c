@@ -3,28 +3,30 @@
 
 #include "kernel/cpu/tables.h"
 
-void tn_gather_columns(float *out, const int32_t *ids, const float *table, int64_t rows, int64_t table_rows, int64_t table_cols) {
+void tn_gather_columns(float *out, const int32_t *ids, const float *table, int64_t rows, int64_t table_rows,
+                       int64_t table_cols) {
     for (int64_t t = 0; t < rows; t++)
         for (int64_t r = 0; r < table_rows; r++)
             out[t * table_rows + r] = table[r * table_cols + ids[t]];
 }
 
-void tn_scatter_columns(float *table, const int32_t *ids, const float *in, int64_t rows, int64_t table_rows, int64_t table_cols) {
+void tn_scatter_columns(float *table, const int32_t *ids, const float *in, int64_t rows, int64_t table_rows,
+                        int64_t table_cols) {
     for (int64_t t = 0; t < rows; t++)
         for (int64_t r = 0; r < table_rows; r++)
             table[r * table_cols + ids[t]] += in[t * table_rows + r];
 }
 
-void tn_replace_rows(float *y, const int32_t *ids, const float *replacement, const int32_t *indices, int64_t rows, int64_t cols,
-                     int64_t count) {
+void tn_replace_rows(float *y, const int32_t *ids, const float *replacement, const int32_t *indices, int64_t rows,
+                     int64_t cols, int64_t count) {
     for (int64_t t = 0; t < rows; t++)
         for (int64_t k = 0; k < count; k++)
             if (ids[t] == indices[k])
                 memcpy(y + t * cols, replacement + k * cols, (size_t)cols * sizeof *y);
 }
 
-void tn_replace_rows_backward(float *dreplacement, float *dy, const int32_t *ids, const int32_t *indices, int64_t rows, int64_t cols,
-                              int64_t count) {
+void tn_replace_rows_backward(float *dreplacement, float *dy, const int32_t *ids, const int32_t *indices, int64_t rows,
+                              int64_t cols, int64_t count) {
     for (int64_t t = 0; t < rows; t++) {
         for (int64_t k = 0; k < count; k++) {
             if (ids[t] != indices[k])

@@ -46,12 +46,14 @@ typedef struct tn_kernels {
 
     /* C[m,n] = alpha * A[m,k] B[k,n] + beta * C (beta 0 does not read C); ldc is C's row stride. `gemm` uses all
      * threads, `gemm_serial` the calling one (it may be called inside a parallel region). */
-    void (*gemm)(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n, int64_t k);
+    void (*gemm)(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
+                 int64_t k);
     void (*gemm_serial)(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
                         int64_t k);
 
     /* y = x * rstd * weight by rows, rstd = 1 / sqrt(mean(x^2) + eps). rstd [rows] is written when not NULL. */
-    void (*rmsnorm_forward)(float *y, float *rstd, const float *x, const float *weight, float eps, int64_t rows, int64_t cols);
+    void (*rmsnorm_forward)(float *y, float *rstd, const float *x, const float *weight, float eps, int64_t rows,
+                            int64_t cols);
     /* dx (+)= rstd * (dy*weight - x * rstd^2 * mean(dy*weight*x)); dweight += sum over rows of dy * x * rstd. dx and
      * dweight may be NULL; `accumulate` says whether dx is added to. */
     void (*rmsnorm_backward)(float *dx, bool accumulate, float *dweight, const float *dy, const float *x, const float *rstd,
@@ -86,25 +88,29 @@ typedef struct tn_kernels {
     void (*embedding_forward)(float *y, const int32_t *ids, const void *table, tn_dtype dtype, int64_t rows, int64_t cols);
     void (*embedding_backward)(float *dtable, const int32_t *ids, const float *dy, int64_t rows, int64_t cols);
 
-    /* Columns of a table [table_rows, table_cols]: out[row][r] = table[r][ids[row]], out [rows, table_rows]; the reverse adds
-     * rows of `in` to the table's columns in row order. */
-    void (*gather_columns)(float *out, const int32_t *ids, const float *table, int64_t rows, int64_t table_rows, int64_t table_cols);
-    void (*scatter_columns)(float *table, const int32_t *ids, const float *in, int64_t rows, int64_t table_rows, int64_t table_cols);
+    /* Columns of a table [table_rows, table_cols]: out[row][r] = table[r][ids[row]], out [rows, table_rows]; the reverse
+     * adds rows of `in` to the table's columns in row order. */
+    void (*gather_columns)(float *out, const int32_t *ids, const float *table, int64_t rows, int64_t table_rows,
+                           int64_t table_cols);
+    void (*scatter_columns)(float *table, const int32_t *ids, const float *in, int64_t rows, int64_t table_rows,
+                            int64_t table_cols);
 
     /* y[row] = replacement[k] where ids[row] == indices[k] (indices are distinct); the reverse adds dy[row] to
      * dreplacement[k] (may be NULL) and clears dy[row]. */
-    void (*replace_rows)(float *y, const int32_t *ids, const float *replacement, const int32_t *indices, int64_t rows, int64_t cols,
-                         int64_t count);
+    void (*replace_rows)(float *y, const int32_t *ids, const float *replacement, const int32_t *indices, int64_t rows,
+                         int64_t cols, int64_t count);
     void (*replace_rows_backward)(float *dreplacement, float *dy, const int32_t *ids, const int32_t *indices, int64_t rows,
                                   int64_t cols, int64_t count);
 
-    /* y[row][indices[k]] = in[row][k]; the reverse moves those columns of y to out and leaves zeros. in, out [rows, count]. */
+    /* y[row][indices[k]] = in[row][k]; the reverse moves those columns of y to out and leaves zeros. in, out [rows, count].
+     */
     void (*put_columns)(float *y, const int32_t *indices, const float *in, int64_t rows, int64_t count, int64_t cols);
-    void (*gather_columns_and_clear)(float *out, const int32_t *indices, float *y, int64_t rows, int64_t count, int64_t cols);
+    void (*gather_columns_and_clear)(float *out, const int32_t *indices, float *y, int64_t rows, int64_t count,
+                                     int64_t cols);
 
-    void (*add_bias)(float *y, const float *bias, float scale, int64_t rows, int64_t cols);        /* y += scale * bias */
-    void (*sum_rows)(float *out, const float *x, float scale, int64_t rows, int64_t cols);         /* out += scale * sum */
-    void (*add)(float *y, const float *x, float scale, int64_t count);                             /* y += scale * x */
+    void (*add_bias)(float *y, const float *bias, float scale, int64_t rows, int64_t cols); /* y += scale * bias */
+    void (*sum_rows)(float *out, const float *x, float scale, int64_t rows, int64_t cols);  /* out += scale * sum */
+    void (*add)(float *y, const float *x, float scale, int64_t count);                      /* y += scale * x */
     void (*copy)(float *y, const float *x, int64_t count);
     void (*fill)(float *y, float value, int64_t count);
     void (*scale)(float *y, float factor, int64_t count);
@@ -113,7 +119,8 @@ typedef struct tn_kernels {
     void (*dropout)(float *y, bool accumulate, const float *x, float p, uint64_t seed, uint64_t stream, int64_t count);
 
     /* Decoupled weight decay, then the bias-corrected update (Loshchilov & Hutter 2019), as torch.optim.AdamW:
-     * g = grad*grad_scale; p *= 1 - lr*wd; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; p -= lr/c1 * m / (sqrt(v/c2) + eps). */
+     * g = grad*grad_scale; p *= 1 - lr*wd; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; p -= lr/c1 * m / (sqrt(v/c2) + eps).
+     */
     void (*adamw)(float *param, const float *grad, float *m, float *v, const tn_adamw_step *step, int64_t count);
 
     double (*sum_squares)(const float *x, int64_t count); /* double sums over chunks of fixed size, in order */
@@ -130,7 +137,8 @@ const tn_kernels *tn_kernels_cpu(void);
 /* A table by name, or NULL when this CPU or build does not have it; "reference" is the plain scalar one. */
 const tn_kernels *tn_kernels_by_name(const char *name);
 
-/* Threads that kernels use in the calling thread's parallel regions; 0 asks for one per available core. Returns the number set. */
+/* Threads that kernels use in the calling thread's parallel regions; 0 asks for one per available core. Returns the number
+ * set. */
 int tn_threads_set(int count);
 int tn_threads(void);
 

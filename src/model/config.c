@@ -14,7 +14,11 @@ static const family families[] = {
     {.model_type = "llama", .architecture = "LlamaForCausalLM", .reads_attention_bias = true, .reads_mlp_bias = true},
     {.model_type = "mistral", .architecture = "MistralForCausalLM", .always_windowed = true},
     {.model_type = "qwen2", .architecture = "Qwen2ForCausalLM", .qkv_bias = true, .optional_window = true},
-    {.model_type = "qwen3", .architecture = "Qwen3ForCausalLM", .qk_norm = true, .reads_attention_bias = true, .optional_window = true},
+    {.model_type = "qwen3",
+     .architecture = "Qwen3ForCausalLM",
+     .qk_norm = true,
+     .reads_attention_bias = true,
+     .optional_window = true},
 };
 enum { FAMILY_COUNT = sizeof families / sizeof *families };
 
@@ -28,7 +32,8 @@ static tn_status find_family(const cJSON *json, const char *where, const family 
     const cJSON *architecture = cJSON_GetArrayItem(tn_json_get(json, "architectures"), 0);
     for (int i = 0; i < FAMILY_COUNT; i++) {
         bool by_type = model_type && strcmp(model_type, families[i].model_type) == 0;
-        bool by_class = !model_type && cJSON_IsString(architecture) && strcmp(architecture->valuestring, families[i].architecture) == 0;
+        bool by_class =
+            !model_type && cJSON_IsString(architecture) && strcmp(architecture->valuestring, families[i].architecture) == 0;
         if (by_type || by_class) {
             *out = &families[i];
             return TN_OK;
@@ -38,8 +43,8 @@ static tn_status find_family(const cJSON *json, const char *where, const family 
     for (int i = 0; i < FAMILY_COUNT; i++)
         tn_buf_printf(&names, "%s%s (%s)", i ? ", " : "", families[i].model_type, families[i].architecture);
     const char *found = model_type ? model_type : cJSON_IsString(architecture) ? architecture->valuestring : "none given";
-    tn_status status = tn_fail(TN_ERROR_UNSUPPORTED, "%s: the architecture '%s' is not supported; supported are %s", where, found,
-                               tn_buf_text(&names));
+    tn_status status = tn_fail(TN_ERROR_UNSUPPORTED, "%s: the architecture '%s' is not supported; supported are %s", where,
+                               found, tn_buf_text(&names));
     tn_buf_free(&names);
     return status;
 }
@@ -58,15 +63,21 @@ static tn_status parse_rope_type(const char *name, const char *where, tn_rope_ty
             return TN_OK;
         }
     }
-    return tn_fail(TN_ERROR_UNSUPPORTED, "%s: rope_type '%s' is not supported; supported are default, linear, llama3 and yarn", where,
-                   name);
+    return tn_fail(TN_ERROR_UNSUPPORTED,
+                   "%s: rope_type '%s' is not supported; supported are default, linear, llama3 and yarn", where, name);
 }
 
 /* transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters. */
 static tn_status parse_rope(const cJSON *json, const char *where, tn_decoder_config *c) {
     tn_rope_config *rope = &c->rope;
-    *rope = (tn_rope_config){.theta = 10000, .factor = 1, .low_freq_factor = 1, .high_freq_factor = 4, .beta_fast = 32,
-                             .beta_slow = 1, .truncate = true, .original_max_positions = c->max_positions};
+    *rope = (tn_rope_config){.theta = 10000,
+                             .factor = 1,
+                             .low_freq_factor = 1,
+                             .high_freq_factor = 4,
+                             .beta_fast = 32,
+                             .beta_slow = 1,
+                             .truncate = true,
+                             .original_max_positions = c->max_positions};
     TN_TRY(tn_json_get_double(json, "rope_theta", where, &rope->theta));
     const cJSON *scaling = tn_json_get(json, "rope_parameters");
     if (!scaling)
@@ -88,7 +99,8 @@ static tn_status parse_rope(const cJSON *json, const char *where, tn_decoder_con
         TN_TRY(tn_json_get_double(scaling, "mscale", where, &rope->mscale));
         TN_TRY(tn_json_get_double(scaling, "mscale_all_dim", where, &rope->mscale_all_dim));
         TN_TRY(tn_json_get_bool(scaling, "truncate", where, &rope->truncate));
-        TN_TRY(tn_json_get_int(scaling, "original_max_position_embeddings", where, 1, MOST_SIZE, &rope->original_max_positions));
+        TN_TRY(tn_json_get_int(scaling, "original_max_position_embeddings", where, 1, MOST_SIZE,
+                               &rope->original_max_positions));
     }
     if (!(rope->theta > 0) || !(rope->factor > 0))
         return tn_fail(TN_ERROR_FORMAT, "%s: rope_theta and the rope factor must be above 0", where);
@@ -118,7 +130,8 @@ static tn_status parse_window(const cJSON *json, const char *where, const family
     if (!types || !c->window)
         return TN_OK;
     if (!cJSON_IsArray(types) || cJSON_GetArraySize(types) != (int)c->layers)
-        return tn_fail(TN_ERROR_FORMAT, "%s: 'layer_types' must list one type for each of the %lld layers", where, (long long)c->layers);
+        return tn_fail(TN_ERROR_FORMAT, "%s: 'layer_types' must list one type for each of the %lld layers", where,
+                       (long long)c->layers);
     c->layer_window = tn_calloc((size_t)c->layers, 1);
     if (!c->layer_window)
         return tn_fail_memory("the layer types");
@@ -127,8 +140,8 @@ static tn_status parse_window(const cJSON *json, const char *where, const family
     cJSON_ArrayForEach(type, types) {
         bool sliding = cJSON_IsString(type) && strcmp(type->valuestring, "sliding_attention") == 0;
         if (!sliding && !(cJSON_IsString(type) && strcmp(type->valuestring, "full_attention") == 0))
-            return tn_fail(TN_ERROR_UNSUPPORTED, "%s: layer_types[%lld] is neither full_attention nor sliding_attention", where,
-                           (long long)layer);
+            return tn_fail(TN_ERROR_UNSUPPORTED, "%s: layer_types[%lld] is neither full_attention nor sliding_attention",
+                           where, (long long)layer);
         c->layer_window[layer++] = sliding;
     }
     return TN_OK;
@@ -154,12 +167,15 @@ static tn_status parse_head_size(const cJSON *json, const char *where, const fam
     c->head_size = f->qk_norm ? 128 : c->hidden_size / c->heads;
     TN_TRY(tn_json_get_int(json, "head_dim", where, 2, 4096, &c->head_size));
     if (c->head_size < 2 || c->head_size % 2)
-        return tn_fail(TN_ERROR_FORMAT, "%s: the head size %lld must be even for rotary positions", where, (long long)c->head_size);
+        return tn_fail(TN_ERROR_FORMAT, "%s: the head size %lld must be even for rotary positions", where,
+                       (long long)c->head_size);
     if (!is_given && !f->qk_norm && c->hidden_size % c->heads)
-        return tn_fail(TN_ERROR_FORMAT, "%s: hidden_size %lld is no multiple of num_attention_heads %lld, and there is no head_dim", where,
+        return tn_fail(TN_ERROR_FORMAT,
+                       "%s: hidden_size %lld is no multiple of num_attention_heads %lld, and there is no head_dim", where,
                        (long long)c->hidden_size, (long long)c->heads);
     if (c->heads * c->head_size > MOST_SIZE)
-        return tn_fail(TN_ERROR_FORMAT, "%s: %lld heads of %lld are too large", where, (long long)c->heads, (long long)c->head_size);
+        return tn_fail(TN_ERROR_FORMAT, "%s: %lld heads of %lld are too large", where, (long long)c->heads,
+                       (long long)c->head_size);
     return TN_OK;
 }
 
@@ -169,7 +185,8 @@ static tn_status parse(const cJSON *json, const char *where, tn_decoder_config *
         return tn_fail(TN_ERROR_FORMAT, "%s: not a JSON object", where);
     TN_TRY(find_family(json, where, &f));
     if (tn_json_get(json, "quantization_config"))
-        return tn_fail(TN_ERROR_UNSUPPORTED, "%s: quantized checkpoints are not supported; use the f32, bf16 or f16 one", where);
+        return tn_fail(TN_ERROR_UNSUPPORTED, "%s: quantized checkpoints are not supported; use the f32, bf16 or f16 one",
+                       where);
     c->family = f->model_type;
     c->qkv_bias = f->qkv_bias;
     c->qk_norm = f->qk_norm;

@@ -9,10 +9,10 @@ typedef enum tn_rope_type { TN_ROPE_DEFAULT, TN_ROPE_LINEAR, TN_ROPE_LLAMA3, TN_
 typedef struct tn_rope_config {
     tn_rope_type type;
     double theta, factor;
-    double low_freq_factor, high_freq_factor;                 /* llama3 */
-    double beta_fast, beta_slow, attention_factor;            /* yarn; attention_factor 0: derived from factor */
-    double mscale, mscale_all_dim;                            /* yarn; 0: absent */
-    bool truncate;                                            /* yarn: whole-number correction range */
+    double low_freq_factor, high_freq_factor;      /* llama3 */
+    double beta_fast, beta_slow, attention_factor; /* yarn; attention_factor 0: derived from factor */
+    double mscale, mscale_all_dim;                 /* yarn; 0: absent */
+    bool truncate;                                 /* yarn: whole-number correction range */
     int64_t original_max_positions;
 } tn_rope_config;
 

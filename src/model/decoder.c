@@ -51,8 +51,8 @@ static tn_var *attend(const block_context *c, tn_var *h) {
     tn_var *out;
     if (tokens->cache) {
         append_to_cache(c, k, v);
-        out = tn_op_attention_cached(tape, q, tokens->cache->k[c->layer], tokens->cache->v[c->layer], tokens->spans, tokens->span_count,
-                                     &shape);
+        out = tn_op_attention_cached(tape, q, tokens->cache->k[c->layer], tokens->cache->v[c->layer], tokens->spans,
+                                     tokens->span_count, &shape);
     } else {
         out = tn_op_attention(tape, q, k, v, tokens->spans, tokens->span_count, &shape);
     }
@@ -87,13 +87,15 @@ static tn_var *block(tn_tape *tape, void *context, tn_var *x) {
     return y;
 }
 
-tn_var *tn_decoder_hidden(tn_decoder *model, const tn_forward *forward, const tn_tokens *tokens, tn_checkpointing checkpointing) {
+tn_var *tn_decoder_hidden(tn_decoder *model, const tn_forward *forward, const tn_tokens *tokens,
+                          tn_checkpointing checkpointing) {
     tn_tape *tape = forward->tape;
     tn_var *x = tn_embedding_forward(forward, model->embedding, tokens->ids, tokens->count);
     block_context *contexts = tn_tape_store(tape, (size_t)model->layer_count * sizeof *contexts);
     for (int64_t i = 0; i < model->layer_count && contexts; i++) {
         contexts[i] = (block_context){model, forward, tokens, i};
-        tn_var *y = checkpointing == TN_CHECKPOINTING_ON ? tn_checkpointed(tape, block, &contexts[i], x) : block(tape, &contexts[i], x);
+        tn_var *y = checkpointing == TN_CHECKPOINTING_ON ? tn_checkpointed(tape, block, &contexts[i], x)
+                                                         : block(tape, &contexts[i], x);
         tn_drop(tape, x);
         x = y;
     }

@@ -45,8 +45,8 @@ typedef struct tn_decoder {
     const char *first_unused;
 } tn_decoder;
 
-/* Loads config.json and maps the weights of `dir`. Every tensor of the architecture must be there with its shape and without a
- * NaN or infinity. Free with tn_decoder_free (NULL is fine). */
+/* Loads config.json and maps the weights of `dir`. Every tensor of the architecture must be there with its shape and without
+ * a NaN or infinity. Free with tn_decoder_free (NULL is fine). */
 tn_status tn_decoder_load(const char *dir, tn_decoder **out);
 
 /* From config.json alone (`path`: the file or its folder): weights N(0, initializer_range), norms 1, biases 0, by `seed`. */
@@ -55,8 +55,8 @@ void tn_decoder_free(tn_decoder *model);
 
 tn_module *tn_decoder_module(const tn_decoder *model, const char *name); /* by dotted name; NULL when absent */
 
-/* Stacks ranges [start, end) of the base's layers, as PEFT's layer_replication: weights are shared, module names count the stack.
- * Call before anything is attached, and not on a stack. */
+/* Stacks ranges [start, end) of the base's layers, as PEFT's layer_replication: weights are shared, module names count the
+ * stack. Call before anything is attached, and not on a stack. */
 tn_status tn_decoder_replicate(tn_decoder *model, const int64_t (*ranges)[2], int64_t count);
 
 /* Goes back to the base's own layers, after everything was detached; fine without a stack. */
@@ -87,14 +87,15 @@ typedef struct tn_tokens {
     int64_t count;
     const tn_span *spans;
     int64_t span_count;
-    tn_kv_cache *cache;            /* NULL, or where keys and values are appended and read */
-    const int64_t *cache_rows;     /* with a cache: [count] its row for each token */
+    tn_kv_cache *cache;        /* NULL, or where keys and values are appended and read */
+    const int64_t *cache_rows; /* with a cache: [count] its row for each token */
 } tn_tokens;
 
 typedef enum tn_checkpointing { TN_CHECKPOINTING_OFF, TN_CHECKPOINTING_ON } tn_checkpointing;
 
 /* Hidden states [T, C] after the final norm; belongs to the caller. */
-tn_var *tn_decoder_hidden(tn_decoder *model, const tn_forward *forward, const tn_tokens *tokens, tn_checkpointing checkpointing);
+tn_var *tn_decoder_hidden(tn_decoder *model, const tn_forward *forward, const tn_tokens *tokens,
+                          tn_checkpointing checkpointing);
 
 /* Logits of hidden states; a tn_head_fn whose context is a tn_decoder_head. */
 typedef struct tn_decoder_head {

@@ -7,11 +7,12 @@
 
 enum { CONFIG_LIMIT = 4 << 20, MODULES_PER_LAYER = 11 };
 
-
-static tn_module *add_module(tn_decoder *model, tn_module_kind kind, int layer, const char *name, int64_t rows, int64_t cols, bool bias) {
+static tn_module *add_module(tn_decoder *model, tn_module_kind kind, int layer, const char *name, int64_t rows, int64_t cols,
+                             bool bias) {
     tn_module *m = &model->modules[model->module_count];
     *m = (tn_module){.kind = kind, .layer = layer, .has_bias = bias};
-    m->name = layer < 0 ? tn_arena_strdup(&model->arena, name) : tn_arena_printf(&model->arena, "model.layers.%d.%s", layer, name);
+    m->name =
+        layer < 0 ? tn_arena_strdup(&model->arena, name) : tn_arena_printf(&model->arena, "model.layers.%d.%s", layer, name);
     m->weight.tensor = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = cols ? 2 : 1, .shape = {rows, cols}};
     m->bias.tensor = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {rows}};
     if (!m->name || tn_map_put_text(&model->by_name, m->name, model->module_count) != TN_OK)
@@ -23,7 +24,8 @@ static tn_module *add_module(tn_decoder *model, tn_module_kind kind, int layer, 
 static tn_status build_layer(tn_decoder *model, int layer) {
     const tn_decoder_config *c = &model->config;
     tn_decoder_layer *l = &model->layers[layer];
-    int64_t hidden = c->hidden_size, q = c->heads * c->head_size, kv = c->kv_heads * c->head_size, inner = c->intermediate_size;
+    int64_t hidden = c->hidden_size, q = c->heads * c->head_size, kv = c->kv_heads * c->head_size,
+            inner = c->intermediate_size;
     l->input_norm = add_module(model, TN_MODULE_NORM, layer, "input_layernorm", hidden, 0, false);
     l->q = add_module(model, TN_MODULE_LINEAR, layer, "self_attn.q_proj", q, hidden, c->qkv_bias);
     l->k = add_module(model, TN_MODULE_LINEAR, layer, "self_attn.k_proj", kv, hidden, c->qkv_bias);
@@ -37,8 +39,9 @@ static tn_status build_layer(tn_decoder *model, int layer) {
     l->gate = add_module(model, TN_MODULE_LINEAR, layer, "mlp.gate_proj", inner, hidden, c->mlp_bias);
     l->up = add_module(model, TN_MODULE_LINEAR, layer, "mlp.up_proj", inner, hidden, c->mlp_bias);
     l->down = add_module(model, TN_MODULE_LINEAR, layer, "mlp.down_proj", hidden, inner, c->mlp_bias);
-    return l->down && l->up && l->gate && l->post_norm && l->o && l->v && l->k && l->q && l->input_norm ? TN_OK
-                                                                                                      : tn_fail_memory("the modules");
+    return l->down && l->up && l->gate && l->post_norm && l->o && l->v && l->k && l->q && l->input_norm
+               ? TN_OK
+               : tn_fail_memory("the modules");
 }
 
 static tn_status build_modules(tn_decoder *model) {
@@ -48,7 +51,8 @@ static tn_status build_modules(tn_decoder *model) {
     model->layers = tn_calloc((size_t)c->layers, sizeof *model->layers);
     if (!model->modules || !model->layers)
         return tn_fail_memory("the modules");
-    model->embedding = add_module(model, TN_MODULE_EMBEDDING, -1, "model.embed_tokens", c->vocab_size, c->hidden_size, false);
+    model->embedding =
+        add_module(model, TN_MODULE_EMBEDDING, -1, "model.embed_tokens", c->vocab_size, c->hidden_size, false);
     for (int64_t i = 0; i < c->layers; i++)
         TN_TRY(build_layer(model, (int)i));
     model->final_norm = add_module(model, TN_MODULE_NORM, -1, "model.norm", c->hidden_size, 0, false);
@@ -66,16 +70,18 @@ static tn_status find_tensor(const tn_decoder *model, const char *module, const 
     snprintf(name, sizeof name, "%s.%s", module, part);
     const tn_tensor *found = tn_checkpoint_find(&model->checkpoint, name);
     if (!found)
-        return tn_fail(TN_ERROR_MISMATCH, "%s: the checkpoint has no tensor '%s', which config.json calls for", model->dir, name);
+        return tn_fail(TN_ERROR_MISMATCH, "%s: the checkpoint has no tensor '%s', which config.json calls for", model->dir,
+                       name);
     if (!tn_tensor_same_shape(found, tensor))
         return tn_fail(TN_ERROR_MISMATCH, "%s: tensor '%s' has shape %s, but config.json makes it %s", model->dir, name,
                        tn_shape_text(found, got), tn_shape_text(tensor, want));
     if (found->dtype != TN_DTYPE_F32 && found->dtype != TN_DTYPE_BF16 && found->dtype != TN_DTYPE_F16)
-        return tn_fail(TN_ERROR_UNSUPPORTED, "%s: tensor '%s' is stored as %s; supported are F32, BF16 and F16", model->dir, name,
-                       tn_dtype_name(found->dtype));
+        return tn_fail(TN_ERROR_UNSUPPORTED, "%s: tensor '%s' is stored as %s; supported are F32, BF16 and F16", model->dir,
+                       name, tn_dtype_name(found->dtype));
     int64_t bad = tn_tensor_first_nonfinite(found);
     if (bad >= 0)
-        return tn_fail(TN_ERROR_NUMERIC, "%s: tensor '%s' holds a NaN or infinity at element %lld; the checkpoint is damaged", model->dir,
+        return tn_fail(TN_ERROR_NUMERIC,
+                       "%s: tensor '%s' holds a NaN or infinity at element %lld; the checkpoint is damaged", model->dir,
                        name, (long long)bad);
     *tensor = *found;
     return TN_OK;
@@ -154,7 +160,9 @@ tn_status tn_decoder_load(const char *dir, tn_decoder **out) {
     tn_decoder *model = NULL;
     *out = NULL;
     if (!tn_path_is_dir(dir))
-        return tn_fail(TN_ERROR_IO, "%s is not a folder; a model is a folder with config.json, model.safetensors and tokenizer.json", dir);
+        return tn_fail(TN_ERROR_IO,
+                       "%s is not a folder; a model is a folder with config.json, model.safetensors and tokenizer.json",
+                       dir);
     TN_TRY(tn_path_join(config_path, dir, "config.json"));
     TN_TRY(new_decoder(dir, &model));
     tn_status status;
@@ -190,7 +198,8 @@ static tn_status fill_random(tn_decoder *model, uint64_t seed) {
             for (int64_t j = 0; j < count; j++)
                 place[j] = 1;
         else
-            tn_fill_normal(place, (size_t)count, seed, tn_stream(TN_STREAM_INIT, (uint32_t)i), 0, (float)model->config.initializer_range);
+            tn_fill_normal(place, (size_t)count, seed, tn_stream(TN_STREAM_INIT, (uint32_t)i), 0,
+                           (float)model->config.initializer_range);
         place += count;
         if (m->has_bias) {
             m->bias.tensor.data = place;
@@ -286,7 +295,8 @@ int64_t tn_decoder_bytes(const tn_decoder *model) {
 }
 
 /* Copies a module into a new array under the name of its place in the stack. */
-static tn_module *stack_module(tn_decoder *model, tn_module *modules, int64_t *count, tn_map *by_name, const tn_module *source, int layer) {
+static tn_module *stack_module(tn_decoder *model, tn_module *modules, int64_t *count, tn_map *by_name,
+                               const tn_module *source, int layer) {
     if (!source)
         return NULL;
     tn_module *m = &modules[*count];
@@ -353,9 +363,14 @@ tn_status tn_decoder_replicate(tn_decoder *model, const int64_t (*ranges)[2], in
         goto fail;
     if (head->tied)
         head->tied = embedding;
-    model->base_stack = (tn_decoder_stack){.modules = model->modules, .module_count = model->module_count, .by_name = model->by_name,
-                                           .layers = model->layers, .layer_count = model->layer_count, .embedding = model->embedding,
-                                           .final_norm = model->final_norm, .head = model->head};
+    model->base_stack = (tn_decoder_stack){.modules = model->modules,
+                                           .module_count = model->module_count,
+                                           .by_name = model->by_name,
+                                           .layers = model->layers,
+                                           .layer_count = model->layer_count,
+                                           .embedding = model->embedding,
+                                           .final_norm = model->final_norm,
+                                           .head = model->head};
     model->modules = modules;
     model->module_count = filled;
     model->layers = stack;

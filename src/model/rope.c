@@ -2,7 +2,8 @@
  * stretching them to longer contexts as transformers' modeling_rope_utils defines them:
  *   linear  f / factor;
  *   llama3  f / factor for wavelengths above original/low, f below original/high, blended between;
- *   yarn    blend of f / factor and f by a ramp over dimensions, cos and sin times an attention factor (Peng et al. 2023). */
+ *   yarn    blend of f / factor and f by a ramp over dimensions, cos and sin times an attention factor (Peng et al. 2023).
+ */
 #include <math.h>
 
 #include "model/config.h"

@@ -11,8 +11,8 @@ typedef struct tn_slot tn_slot;
 typedef struct tn_module {
     const char *name; /* dotted, as in the checkpoint without ".weight": "model.layers.0.self_attn.q_proj" */
     tn_module_kind kind;
-    int layer;              /* -1 outside the blocks */
-    bool is_head;           /* the output projection */
+    int layer;    /* -1 outside the blocks */
+    bool is_head; /* the output projection */
     bool has_bias;
     struct tn_module *tied; /* whose weight this one shares (an output head with the embedding), or NULL */
     tn_weight weight, bias; /* linear [O, C] and [O]; embedding [V, C]; norm [C] */
@@ -28,10 +28,11 @@ typedef struct tn_forward {
 
 /* One adapter on one module. A method's slot begins with this struct. Hooks that a method does not need are NULL. */
 typedef struct tn_slot_hooks {
-    /* Returns the output after the adapter; x is the input, y the output so far, owned by the caller until returned (return y
-     * itself, changed in place, or drop it and return another). */
+    /* Returns the output after the adapter; x is the input, y the output so far, owned by the caller until returned (return
+     * y itself, changed in place, or drop it and return another). */
     tn_var *(*linear)(const tn_forward *forward, const tn_slot *slot, const tn_module *module, tn_var *x, tn_var *y);
-    tn_var *(*embedding)(const tn_forward *forward, const tn_slot *slot, const tn_module *module, const int32_t *ids, tn_var *y);
+    tn_var *(*embedding)(const tn_forward *forward, const tn_slot *slot, const tn_module *module, const int32_t *ids,
+                         tn_var *y);
 } tn_slot_hooks;
 
 struct tn_slot {

@@ -29,7 +29,8 @@ tn_status tn_params_build(tn_params *params, bool with_grads) {
     params->values = tn_pages_alloc(bytes);
     params->grads = with_grads ? tn_pages_alloc(bytes) : NULL;
     if (!params->values || (with_grads && !params->grads))
-        return tn_fail(TN_ERROR_MEMORY, "out of memory for %.1f MB of trainable parameters", (double)bytes * (with_grads ? 2 : 1) / 1e6);
+        return tn_fail(TN_ERROR_MEMORY, "out of memory for %.1f MB of trainable parameters",
+                       (double)bytes * (with_grads ? 2 : 1) / 1e6);
     for (int64_t i = 0; i < params->count; i++) {
         tn_param *param = &params->entries[i];
         tn_tensor *tensor = &param->weight->tensor;

@@ -10,8 +10,8 @@ typedef struct tn_param {
     const char *name;  /* key in files, without prefix: "model.layers.0.self_attn.q_proj.lora_A.weight" */
     tn_weight *weight; /* points into the store after tn_params_build */
     int64_t offset, count;
-    float lr_scale;    /* this parameter's learning rate as a multiple of the run's */
-    bool decay;        /* weight decay applies */
+    float lr_scale; /* this parameter's learning rate as a multiple of the run's */
+    bool decay;     /* weight decay applies */
 } tn_param;
 
 typedef struct tn_params {
@@ -21,8 +21,8 @@ typedef struct tn_params {
     int64_t total;
 } tn_params;
 
-/* Declares a parameter before the store is built. `weight` has its final shape; when weight->tensor.data is not NULL the values
- * start as a copy of it (any float type), else as zeros. `name` and `weight` must outlive the store. */
+/* Declares a parameter before the store is built. `weight` has its final shape; when weight->tensor.data is not NULL the
+ * values start as a copy of it (any float type), else as zeros. `name` and `weight` must outlive the store. */
 tn_status tn_params_add(tn_params *params, const char *name, tn_weight *weight);
 
 /* Allocates, copies starting values, and points every weight into the store (f32; trainable when with_grads). */

@@ -14,8 +14,8 @@ tn_status tn_adapter_declare(tn_adapter *adapter, const tn_module *module, const
     return tn_params_add(&adapter->params, name, weight);
 }
 
-static tn_status add_slot(tn_adapter *adapter, tn_module *module, const tn_peft_method *method, const tn_slot_hooks *hooks, size_t size,
-                          tn_slot **out) {
+static tn_status add_slot(tn_adapter *adapter, tn_module *module, const tn_peft_method *method, const tn_slot_hooks *hooks,
+                          size_t size, tn_slot **out) {
     tn_slot *slot = tn_arena_alloc(&adapter->arena, size);
     if (!slot)
         return tn_fail_memory("the adapter");
@@ -31,13 +31,14 @@ static tn_status add_method_slot(tn_adapter *adapter, tn_module *module) {
     const tn_peft_config *config = &adapter->config;
     const tn_tensor *weight = &tn_module_weight(module)->tensor;
     double rank, alpha;
-    TN_TRY(tn_peft_pattern_value(config->rank_pattern, config->rank_pattern_count, module->name, "rank_pattern", (double)config->rank,
-                                 &rank));
-    TN_TRY(tn_peft_pattern_value(config->alpha_pattern, config->alpha_pattern_count, module->name, "alpha_pattern", config->alpha, &alpha));
+    TN_TRY(tn_peft_pattern_value(config->rank_pattern, config->rank_pattern_count, module->name, "rank_pattern",
+                                 (double)config->rank, &rank));
+    TN_TRY(tn_peft_pattern_value(config->alpha_pattern, config->alpha_pattern_count, module->name, "alpha_pattern",
+                                 config->alpha, &alpha));
     int64_t most = weight->shape[0] < weight->shape[1] ? weight->shape[0] : weight->shape[1];
     if (!(rank >= 1) || rank != floor(rank) || rank > (double)most)
-        return tn_fail(TN_ERROR_ARGUMENT, "rank %g does not fit %s, whose weight is %lld x %lld; choose 1 to %lld", rank, module->name,
-                       (long long)weight->shape[0], (long long)weight->shape[1], (long long)most);
+        return tn_fail(TN_ERROR_ARGUMENT, "rank %g does not fit %s, whose weight is %lld x %lld; choose 1 to %lld", rank,
+                       module->name, (long long)weight->shape[0], (long long)weight->shape[1], (long long)most);
     tn_slot *slot = NULL;
     TN_TRY(add_slot(adapter, module, adapter->method, &adapter->method->hooks, adapter->method->slot_size, &slot));
     return adapter->method->create(adapter, slot, module, (int64_t)rank, alpha);
@@ -55,7 +56,11 @@ static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_
     }
     tn_weight *weight = is_bias ? &module->bias : &module->weight;
     tn_replaced *r = &adapter->replaced[adapter->replaced_count++];
-    *r = (tn_replaced){.module = module, .is_bias = is_bias, .original = *weight, .tied = module->tied, .was_tied = !is_bias && module->tied};
+    *r = (tn_replaced){.module = module,
+                       .is_bias = is_bias,
+                       .original = *weight,
+                       .tied = module->tied,
+                       .was_tied = !is_bias && module->tied};
     if (r->was_tied) {
         weight->tensor = module->tied->weight.tensor;
         module->tied = NULL;
@@ -115,8 +120,8 @@ static tn_status check_token_indices(const tn_token_rows *rows, int64_t vocab) {
     tn_status status = seen ? TN_OK : tn_fail_memory("the adapter");
     for (int64_t k = 0; k < rows->count && status == TN_OK; k++) {
         if (rows->indices[k] >= vocab)
-            status = tn_fail(TN_ERROR_ARGUMENT, "trainable_token_indices: %d is outside the vocabulary of %lld tokens", rows->indices[k],
-                             (long long)vocab);
+            status = tn_fail(TN_ERROR_ARGUMENT, "trainable_token_indices: %d is outside the vocabulary of %lld tokens",
+                             rows->indices[k], (long long)vocab);
         else if (seen[rows->indices[k]])
             status = tn_fail(TN_ERROR_ARGUMENT, "trainable_token_indices: %d is listed twice", rows->indices[k]);
         else
@@ -130,8 +135,8 @@ static tn_status add_token_rows(tn_adapter *adapter, const tn_token_rows *rows) 
     tn_decoder *model = adapter->model;
     tn_module *module = model->embedding;
     if (rows->module && strcmp(rows->module, "embed_tokens") != 0 && strcmp(rows->module, module->name) != 0)
-        return tn_fail(TN_ERROR_UNSUPPORTED, "trainable_token_indices: only the input embedding '%s' is supported, not '%s'", module->name,
-                       rows->module);
+        return tn_fail(TN_ERROR_UNSUPPORTED, "trainable_token_indices: only the input embedding '%s' is supported, not '%s'",
+                       module->name, rows->module);
     int64_t cols = module->weight.tensor.shape[1];
     TN_TRY(check_token_indices(rows, module->weight.tensor.shape[0]));
     tn_slot *base = NULL;
@@ -204,8 +209,8 @@ static tn_status start_values(tn_adapter *adapter, uint64_t seed) {
         const tn_tensor *table = &tn_module_weight(s->module)->tensor;
         int64_t cols = table->shape[1], size = tn_dtype_size(table->dtype);
         for (int64_t k = 0; k < rows->rows->tensor.shape[0]; k++)
-            tn_convert_to_f32((float *)rows->rows->tensor.data + k * cols, (const char *)table->data + rows->indices[k] * cols * size,
-                              table->dtype, cols);
+            tn_convert_to_f32((float *)rows->rows->tensor.data + k * cols,
+                              (const char *)table->data + rows->indices[k] * cols * size, table->dtype, cols);
     }
     return TN_OK;
 }
@@ -216,8 +221,8 @@ static void attach(tn_adapter *adapter) {
     adapter->attached = adapter->enabled = true;
 }
 
-tn_status tn_adapter_create(tn_decoder *model, const tn_peft_method *method, tn_peft_config *config, bool trainable, uint64_t seed,
-                            tn_adapter **out) {
+tn_status tn_adapter_create(tn_decoder *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
+                            uint64_t seed, tn_adapter **out) {
     tn_adapter *adapter = tn_calloc(1, sizeof *adapter);
     bool *selected = NULL;
     tn_status status;
@@ -334,7 +339,8 @@ bool tn_adapter_changes(const tn_adapter *adapter, const tn_module *module) {
     return module->tied && tn_adapter_changes(adapter, module->tied);
 }
 
-tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias, bool *has_bias) {
+tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
+                                   bool *has_bias) {
     const tn_tensor *base = &tn_module_weight(module)->tensor;
     tn_convert_to_f32(weight, base->data, base->dtype, tn_tensor_count(base));
     *has_bias = module->has_bias;

@@ -30,14 +30,14 @@ struct tn_adapter {
     tn_replaced *replaced;
     int64_t replaced_count, replaced_capacity;
     bool attached, enabled; /* slots are on their modules; and act */
-    bool replicated; /* the model's layers are stacked for this adapter */
+    bool replicated;        /* the model's layers are stacked for this adapter */
     tn_arena arena;
 };
 
-/* Makes an adapter for `model` with starting values by `seed`, attached. Takes the contents of `config` (also on failure). With
- * `trainable` the parameters have gradients. Fails when a target matches nothing, when a rank does not fit. */
-tn_status tn_adapter_create(tn_decoder *model, const tn_peft_method *method, tn_peft_config *config, bool trainable, uint64_t seed,
-                            tn_adapter **out);
+/* Makes an adapter for `model` with starting values by `seed`, attached. Takes the contents of `config` (also on failure).
+ * With `trainable` the parameters have gradients. Fails when a target matches nothing, when a rank does not fit. */
+tn_status tn_adapter_create(tn_decoder *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
+                            uint64_t seed, tn_adapter **out);
 
 /* Full fine-tuning: every base tensor becomes a trained f32 copy. */
 tn_status tn_adapter_create_full(tn_decoder *model, bool trainable, tn_adapter **out);
@@ -50,7 +50,8 @@ void tn_adapter_enable(tn_adapter *adapter, bool enabled);
 
 typedef struct tn_adapter_load_options {
     bool trainable;
-    bool allow_partial; /* tensors missing on either side are tolerated (and counted); copies of base weights are not compared */
+    bool allow_partial; /* tensors missing on either side are tolerated (and counted); copies of base weights are not
+                           compared */
 } tn_adapter_load_options;
 
 /* How much of an adapter file was used; without allow_partial the two last are 0 or loading failed. */
@@ -58,10 +59,10 @@ typedef struct tn_adapter_load_report {
     int64_t tensors, missing, unexpected;
 } tn_adapter_load_report;
 
-/* Reads a PEFT folder. Every tensor of the file must find its place and every place its tensor, of the right shape, without NaN;
- * errors name the first that do not and the nearest names. */
-tn_status tn_adapter_load(tn_decoder *model, const char *dir, const tn_adapter_load_options *options, tn_adapter_load_report *report,
-                          tn_adapter **out);
+/* Reads a PEFT folder. Every tensor of the file must find its place and every place its tensor, of the right shape, without
+ * NaN; errors name the first that do not and the nearest names. */
+tn_status tn_adapter_load(tn_decoder *model, const char *dir, const tn_adapter_load_options *options,
+                          tn_adapter_load_report *report, tn_adapter **out);
 
 /* Writes adapter_config.json and adapter_model.safetensors (f32) into `dir`, as PEFT's save_pretrained. An adapter whose
  * initialisation took part of the base away is written converted to an ordinary LoRA of twice the rank for the untouched
@@ -75,15 +76,17 @@ typedef struct tn_adapter_summary {
 } tn_adapter_summary;
 tn_status tn_adapter_summarise(const tn_adapter *adapter, tn_adapter_summary *out);
 
-/* The effective weight of a module with the adapter merged in, f32 [O, C], and its bias [O] (bias may be NULL; *has_bias says
- * whether the merged module has one). Modules that the adapter leaves alone give their base values. */
-tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias, bool *has_bias);
+/* The effective weight of a module with the adapter merged in, f32 [O, C], and its bias [O] (bias may be NULL; *has_bias
+ * says whether the merged module has one). Modules that the adapter leaves alone give their base values. */
+tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
+                                   bool *has_bias);
 
 /* True when merging changes the module. */
 bool tn_adapter_changes(const tn_adapter *adapter, const tn_module *module);
 
 /* Modules that a configuration selects, in the model's order, into `selected` (one bool per module). */
-tn_status tn_peft_select(const tn_decoder *model, const tn_peft_config *config, const tn_peft_method *method, bool *selected);
+tn_status tn_peft_select(const tn_decoder *model, const tn_peft_config *config, const tn_peft_method *method,
+                         bool *selected);
 
 /* True when modules_to_save names the module: its name ends in an entry, dot or not, as PEFT compares. */
 bool tn_peft_saves_module(tn_text_list modules_to_save, const char *name);

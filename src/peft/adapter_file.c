@@ -1,4 +1,5 @@
-/* A PEFT adapter folder: adapter_config.json and adapter_model.safetensors, whose keys are "base_model.model." + module + tensor. */
+/* A PEFT adapter folder: adapter_config.json and adapter_model.safetensors, whose keys are "base_model.model." + module +
+ * tensor. */
 #include <math.h>
 #include <string.h>
 
@@ -49,8 +50,9 @@ static tn_status fail_unexpected(const tn_adapter *adapter, const char *path, co
             names[i] = adapter->params.entries[i].name;
         nearest = tn_nearest_name(name, names, (size_t)adapter->params.count);
     }
-    tn_status status = tn_fail(TN_ERROR_MISMATCH, "%s: key '%s%s' fits no module of the base that the configuration targets%s%s%s", path,
-                               PREFIX, name, nearest ? " (nearest: '" : "", nearest ? nearest : "", nearest ? "')" : "");
+    tn_status status =
+        tn_fail(TN_ERROR_MISMATCH, "%s: key '%s%s' fits no module of the base that the configuration targets%s%s%s", path,
+                PREFIX, name, nearest ? " (nearest: '" : "", nearest ? nearest : "", nearest ? "')" : "");
     tn_free(names);
     return status;
 }
@@ -58,25 +60,30 @@ static tn_status fail_unexpected(const tn_adapter *adapter, const char *path, co
 static tn_status fill_param(const char *path, const tn_safetensors_entry *entry, tn_param *param) {
     char want[TN_SHAPE_TEXT], got[TN_SHAPE_TEXT];
     if (!tn_tensor_same_shape(&entry->tensor, &param->weight->tensor))
-        return tn_fail(TN_ERROR_MISMATCH, "%s: '%s' has shape %s, but this base and configuration need %s; is it for another base model?",
-                       path, entry->name, tn_shape_text(&entry->tensor, got), tn_shape_text(&param->weight->tensor, want));
+        return tn_fail(TN_ERROR_MISMATCH,
+                       "%s: '%s' has shape %s, but this base and configuration need %s; is it for another base model?", path,
+                       entry->name, tn_shape_text(&entry->tensor, got), tn_shape_text(&param->weight->tensor, want));
     if (!tn_dtype_is_float(entry->tensor.dtype))
-        return tn_fail(TN_ERROR_FORMAT, "%s: '%s' is stored as %s, not as floats", path, entry->name, tn_dtype_name(entry->tensor.dtype));
+        return tn_fail(TN_ERROR_FORMAT, "%s: '%s' is stored as %s, not as floats", path, entry->name,
+                       tn_dtype_name(entry->tensor.dtype));
     int64_t bad = tn_tensor_first_nonfinite(&entry->tensor);
     if (bad >= 0)
-        return tn_fail(TN_ERROR_NUMERIC, "%s: '%s' holds a NaN or infinity at element %lld", path, entry->name, (long long)bad);
+        return tn_fail(TN_ERROR_NUMERIC, "%s: '%s' holds a NaN or infinity at element %lld", path, entry->name,
+                       (long long)bad);
     tn_convert_to_f32(param->weight->tensor.data, entry->tensor.data, entry->tensor.dtype, param->count);
     return TN_OK;
 }
 
-static tn_status check_frozen_copy(const tn_adapter *adapter, const char *path, const tn_safetensors_entry *entry, const tn_module *module) {
+static tn_status check_frozen_copy(const tn_adapter *adapter, const char *path, const tn_safetensors_entry *entry,
+                                   const tn_module *module) {
     const tn_tensor *base = &tn_module_weight(module)->tensor;
     for (int64_t i = 0; i < adapter->replaced_count; i++)
         if (adapter->replaced[i].module == module && !adapter->replaced[i].is_bias)
             base = &adapter->replaced[i].original.tensor;
     int64_t count = tn_tensor_count(base);
     if (!tn_tensor_same_shape(base, &entry->tensor) || !tn_dtype_is_float(entry->tensor.dtype))
-        return tn_fail(TN_ERROR_MISMATCH, "%s: '%s' is not the base's weight; is the adapter for another base model?", path, entry->name);
+        return tn_fail(TN_ERROR_MISMATCH, "%s: '%s' is not the base's weight; is the adapter for another base model?", path,
+                       entry->name);
     float *a = tn_malloc((size_t)count * sizeof *a), *b = tn_malloc((size_t)count * sizeof *b);
     tn_status status = a && b ? TN_OK : tn_fail_memory("the adapter");
     if (status == TN_OK) {
@@ -84,7 +91,8 @@ static tn_status check_frozen_copy(const tn_adapter *adapter, const char *path, 
         tn_convert_to_f32(b, entry->tensor.data, entry->tensor.dtype, count);
         for (int64_t i = 0; i < count && status == TN_OK; i++)
             if (!(fabsf(a[i] - b[i]) <= 1e-2f * (fabsf(a[i]) + 1e-3f)))
-                status = tn_fail(TN_ERROR_MISMATCH, "%s: '%s' differs from the base's weight; is the adapter for another base model?", path,
+                status = tn_fail(TN_ERROR_MISMATCH,
+                                 "%s: '%s' differs from the base's weight; is the adapter for another base model?", path,
                                  entry->name);
     }
     tn_free(a);
@@ -128,8 +136,8 @@ static tn_status read_tensors(tn_adapter *adapter, const tn_safetensors *file, c
             continue;
         report->missing++;
         if (!options->allow_partial) {
-            status = tn_fail(TN_ERROR_MISMATCH, "%s: no tensor '%s%s', which the configuration calls for", file->path, PREFIX,
-                             adapter->params.entries[i].name);
+            status = tn_fail(TN_ERROR_MISMATCH, "%s: no tensor '%s%s', which the configuration calls for", file->path,
+                             PREFIX, adapter->params.entries[i].name);
             goto fail;
         }
     }
@@ -143,7 +151,8 @@ static tn_status open_tensors(const char *dir, tn_safetensors *file) {
     TN_TRY(tn_path_join(path, dir, "adapter_model.safetensors"));
     TN_TRY(tn_path_join(other, dir, "adapter_model.bin"));
     if (!tn_path_exists(path) && tn_path_exists(other))
-        return tn_fail(TN_ERROR_UNSUPPORTED, "%s: pickled adapters are not read, since unpickling runs code; save it as safetensors", other);
+        return tn_fail(TN_ERROR_UNSUPPORTED,
+                       "%s: pickled adapters are not read, since unpickling runs code; save it as safetensors", other);
     return tn_safetensors_open(path, file);
 }
 
@@ -157,8 +166,8 @@ static tn_status read_config(const char *dir, tn_peft_config *config) {
     return status;
 }
 
-tn_status tn_adapter_load(tn_decoder *model, const char *dir, const tn_adapter_load_options *options, tn_adapter_load_report *report,
-                          tn_adapter **out) {
+tn_status tn_adapter_load(tn_decoder *model, const char *dir, const tn_adapter_load_options *options,
+                          tn_adapter_load_report *report, tn_adapter **out) {
     tn_peft_config config;
     tn_safetensors file;
     tn_adapter_load_report unused;
@@ -168,7 +177,9 @@ tn_status tn_adapter_load(tn_decoder *model, const char *dir, const tn_adapter_l
     report = report ? report : &unused;
     *report = (tn_adapter_load_report){0};
     if (!tn_path_is_dir(dir))
-        return tn_fail(TN_ERROR_IO, "%s is not a folder; an adapter is a folder with adapter_config.json and adapter_model.safetensors", dir);
+        return tn_fail(TN_ERROR_IO,
+                       "%s is not a folder; an adapter is a folder with adapter_config.json and adapter_model.safetensors",
+                       dir);
     TN_TRY(read_config(dir, &config));
     status = open_tensors(dir, &file);
     if (status != TN_OK) {

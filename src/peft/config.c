@@ -19,12 +19,13 @@ void tn_peft_config_free(tn_peft_config *config) {
 tn_status tn_peft_full_match(const char *pattern, const char *name, const char *what, bool *matches) {
     int code;
     PCRE2_SIZE at;
-    pcre2_code *regex = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_ANCHORED | PCRE2_ENDANCHORED | PCRE2_UTF, &code,
-                                      &at, NULL);
+    pcre2_code *regex = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
+                                      PCRE2_ANCHORED | PCRE2_ENDANCHORED | PCRE2_UTF, &code, &at, NULL);
     if (!regex) {
         char text[128];
         pcre2_get_error_message(code, (PCRE2_UCHAR *)text, sizeof text);
-        return tn_fail(TN_ERROR_ARGUMENT, "%s: bad regular expression '%s' at character %zu: %s", what, pattern, (size_t)at + 1, text);
+        return tn_fail(TN_ERROR_ARGUMENT, "%s: bad regular expression '%s' at character %zu: %s", what, pattern,
+                       (size_t)at + 1, text);
     }
     pcre2_match_data *data = pcre2_match_data_create_from_pattern(regex, NULL);
     pcre2_match_context *limits = pcre2_match_context_create(NULL);
@@ -38,12 +39,13 @@ tn_status tn_peft_full_match(const char *pattern, const char *name, const char *
     pcre2_code_free(regex);
     *matches = found > 0;
     if (found < 0 && found != PCRE2_ERROR_NOMATCH)
-        return tn_fail(TN_ERROR_ARGUMENT, "%s: the regular expression '%s' cannot be matched against '%s'", what, pattern, name);
+        return tn_fail(TN_ERROR_ARGUMENT, "%s: the regular expression '%s' cannot be matched against '%s'", what, pattern,
+                       name);
     return TN_OK;
 }
 
-tn_status tn_peft_pattern_value(const tn_pattern *patterns, size_t count, const char *module, const char *what, double otherwise,
-                                double *out) {
+tn_status tn_peft_pattern_value(const tn_pattern *patterns, size_t count, const char *module, const char *what,
+                                double otherwise, double *out) {
     *out = otherwise;
     for (size_t i = 0; i < count; i++) {
         tn_buf pattern = {0};
@@ -108,7 +110,8 @@ tn_status tn_peft_config_set_targets(tn_peft_config *config, const char *text) {
     return split_commas(config, text, &config->target_modules);
 }
 
-tn_status tn_peft_config_set_pattern(tn_peft_config *config, const char *text, const char *what, tn_pattern **out, size_t *count) {
+tn_status tn_peft_config_set_pattern(tn_peft_config *config, const char *text, const char *what, tn_pattern **out,
+                                     size_t *count) {
     tn_text_list list;
     TN_TRY(split_commas(config, text, &list));
     tn_pattern *patterns = tn_arena_array(&config->arena, list.count, sizeof *patterns);
@@ -199,7 +202,8 @@ static tn_status read_patterns(const reader *r, const char *key, tn_pattern **ou
     return TN_OK;
 }
 
-static tn_status read_integers(const reader *r, const char *key, const cJSON *value, int64_t high, int64_t **out, size_t *count) {
+static tn_status read_integers(const reader *r, const char *key, const cJSON *value, int64_t high, int64_t **out,
+                               size_t *count) {
     bool single = cJSON_IsNumber(value);
     if (!value)
         return TN_OK;
@@ -289,16 +293,41 @@ static tn_status read_bias(const reader *r) {
 }
 
 static bool is_default(const cJSON *value) {
-    return cJSON_IsNull(value) || cJSON_IsFalse(value) || ((cJSON_IsArray(value) || cJSON_IsObject(value)) && !value->child) ||
+    return cJSON_IsNull(value) || cJSON_IsFalse(value) ||
+           ((cJSON_IsArray(value) || cJSON_IsObject(value)) && !value->child) ||
            (cJSON_IsString(value) && !value->valuestring[0]);
 }
 
 /* Keys read here, and keys that say nothing about the maths. */
-static const char *const known_keys[] = {"peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "lora_bias", "bias",
-    "init_lora_weights", "target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "layers_to_transform",
-    "target_parameters", "rank_pattern", "alpha_pattern", "trainable_token_indices", "layer_replication", "ensure_weight_tying",
-    "base_model_name_or_path", "task_type", "auto_mapping", "peft_version", "revision", "inference_mode", "fan_in_fan_out",
-    "megatron_core", "qalora_group_size", "runtime_config"};
+static const char *const known_keys[] = {"peft_type",
+                                         "r",
+                                         "lora_alpha",
+                                         "lora_dropout",
+                                         "use_rslora",
+                                         "lora_bias",
+                                         "bias",
+                                         "init_lora_weights",
+                                         "target_modules",
+                                         "exclude_modules",
+                                         "modules_to_save",
+                                         "layers_pattern",
+                                         "layers_to_transform",
+                                         "target_parameters",
+                                         "rank_pattern",
+                                         "alpha_pattern",
+                                         "trainable_token_indices",
+                                         "layer_replication",
+                                         "ensure_weight_tying",
+                                         "base_model_name_or_path",
+                                         "task_type",
+                                         "auto_mapping",
+                                         "peft_version",
+                                         "revision",
+                                         "inference_mode",
+                                         "fan_in_fan_out",
+                                         "megatron_core",
+                                         "qalora_group_size",
+                                         "runtime_config"};
 
 static tn_status refuse_unknown_keys(const reader *r) {
     const cJSON *item;
@@ -319,7 +348,8 @@ static tn_status read_all(const reader *r) {
         return tn_fail(TN_ERROR_FORMAT, "%s: not a JSON object", r->where);
     TN_TRY(read_text(r, "peft_type", &c->peft_type));
     if (strcmp(c->peft_type, "LORA") != 0)
-        return tn_fail(TN_ERROR_UNSUPPORTED, "%s: peft_type '%s' is not supported; supported is LORA", r->where, c->peft_type);
+        return tn_fail(TN_ERROR_UNSUPPORTED, "%s: peft_type '%s' is not supported; supported is LORA", r->where,
+                       c->peft_type);
     TN_TRY(refuse_unknown_keys(r));
     TN_TRY(tn_json_get_int(r->json, "r", r->where, 0, INT32_MAX, &c->rank));
     TN_TRY(tn_json_get_double(r->json, "lora_alpha", r->where, &c->alpha));
@@ -346,7 +376,8 @@ static tn_status read_all(const reader *r) {
     } else {
         TN_TRY(read_names(r, "layers_pattern", pattern, &c->layers_pattern));
     }
-    TN_TRY(read_integers(r, "layers_to_transform", tn_json_get(r->json, "layers_to_transform"), 1000000, &c->layers, &c->layers_count));
+    TN_TRY(read_integers(r, "layers_to_transform", tn_json_get(r->json, "layers_to_transform"), 1000000, &c->layers,
+                         &c->layers_count));
     TN_TRY(read_patterns(r, "rank_pattern", &c->rank_pattern, &c->rank_pattern_count));
     TN_TRY(read_patterns(r, "alpha_pattern", &c->alpha_pattern, &c->alpha_pattern_count));
     TN_TRY(read_token_rows(r));
@@ -394,7 +425,8 @@ static void add_text(cJSON *object, const char *key, const char *text) {
 }
 
 static void add_token_rows(cJSON *object, const tn_peft_config *c) {
-    cJSON *by_module = c->token_rows_count && c->token_rows[0].module ? cJSON_AddObjectToObject(object, "trainable_token_indices") : NULL;
+    cJSON *by_module =
+        c->token_rows_count && c->token_rows[0].module ? cJSON_AddObjectToObject(object, "trainable_token_indices") : NULL;
     if (!c->token_rows_count)
         cJSON_AddNullToObject(object, "trainable_token_indices");
     for (size_t i = 0; i < c->token_rows_count; i++) {

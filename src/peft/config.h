@@ -26,7 +26,7 @@ typedef struct tn_peft_config {
     double alpha, dropout;
     bool use_rslora, lora_bias, ensure_weight_tying;
     tn_bias_mode bias;
-    const char *init;         /* "kaiming", "gaussian", "pissa", "pissa_niter_K", "olora", "orthogonal", "random" (not a no-op) */
+    const char *init; /* "kaiming", "gaussian", "pissa", "pissa_niter_K", "olora", "orthogonal", "random" (not a no-op) */
     const char *target_regex; /* full match; or NULL */
     tn_text_list target_modules, exclude_modules, modules_to_save, layers_pattern, target_parameters;
     const char *exclude_regex;
@@ -55,12 +55,13 @@ tn_status tn_peft_config_parse(const cJSON *json, const char *where, tn_peft_con
 /* Appends adapter_config.json text that PEFT loads, with sorted keys. */
 tn_status tn_peft_config_print(const tn_peft_config *config, tn_buf *out);
 
-/* Targets as the command line gives them: "all-linear", names separated by commas, or one regular expression (anything with a
- * character that no module name holds). `what` is the option's name in errors. */
+/* Targets as the command line gives them: "all-linear", names separated by commas, or one regular expression (anything with
+ * a character that no module name holds). `what` is the option's name in errors. */
 tn_status tn_peft_config_set_targets(tn_peft_config *config, const char *text);
 
 /* "key=value,key=value" into a pattern list. */
-tn_status tn_peft_config_set_pattern(tn_peft_config *config, const char *text, const char *what, tn_pattern **out, size_t *count);
+tn_status tn_peft_config_set_pattern(tn_peft_config *config, const char *text, const char *what, tn_pattern **out,
+                                     size_t *count);
 
 /* Copies a list into the config's arena. */
 tn_status tn_peft_config_copy_list(tn_peft_config *config, tn_text_list in, tn_text_list *out);
@@ -69,8 +70,8 @@ tn_status tn_peft_config_copy_list(tn_peft_config *config, tn_text_list in, tn_t
 tn_status tn_peft_full_match(const char *pattern, const char *name, const char *what, bool *matches);
 
 /* The value of the first pattern whose key matches the module, else `otherwise`. */
-tn_status tn_peft_pattern_value(const tn_pattern *patterns, size_t count, const char *module, const char *what, double otherwise,
-                                double *out);
+tn_status tn_peft_pattern_value(const tn_pattern *patterns, size_t count, const char *module, const char *what,
+                                double otherwise, double *out);
 
 /* scaling: alpha / rank, or alpha / sqrt(rank) with rsLoRA. */
 double tn_peft_scale(const tn_peft_config *config, double alpha, int64_t rank);

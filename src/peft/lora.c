@@ -1,6 +1,6 @@
-/* LoRA (Hu et al. 2021, arXiv 2106.09685): y = W x + b + s (B A dropout(x) + b_B), s = alpha / r, or alpha / sqrt(r) for rsLoRA
- * (arXiv 2312.03732). A [R, C], B [O, R]. Embedding: y = E[i] + s B A[:, i], A [R, V], B [C, R]. When the initialisation took
- * B0 A0 out of the base (PiSSA, OLoRA), - s B0 A0 x is added instead of changing W. */
+/* LoRA (Hu et al. 2021, arXiv 2106.09685): y = W x + b + s (B A dropout(x) + b_B), s = alpha / r, or alpha / sqrt(r) for
+ * rsLoRA (arXiv 2312.03732). A [R, C], B [O, R]. Embedding: y = E[i] + s B A[:, i], A [R, V], B [C, R]. When the
+ * initialisation took B0 A0 out of the base (PiSSA, OLoRA), - s B0 A0 x is added instead of changing W. */
 #include "peft/lora.h"
 
 #include "base/rng.h"
@@ -13,14 +13,16 @@ static tn_var *lora_linear(const tn_forward *forward, const tn_slot *base, const
     bool drop = forward->training && slot->dropout > 0;
     tn_var *input = x;
     if (drop)
-        input = tn_op_dropout(forward->tape, x, slot->dropout, forward->dropout_seed, tn_stream(TN_STREAM_DROPOUT, base->id));
+        input =
+            tn_op_dropout(forward->tape, x, slot->dropout, forward->dropout_seed, tn_stream(TN_STREAM_DROPOUT, base->id));
     tn_op_low_rank(forward->tape, y, input, &slot->a, &slot->b, slot->has_bias ? &slot->bias : NULL, slot->scale);
     if (drop)
         tn_drop(forward->tape, input);
     return y;
 }
 
-static tn_var *lora_embedding(const tn_forward *forward, const tn_slot *base, const tn_module *module, const int32_t *ids, tn_var *y) {
+static tn_var *lora_embedding(const tn_forward *forward, const tn_slot *base, const tn_module *module, const int32_t *ids,
+                              tn_var *y) {
     const tn_lora_slot *slot = (const tn_lora_slot *)base;
     (void)module;
     tn_op_low_rank_embedding(forward->tape, y, ids, &slot->a, &slot->b, slot->scale);

@@ -34,7 +34,8 @@ tn_status tn_lora_init_check(const char *init) {
         }
         tn_buf_printf(&list, "%s%s", i ? ", " : "", names[i]);
     }
-    tn_status status = tn_fail(TN_ERROR_UNSUPPORTED, "the LoRA initialisation '%s' is not supported; there are %s", init, tn_buf_text(&list));
+    tn_status status = tn_fail(TN_ERROR_UNSUPPORTED, "the LoRA initialisation '%s' is not supported; there are %s", init,
+                               tn_buf_text(&list));
     tn_buf_free(&list);
     return status;
 }
@@ -44,8 +45,8 @@ bool tn_lora_init_reduces_base(const char *init) {
 }
 
 /* A [R, C] and B [O, R] of PiSSA into a and b. */
-static tn_status pissa_factors(const float *w, int64_t rows, int64_t cols, int64_t rank, float scale, int iterations, uint64_t seed,
-                               float *a, float *b) {
+static tn_status pissa_factors(const float *w, int64_t rows, int64_t cols, int64_t rank, float scale, int iterations,
+                               uint64_t seed, float *a, float *b) {
     int64_t k = iterations > 0 ? rank : rows < cols ? rows : cols;
     tn_status status = TN_OK;
     float *u = tn_malloc((size_t)(rows * k) * sizeof *u), *s = tn_malloc((size_t)k * sizeof *s);
@@ -54,7 +55,8 @@ static tn_status pissa_factors(const float *w, int64_t rows, int64_t cols, int64
         status = tn_fail_memory("a PiSSA initialisation");
         goto fail;
     }
-    TN_TRY_GOTO(iterations > 0 ? tn_svd_randomised(w, rows, cols, rank, iterations, seed, u, s, vt) : tn_svd(w, rows, cols, u, s, vt));
+    TN_TRY_GOTO(iterations > 0 ? tn_svd_randomised(w, rows, cols, rank, iterations, seed, u, s, vt)
+                               : tn_svd(w, rows, cols, u, s, vt));
     for (int64_t r = 0; r < rank; r++) {
         float root = sqrtf(s[r] / scale);
         for (int64_t j = 0; j < cols; j++)
@@ -88,8 +90,8 @@ fail:
 }
 
 /* The factors that the initialisation takes out of the base, from the base's weight. */
-static tn_status reducing_factors(const tn_adapter *adapter, const tn_lora_slot *slot, const tn_module *module, uint64_t seed, float *a,
-                                  float *b) {
+static tn_status reducing_factors(const tn_adapter *adapter, const tn_lora_slot *slot, const tn_module *module,
+                                  uint64_t seed, float *a, float *b) {
     const tn_tensor *weight = &tn_module_weight(module)->tensor;
     int64_t rows = weight->shape[0], cols = weight->shape[1], rank = slot->a.tensor.shape[0];
     const char *init = adapter->config.init;
@@ -117,12 +119,13 @@ tn_status tn_lora_init_residual(tn_adapter *adapter, tn_lora_slot *slot, tn_modu
     return reducing_factors(adapter, slot, module, slot->slot.id, slot->a0.tensor.data, slot->b0.tensor.data);
 }
 
-/* With Q orthogonal [R, R]: A^T = X Q_odd / 10, B = Y^T Q_even / 10, X [C, R/2], Y [R/2, O] normal; the rows of Q_odd and Q_even
- * are orthogonal, so B A = 0. */
+/* With Q orthogonal [R, R]: A^T = X Q_odd / 10, B = Y^T Q_even / 10, X [C, R/2], Y [R/2, O] normal; the rows of Q_odd and
+ * Q_even are orthogonal, so B A = 0. */
 static tn_status orthogonal(const tn_lora_slot *slot, uint64_t seed, uint64_t stream, const char *module) {
     int64_t rank = slot->a.tensor.shape[0], in = slot->a.tensor.shape[1], out = slot->b.tensor.shape[0], half = rank / 2;
     if (rank % 2)
-        return tn_fail(TN_ERROR_ARGUMENT, "%s: the orthogonal initialisation needs an even rank, not %lld", module, (long long)rank);
+        return tn_fail(TN_ERROR_ARGUMENT, "%s: the orthogonal initialisation needs an even rank, not %lld", module,
+                       (long long)rank);
     tn_status status = TN_OK;
     int64_t most = in > out ? in : out;
     float *random = tn_malloc((size_t)(rank * rank) * sizeof *random), *q = tn_malloc((size_t)(rank * rank) * sizeof *q);

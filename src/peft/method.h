@@ -12,7 +12,7 @@ typedef struct tn_peft_method {
     const char *name;      /* on the command line: "lora" */
     const char *peft_type; /* in adapter_config.json: "LORA" */
     const char *summary, *formula, *paper;
-    size_t slot_size;      /* of the method's slot, which begins with tn_slot */
+    size_t slot_size; /* of the method's slot, which begins with tn_slot */
     tn_slot_hooks hooks;
 
     /* Whether the method can change a module of this kind. */

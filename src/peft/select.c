@@ -92,13 +92,15 @@ static tn_status fail_unmatched(const tn_decoder *model, const char *entry) {
         }
     }
     const char *nearest = tn_nearest_name(leaf(entry), leaves, count);
-    tn_status status = tn_fail(TN_ERROR_ARGUMENT, "target module '%s' matches nothing in this model%s%s%s; it has %s", entry,
-                               nearest ? " (did you mean '" : "", nearest ? nearest : "", nearest ? "'?)" : "", tn_buf_text(&list));
+    tn_status status =
+        tn_fail(TN_ERROR_ARGUMENT, "target module '%s' matches nothing in this model%s%s%s; it has %s", entry,
+                nearest ? " (did you mean '" : "", nearest ? nearest : "", nearest ? "'?)" : "", tn_buf_text(&list));
     tn_buf_free(&list);
     return status;
 }
 
-tn_status tn_peft_select(const tn_decoder *model, const tn_peft_config *config, const tn_peft_method *method, bool *selected) {
+tn_status tn_peft_select(const tn_decoder *model, const tn_peft_config *config, const tn_peft_method *method,
+                         bool *selected) {
     int64_t count = 0;
     tn_status status = TN_OK;
     bool *used = tn_calloc(config->target_modules.count + 1, 1);
@@ -108,7 +110,8 @@ tn_status tn_peft_select(const tn_decoder *model, const tn_peft_config *config, 
         const tn_module *module = &model->modules[i];
         TN_TRY_GOTO(is_selected(config, module, used, &selected[i]));
         if (selected[i] && !method->fits(module)) {
-            status = tn_fail(TN_ERROR_UNSUPPORTED, "target module '%s' is of a kind that %s cannot adapt", module->name, method->name);
+            status = tn_fail(TN_ERROR_UNSUPPORTED, "target module '%s' is of a kind that %s cannot adapt", module->name,
+                             method->name);
             goto fail;
         }
         count += selected[i];
@@ -120,7 +123,8 @@ tn_status tn_peft_select(const tn_decoder *model, const tn_peft_config *config, 
         }
     }
     if (count == 0 && !config->token_rows_count && !config->modules_to_save.count)
-        status = config->layers_count ? tn_fail(TN_ERROR_ARGUMENT, "no target module lies in the chosen layers; the model has layers 0 to %lld",
+        status = config->layers_count ? tn_fail(TN_ERROR_ARGUMENT,
+                                                "no target module lies in the chosen layers; the model has layers 0 to %lld",
                                                 (long long)model->layer_count - 1)
                                       : fail_unmatched(model, config->target_regex ? config->target_regex : "(none given)");
 fail:

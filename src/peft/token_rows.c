@@ -3,15 +3,16 @@
 
 #include <string.h>
 
-static tn_var *token_rows_linear(const tn_forward *forward, const tn_slot *base, const tn_module *module, tn_var *x, tn_var *y) {
+static tn_var *token_rows_linear(const tn_forward *forward, const tn_slot *base, const tn_module *module, tn_var *x,
+                                 tn_var *y) {
     const tn_token_rows_slot *slot = (const tn_token_rows_slot *)base;
     (void)module;
     tn_op_replace_logits(forward->tape, y, x, slot->rows, slot->indices);
     return y;
 }
 
-static tn_var *token_rows_embedding(const tn_forward *forward, const tn_slot *base, const tn_module *module, const int32_t *ids,
-                                    tn_var *y) {
+static tn_var *token_rows_embedding(const tn_forward *forward, const tn_slot *base, const tn_module *module,
+                                    const int32_t *ids, tn_var *y) {
     const tn_token_rows_slot *slot = (const tn_token_rows_slot *)base;
     (void)module;
     tn_op_replace_embeddings(forward->tape, y, ids, slot->rows, slot->indices);

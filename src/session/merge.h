@@ -4,9 +4,10 @@
 
 #include "session/session.h"
 
-/* Writes the model with its adapter merged in (direction +1) or taken out (-1) into `dir`, with config.json and the tokenizer's
- * files. report (may be NULL) gets the modules and the largest rounding; its logit_difference is 0. */
-tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const char *dtype, int direction, tn_merge_report *report);
+/* Writes the model with its adapter merged in (direction +1) or taken out (-1) into `dir`, with config.json and the
+ * tokenizer's files. report (may be NULL) gets the modules and the largest rounding; its logit_difference is 0. */
+tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const char *dtype, int direction,
+                                      tn_merge_report *report);
 
 /* Copies tokenizer, chat template and generation configuration beside a saved model. */
 tn_status tn_session_copy_words(const tn_model *model, const char *dir);
@@ -18,8 +19,8 @@ typedef struct tn_merged {
     int64_t bytes;
 } tn_merged;
 
-/* Replaces the weights of all adapted modules by merged f32 ones and lets the adapter's slots rest. Until it is undone the adapter
- * must stay as it is. */
+/* Replaces the weights of all adapted modules by merged f32 ones and lets the adapter's slots rest. Until it is undone the
+ * adapter must stay as it is. */
 tn_status tn_session_merge_in_memory(tn_model *model, tn_merged *out);
 
 /* Undoes it, the adapter being on afterwards; fine when nothing was merged. */

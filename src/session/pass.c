@@ -19,13 +19,13 @@ void tn_pass_from_batch(const tn_batch *batch, tn_span *spans, tn_pass *pass) {
                       .labelled = batch->labelled};
 }
 
-void tn_pass_loss(tn_model *model, const tn_forward *forward, const tn_pass *pass, tn_checkpointing checkpointing, float grad_scale,
-                  float *losses, uint8_t *correct) {
+void tn_pass_loss(tn_model *model, const tn_forward *forward, const tn_pass *pass, tn_checkpointing checkpointing,
+                  float grad_scale, float *losses, uint8_t *correct) {
     tn_tape *tape = forward->tape;
     tn_var *hidden = tn_decoder_hidden(model->decoder, forward, &pass->tokens, checkpointing);
     tn_decoder_head head = {model->decoder, forward};
-    tn_op_head_loss(tape, hidden, tn_decoder_logits, &head, model->decoder->config.vocab_size, pass->label_rows, pass->label_ids,
-                    pass->labelled, grad_scale, losses, correct);
+    tn_op_head_loss(tape, hidden, tn_decoder_logits, &head, model->decoder->config.vocab_size, pass->label_rows,
+                    pass->label_ids, pass->labelled, grad_scale, losses, correct);
     tn_drop(tape, hidden);
     if (tape->recording)
         tn_tape_backward(tape);
@@ -41,7 +41,8 @@ tn_status tn_pass_rehearse(tn_model *model, const int64_t *starts, int64_t seque
     if (status == TN_OK) {
         for (int64_t i = 0; i < sequences; i++)
             spans[i] = (tn_span){starts[i], starts[i + 1] - starts[i], starts[i], starts[i + 1] - starts[i]};
-        tn_pass pass = {.tokens = {.count = starts[sequences], .spans = spans, .span_count = sequences}, .labelled = labelled};
+        tn_pass pass = {.tokens = {.count = starts[sequences], .spans = spans, .span_count = sequences},
+                        .labelled = labelled};
         tn_forward forward = {.tape = &tape, .training = recording};
         tape.recording = recording;
         tn_pass_loss(model, &forward, &pass, checkpointing, 1, NULL, NULL);

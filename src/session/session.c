@@ -97,10 +97,12 @@ void tn_model_describe(const tn_model *model, tn_model_info *out) {
 static tn_status need_tokenizer(const tn_model *model) {
     if (model->tokenizer)
         return TN_OK;
-    return tn_fail(TN_ERROR_UNSUPPORTED, "%s holds no tokenizer.json, so text cannot be turned into tokens", model->decoder->dir);
+    return tn_fail(TN_ERROR_UNSUPPORTED, "%s holds no tokenizer.json, so text cannot be turned into tokens",
+                   model->decoder->dir);
 }
 
-tn_status tn_model_encode(const tn_model *model, const char *text, size_t length, bool add_special, int32_t **ids, size_t *count) {
+tn_status tn_model_encode(const tn_model *model, const char *text, size_t length, bool add_special, int32_t **ids,
+                          size_t *count) {
     tn_ids list = {0};
     *ids = NULL;
     *count = 0;
@@ -213,9 +215,11 @@ static tn_status config_of_options(const tn_adapter_options *o, tn_peft_config *
     if (o->modules_to_save)
         TN_TRY(parse_names(config, o->modules_to_save, &config->modules_to_save));
     if (o->rank_pattern)
-        TN_TRY(tn_peft_config_set_pattern(config, o->rank_pattern, "rank-pattern", &config->rank_pattern, &config->rank_pattern_count));
+        TN_TRY(tn_peft_config_set_pattern(config, o->rank_pattern, "rank-pattern", &config->rank_pattern,
+                                          &config->rank_pattern_count));
     if (o->alpha_pattern)
-        TN_TRY(tn_peft_config_set_pattern(config, o->alpha_pattern, "alpha-pattern", &config->alpha_pattern, &config->alpha_pattern_count));
+        TN_TRY(tn_peft_config_set_pattern(config, o->alpha_pattern, "alpha-pattern", &config->alpha_pattern,
+                                          &config->alpha_pattern_count));
     if (o->layers)
         TN_TRY(parse_layers(config, o->layers, "layers", &config->layers, &config->layers_count));
     if (o->token_indices) {

@@ -31,8 +31,8 @@ void tn_pass_from_batch(const tn_batch *batch, tn_span *spans, tn_pass *pass);
 
 /* Hidden states and loss of one pass on an empty tape. losses and correct [labelled]; with tape->recording the gradients of
  * grad_scale * sum(losses) are added to the adapter's store. */
-void tn_pass_loss(tn_model *model, const tn_forward *forward, const tn_pass *pass, tn_checkpointing checkpointing, float grad_scale,
-                  float *losses, uint8_t *correct);
+void tn_pass_loss(tn_model *model, const tn_forward *forward, const tn_pass *pass, tn_checkpointing checkpointing,
+                  float grad_scale, float *losses, uint8_t *correct);
 
 /* What a pass of given sizes needs: bytes of the tape's heap and FLOPs, by rehearsal. One sequence length per sequence. */
 typedef struct tn_pass_cost {
@@ -42,8 +42,8 @@ typedef struct tn_pass_cost {
 tn_status tn_pass_rehearse(tn_model *model, const int64_t *starts, int64_t sequences, int64_t labelled, bool recording,
                            tn_checkpointing checkpointing, tn_pass_cost *out);
 
-/* Logits [count, V] of the given positions of one pass without gradients. `rows` NULL: all positions, in order. Written piece by
- * piece through `sink`; a failing sink ends the pass. */
+/* Logits [count, V] of the given positions of one pass without gradients. `rows` NULL: all positions, in order. Written
+ * piece by piece through `sink`; a failing sink ends the pass. */
 typedef tn_status (*tn_logits_sink)(void *cookie, int64_t first_row, int64_t rows, const float *logits);
 tn_status tn_pass_logits(tn_model *model, tn_tape *tape, const tn_tokens *tokens, const int32_t *rows, int64_t count,
                          tn_logits_sink sink, void *cookie);

@@ -8,9 +8,10 @@
 #include "base/memory.h"
 #include "base/rng.h"
 
-extern void sgesdd_(const char *job, const int *m, const int *n, float *a, const int *lda, float *s, float *u, const int *ldu, float *vt,
-                    const int *ldvt, float *work, const int *lwork, int *iwork, int *info);
-extern void sgeqrf_(const int *m, const int *n, float *a, const int *lda, float *tau, float *work, const int *lwork, int *info);
+extern void sgesdd_(const char *job, const int *m, const int *n, float *a, const int *lda, float *s, float *u,
+                    const int *ldu, float *vt, const int *ldvt, float *work, const int *lwork, int *iwork, int *info);
+extern void sgeqrf_(const int *m, const int *n, float *a, const int *lda, float *tau, float *work, const int *lwork,
+                    int *info);
 extern void sorgqr_(const int *m, const int *n, const int *k, float *a, const int *lda, const float *tau, float *work,
                     const int *lwork, int *info);
 
@@ -42,8 +43,8 @@ tn_status tn_svd(const float *a, int64_t m, int64_t n, float *u, float *s, float
     /* column-major U of A^T is [n, k], whose bytes are row-major V^T [k, n]; likewise for the other side */
     sgesdd_("S", &rows, &cols, copy, &rows, s, vt, &rows, u, &k, work, &length, integers, &info);
     if (info != 0)
-        status = tn_fail(TN_ERROR_NUMERIC, "the singular value decomposition of a %lld x %lld weight did not converge", (long long)m,
-                         (long long)n);
+        status = tn_fail(TN_ERROR_NUMERIC, "the singular value decomposition of a %lld x %lld weight did not converge",
+                         (long long)m, (long long)n);
 fail:
     tn_free(work);
     tn_free(integers);
@@ -75,7 +76,8 @@ tn_status tn_qr(const float *a, int64_t m, int64_t n, float *q, float *r) {
     if (info == 0)
         sorgqr_(&rows, &k, &k, columns, &rows, tau, work, &length, &info);
     if (info != 0)
-        status = tn_fail(TN_ERROR_NUMERIC, "the QR decomposition of a %lld x %lld weight failed", (long long)m, (long long)n);
+        status =
+            tn_fail(TN_ERROR_NUMERIC, "the QR decomposition of a %lld x %lld weight failed", (long long)m, (long long)n);
     else
         transpose(q, columns, k, m);
 fail:
@@ -98,8 +100,8 @@ static void multiply(float *c, const float *a, const float *b, int64_t m, int64_
 }
 
 /* Y = A G, then A (A^T Q) `iterations` times with QR between; the SVD of the small Q^T A gives the rest. */
-tn_status tn_svd_randomised(const float *a, int64_t m, int64_t n, int64_t rank, int iterations, uint64_t seed, float *u, float *s,
-                            float *vt) {
+tn_status tn_svd_randomised(const float *a, int64_t m, int64_t n, int64_t rank, int iterations, uint64_t seed, float *u,
+                            float *s, float *vt) {
     TN_TRY(check_sizes(m, n));
     int64_t k = rank;
     tn_status status = TN_OK;

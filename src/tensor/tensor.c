@@ -10,9 +10,9 @@ static const struct {
     int size;
     bool is_float;
 } dtypes[TN_DTYPE_COUNT] = {
-    [TN_DTYPE_F32] = {"F32", 4, true},   [TN_DTYPE_F16] = {"F16", 2, true},  [TN_DTYPE_BF16] = {"BF16", 2, true},
-    [TN_DTYPE_F64] = {"F64", 8, true},   [TN_DTYPE_I64] = {"I64", 8, false}, [TN_DTYPE_I32] = {"I32", 4, false},
-    [TN_DTYPE_I16] = {"I16", 2, false},  [TN_DTYPE_I8] = {"I8", 1, false},   [TN_DTYPE_U8] = {"U8", 1, false},
+    [TN_DTYPE_F32] = {"F32", 4, true},    [TN_DTYPE_F16] = {"F16", 2, true},  [TN_DTYPE_BF16] = {"BF16", 2, true},
+    [TN_DTYPE_F64] = {"F64", 8, true},    [TN_DTYPE_I64] = {"I64", 8, false}, [TN_DTYPE_I32] = {"I32", 4, false},
+    [TN_DTYPE_I16] = {"I16", 2, false},   [TN_DTYPE_I8] = {"I8", 1, false},   [TN_DTYPE_U8] = {"U8", 1, false},
     [TN_DTYPE_BOOL] = {"BOOL", 1, false},
 };
 
@@ -154,21 +154,22 @@ void tn_convert_from_f32(void *out, tn_dtype dtype, const float *in, int64_t cou
     }
 }
 
-/* Exponent bits all ones mean NaN or infinity. A block is looked at as a whole first, which the compiler makes a vector loop. */
+/* Exponent bits all ones mean NaN or infinity. A block is looked at as a whole first, which the compiler makes a vector
+ * loop. */
 enum { SCAN_BLOCK = 4096 };
 
-#define DEFINE_SCAN(name, type, mask)                                                     \
-    static int64_t name(const type *bits, int64_t count) {                                \
-        for (int64_t at = 0; at < count; at += SCAN_BLOCK) {                              \
-            int64_t end = count - at < SCAN_BLOCK ? count : at + SCAN_BLOCK;              \
-            int bad = 0;                                                                  \
-            for (int64_t i = at; i < end; i++)                                            \
-                bad |= (bits[i] & (mask)) == (mask);                                      \
-            for (int64_t i = at; bad && i < end; i++)                                     \
-                if ((bits[i] & (mask)) == (mask))                                         \
-                    return i;                                                             \
-        }                                                                                 \
-        return -1;                                                                        \
+#define DEFINE_SCAN(name, type, mask)                                                                                       \
+    static int64_t name(const type *bits, int64_t count) {                                                                  \
+        for (int64_t at = 0; at < count; at += SCAN_BLOCK) {                                                                \
+            int64_t end = count - at < SCAN_BLOCK ? count : at + SCAN_BLOCK;                                                \
+            int bad = 0;                                                                                                    \
+            for (int64_t i = at; i < end; i++)                                                                              \
+                bad |= (bits[i] & (mask)) == (mask);                                                                        \
+            for (int64_t i = at; bad && i < end; i++)                                                                       \
+                if ((bits[i] & (mask)) == (mask))                                                                           \
+                    return i;                                                                                               \
+        }                                                                                                                   \
+        return -1;                                                                                                          \
     }
 DEFINE_SCAN(scan_f16, uint16_t, 0x7c00u)
 DEFINE_SCAN(scan_bf16, uint16_t, 0x7f80u)

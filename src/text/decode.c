@@ -318,7 +318,8 @@ static tn_status run_step(const chain *c, int index, const char *token, size_t l
     return transform(c, index, token, length, !step->fused);
 }
 
-tn_status tn_text_decoder_push(const tn_text_decoder *decoder, tn_decode_state *state, const char *token, size_t length, tn_buf *out) {
+tn_status tn_text_decoder_push(const tn_text_decoder *decoder, tn_decode_state *state, const char *token, size_t length,
+                               tn_buf *out) {
     chain c = {decoder, state, out};
     return run_step(&c, 0, token, length);
 }

@@ -54,7 +54,8 @@ typedef struct tn_decode_state {
 } tn_decode_state;
 
 /* Appends what became certain with this token, and at the end the rest. */
-tn_status tn_text_decoder_push(const tn_text_decoder *decoder, tn_decode_state *state, const char *token, size_t length, tn_buf *out);
+tn_status tn_text_decoder_push(const tn_text_decoder *decoder, tn_decode_state *state, const char *token, size_t length,
+                               tn_buf *out);
 tn_status tn_text_decoder_finish(const tn_text_decoder *decoder, tn_decode_state *state, tn_buf *out);
 void tn_decode_state_free(tn_decode_state *state);
 

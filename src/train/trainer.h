@@ -28,13 +28,15 @@ typedef struct tn_trainer {
 } tn_trainer;
 
 /* Checks model and options. Free with tn_trainer_free also after a failure. */
-tn_status tn_trainer_init(tn_trainer *trainer, tn_model *model, const tn_train_options *options, const tn_train_callbacks *callbacks);
+tn_status tn_trainer_init(tn_trainer *trainer, tn_model *model, const tn_train_options *options,
+                          const tn_train_callbacks *callbacks);
 
 /* Reads the data, fixes their order and the number of steps. */
 tn_status tn_trainer_load(tn_trainer *trainer);
 void tn_trainer_free(tn_trainer *trainer);
 
-/* Rehearses the largest passes, decides activation checkpointing, fills the plan (`calibrate`: measures the machine briefly). */
+/* Rehearses the largest passes, decides activation checkpointing, fills the plan (`calibrate`: measures the machine
+ * briefly). */
 tn_status tn_trainer_plan(tn_trainer *trainer, bool calibrate, tn_train_plan *plan);
 
 /* Mean loss over the validation set; an error when it is not finite. */
@@ -56,7 +58,7 @@ tn_status tn_metrics_sync(tn_metrics *metrics, int64_t *bytes);
 void tn_metrics_free(tn_metrics *metrics);
 
 /* out/report.html */
-tn_status tn_metrics_report(const tn_metrics *metrics, const char *out_dir, const tn_train_plan *plan, const tn_train_result *result,
-                            const char *model_dir);
+tn_status tn_metrics_report(const tn_metrics *metrics, const char *out_dir, const tn_train_plan *plan,
+                            const tn_train_result *result, const char *model_dir);
 
 #endif

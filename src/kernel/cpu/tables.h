@@ -11,18 +11,20 @@ void tn_gemm_reference(float *c, int64_t ldc, tn_operand a, tn_operand b, float 
                        int64_t k);
 
 /* Kernels that only move rows and columns by index: plain loops shared by all tables. */
-void tn_gather_columns(float *out, const int32_t *ids, const float *table, int64_t rows, int64_t table_rows, int64_t table_cols);
-void tn_scatter_columns(float *table, const int32_t *ids, const float *in, int64_t rows, int64_t table_rows, int64_t table_cols);
-void tn_replace_rows(float *y, const int32_t *ids, const float *replacement, const int32_t *indices, int64_t rows, int64_t cols,
-                     int64_t count);
-void tn_replace_rows_backward(float *dreplacement, float *dy, const int32_t *ids, const int32_t *indices, int64_t rows, int64_t cols,
-                              int64_t count);
+void tn_gather_columns(float *out, const int32_t *ids, const float *table, int64_t rows, int64_t table_rows,
+                       int64_t table_cols);
+void tn_scatter_columns(float *table, const int32_t *ids, const float *in, int64_t rows, int64_t table_rows,
+                        int64_t table_cols);
+void tn_replace_rows(float *y, const int32_t *ids, const float *replacement, const int32_t *indices, int64_t rows,
+                     int64_t cols, int64_t count);
+void tn_replace_rows_backward(float *dreplacement, float *dy, const int32_t *ids, const int32_t *indices, int64_t rows,
+                              int64_t cols, int64_t count);
 void tn_put_columns(float *y, const int32_t *indices, const float *in, int64_t rows, int64_t count, int64_t cols);
 void tn_gather_columns_and_clear(float *out, const int32_t *indices, float *y, int64_t rows, int64_t count, int64_t cols);
 
-#define TN_INDEXED_KERNELS                                                                                                    \
-    .gather_columns = tn_gather_columns, .scatter_columns = tn_scatter_columns, .replace_rows = tn_replace_rows,              \
-    .replace_rows_backward = tn_replace_rows_backward, .put_columns = tn_put_columns,                                         \
+#define TN_INDEXED_KERNELS                                                                                                  \
+    .gather_columns = tn_gather_columns, .scatter_columns = tn_scatter_columns, .replace_rows = tn_replace_rows,            \
+    .replace_rows_backward = tn_replace_rows_backward, .put_columns = tn_put_columns,                                       \
     .gather_columns_and_clear = tn_gather_columns_and_clear
 
 extern const tn_kernels tn_kernels_reference;
