@@ -8,7 +8,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 "$build/assets/tenon-make-data" corpus --seed 1 --bytes 6000000 --out "$work/corpus"
-"$build/assets/tenon-make-data" sql --seed 1 --train 4000 --valid 200 --test 200 --out "$out/sql"
+"$build/assets/tenon-make-data" sql --seed 1 --train 6000 --valid 200 --test 200 --out "$out/sql"
 "$build/tenon" train-tokenizer --data "$work/corpus/corpus.jsonl" --vocab-size 1536 --out "$work/start"
 cp assets/base-model.json "$work/start/config.json"
 "$build/tenon" train --model "$work/start" --init random --method full --data "$work/corpus/corpus.jsonl" --out "$work/trained" \
