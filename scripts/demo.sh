@@ -30,4 +30,8 @@ printf 'adapter (Hugging Face PEFT)  %s/adapter\n' "$out"
 printf 'loss curves                  %s/adapter/report.html\n' "$out"
 printf 'merged checkpoint            %s/merged\n' "$out"
 printf 'try it                       %s generate --model %s --adapter %s/adapter \\\n' "$tenon" "$model" "$out"
-printf "                               --prompt X\n"
+cat <<'EOF'
+                               --prompt 'Table: boats (name, city, price)
+Question: Which boats are in Oslo?
+SQL:'
+EOF
