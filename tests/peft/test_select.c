@@ -116,10 +116,10 @@ static void layers_to_transform_limit_the_selection(void **state) {
                    "0.self_attn.q_proj");
     assert_selects("\"target_modules\": [\"q_proj\", \"lm_head\"], \"layers_to_transform\": [0]", "0.self_attn.q_proj");
     assert_fails(select_names("\"target_modules\": [\"q_proj\"], \"layers_to_transform\": [7]", names), TN_ERROR_ARGUMENT,
-                 "matches nothing");
+                 "no target module lies in the chosen layers");
     assert_fails(
         select_names("\"target_modules\": [\"q_proj\"], \"layers_to_transform\": [0], \"layers_pattern\": [\"h\"]", names),
-        TN_ERROR_ARGUMENT, "matches nothing");
+        TN_ERROR_ARGUMENT, "no target module lies in the chosen layers");
 }
 
 static void near_names_are_suggested(void **state) {
