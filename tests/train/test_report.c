@@ -265,40 +265,6 @@ static void progress_line_gives_way_to_the_width(void **state) {
     assert_int_equal(length, strlen(line));
 }
 
-/* With TENON_REPORT_OUT set, a page to be looked at. */
-static void page_can_be_looked_at(void **state) {
-    (void)state;
-    const char *path = getenv("TENON_REPORT_OUT");
-    FILE *file = path ? fopen(path, "w") : NULL;
-    if (!file)
-        skip();
-    static double rate[3000], norm[3000];
-    for (int i = 0; i < 3000; i++) {
-        steps[i] = i + 1;
-        values[i] = 0.9 + 1.8 * exp(-i / 500.0) + 0.1 * sin(i * 1.3) + 0.05 * cos(i * 7.1);
-        rate[i] = i < 100 ? 2e-4 * i / 100 : 1e-4 * (1 + cos((i - 100) / 2900.0 * 3.14159));
-        norm[i] = 0.4 + 0.3 * fabs(sin(i * 0.9)) + (i == 1700 ? 4 : 0);
-    }
-    const double valid_steps[] = {500, 1000, 1500, 2000, 2500, 3000}, valid[] = {1.7, 1.3, 1.15, 1.1, 1.09, 1.1};
-    const tn_series loss[] = {{"training", steps, values, 3000}, {"validation", valid_steps, valid, 6}};
-    const tn_series rates[] = {{"learning rate", steps, rate, 3000}}, norms[] = {{"gradient norm", steps, norm, 3000}};
-    const tn_plot plots[] = {
-        {"Loss", loss, 2}, {"Learning rate", rates, 1}, {"Gradient norm", norms, 1}, {"Nothing", NULL, 0}};
-    const tn_report_row rows[] = {{"Base model", "SmolLM2-135M"},
-                                  {"Adapter", "LoRA, rank 8, alpha 16, q_proj and v_proj"},
-                                  {"Final loss", "0.93 (training), 1.10 (validation)"},
-                                  {"Time", "12:05 at 1234 tok/s"}};
-    const struct tn_report report = {"Fine-tuning run", rows, 4, plots, 4};
-    tn_buf page = {0};
-    assert_int_equal(tn_report_html(&page, &report), TN_OK);
-    assert_int_equal(fwrite(page.data, 1, page.length, file), page.length);
-    assert_int_equal(fclose(file), 0);
-    tn_buf_clear(&page);
-    tn_curve_draw(&page, steps, values, 3000, valid_steps, valid, 6, 80, 18, true);
-    fputs(page.data, stderr);
-    tn_buf_free(&page);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(report_draws_every_point_of_a_short_series),
@@ -312,7 +278,6 @@ int main(void) {
         cmocka_unit_test(curve_takes_anything),
         cmocka_unit_test(ticks_are_round_and_inside),
         cmocka_unit_test(progress_line_gives_way_to_the_width),
-        cmocka_unit_test(page_can_be_looked_at),
     };
     return cmocka_run_group_tests_name("report", tests, NULL, NULL);
 }
