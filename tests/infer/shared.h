@@ -1,4 +1,5 @@
-/* Finding the shared test data: below $TENON_SHARED, or ../shared beside the source. */
+/* Finding test data: the bundled model and golden cases in the repository, other data below $TENON_SHARED, or ../shared
+ * beside the source. */
 #ifndef TN_TESTS_INFER_SHARED_H
 #define TN_TESTS_INFER_SHARED_H
 
@@ -15,12 +16,18 @@
 
 #define STORIES "data/models/stories260K" /* a real language model with 260 thousand weights and 512 tokens */
 
-/* The path of `name` among the shared data; the test is skipped where that is not. */
+#define BUNDLED "assets/base-model"
+
+/* The path of `name` in the repository or among the shared data; the test is skipped where it is in neither. */
 static inline const char *shared(const char *name, char path[TN_PATH_MAX]) {
     const char *dir = getenv("TENON_SHARED");
-    snprintf(path, TN_PATH_MAX, "%s/%s", dir ? dir : TENON_SOURCE_ROOT "/../shared", name);
-    if (!tn_path_exists(path))
-        skip();
+    const char *const roots[] = {TENON_SOURCE_ROOT, TENON_SOURCE_ROOT "/tests", dir ? dir : TENON_SOURCE_ROOT "/../shared"};
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, TN_PATH_MAX, "%s/%s", roots[i], name);
+        if (tn_path_exists(path))
+            return path;
+    }
+    skip();
     return path;
 }
 

@@ -288,7 +288,7 @@ static bool equals_first(void *cookie, size_t index, const tn_generate_result *r
 
 static void sampling_repeats_with_its_seed_alone_and_in_a_batch(void **state) {
     (void)state;
-    tn_model *model = load_shared(STORIES);
+    tn_model *model = load_shared(BUNDLED);
     const int32_t ids[] = {1, 403, 407, 261, 378};
     tn_generate_options options;
     tn_generate_result first, again, other;
@@ -315,7 +315,7 @@ static void sampling_repeats_with_its_seed_alone_and_in_a_batch(void **state) {
 
 static void generation_stops_where_positions_end(void **state) {
     (void)state;
-    tn_model *model = load_shared(STORIES);
+    tn_model *model = load_shared(BUNDLED);
     int32_t ids[513];
     tn_generate_options options;
     tn_generate_result result;

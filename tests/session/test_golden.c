@@ -51,6 +51,7 @@ static const char *const cases[] = {
     "train_lora_bias_embed",
     "train_lora_constant",
     "train_lora_qwen2",
+    "train_loraplus",
     "train_rslora",
 };
 enum { CASE_COUNT = sizeof cases / sizeof *cases };
