@@ -186,8 +186,8 @@ const tn_command tn_command_chat = {
     .name = "chat",
     .summary = "talk with a chat model",
     .description =
-        "Reads messages from the terminal, one per line, and streams the model's answers, formatted by the model's own chat "
-        "template. The whole conversation is kept, until /reset.\n\n"
+        "Reads messages from the terminal, one per line, and streams the model's answers, formatted by the model's own "
+        "chat template. The whole conversation is kept, until /reset.\n\n"
         "Ctrl-C stops the answer, /exit or Ctrl-D ends. When standard input is no terminal, its lines are the messages and "
         "standard output holds the answers alone.",
     .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, model)},

@@ -236,11 +236,9 @@ const tn_command tn_command_eval = {
     .summary = "measure a model on a data set",
     .description =
         "Loss is the mean cross-entropy of the tokens that training would learn from (completions and answers, or all of a "
-        "plain "
-        "text), perplexity its exponential, accuracy the share of these tokens that the model finds most likely.\n\n"
+        "plain text), perplexity its exponential, accuracy the share of these tokens that the model finds most likely.\n\n"
         "With --generate each completion is also generated greedily from its prompt; it matches when it equals the data's "
-        "but "
-        "for blanks at both ends.",
+        "but for blanks at both ends.",
     .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, model)},
                                         {tn_cli_adapter_options, offsetof(config, model)},
                                         {options, 0},

@@ -45,8 +45,8 @@ const tn_command tn_command_forward = {
     .name = "forward",
     .summary = "write logits, loss and gradients of given token ids",
     .description =
-        "Runs the model on the token ids of a safetensors file and writes what comes out into another, so that results "
-        "can be compared with other frameworks tensor by tensor.\n\n"
+        "Runs the model on the token ids of a safetensors file and writes what comes out into another, so that results can "
+        "be compared with other frameworks tensor by tensor.\n\n"
         "The loss is the mean cross-entropy of labels[:, 1:] under logits[:, :-1] over labels that are not -100.",
     .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, model)},
                                         {tn_cli_adapter_options, offsetof(config, model)},

@@ -270,12 +270,10 @@ const tn_command tn_command_generate = {
     .name = "generate",
     .summary = "continue a prompt, or many",
     .description =
-        "Writes what the model makes of a prompt to standard output as it comes, and nothing else; everything said about it "
-        "goes "
-        "to standard error.\n\n"
-        "With --prompts, many prompts are worked on together, several times faster than one by one, and each gives one line "
-        "of "
-        "JSON in the order of the file. Generation ends at the model's end-of-text tokens, at a --stop text, after "
+        "Writes what the model makes of a prompt to standard output as it comes, and nothing else; everything said about "
+        "it goes to standard error.\n\n"
+        "With --prompts, many prompts are worked on together, several times faster than one by one, and each gives one "
+        "line of JSON in the order of the file. Generation ends at the model's end-of-text tokens, at a --stop text, after "
         "--max-tokens, or where the model's positions end.",
     .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, model)},
                                         {tn_cli_adapter_options, offsetof(config, model)},

@@ -206,10 +206,9 @@ const tn_command tn_command_inspect = {
     .name = "inspect",
     .summary = "say what a model, adapter, data set or file is and holds",
     .description = "Describes a path without running anything: model folders (family, sizes, types, tokenizer), adapter "
-                   "folders of PEFT with any "
-                   "method and of mlx-lm (settings, scaling, and whether this build can apply them), safetensors files, "
-                   "data sets (kinds and "
-                   "lengths of rows), folders of runs (losses, checkpoints) and tokenizers.\n\n"
+                   "folders of PEFT with any method and of mlx-lm (settings, scaling, and whether this build can apply "
+                   "them), safetensors files, data sets (kinds and lengths of rows), folders of runs (losses, checkpoints) "
+                   "and tokenizers.\n\n"
                    "With --verify every value is read, and the exit code is 1 when one is NaN or infinite or when a model "
                    "does not load.",
     .tables = (const tn_option_table[]){{options, 0}, {0}},

@@ -70,11 +70,9 @@ const tn_command tn_command_merge = {
     .description =
         "Adds the adapter to the base's weights and writes a full checkpoint, in as many shards as the base has, with its "
         "config.json and tokenizer, that loads everywhere without the adapter. Sums are in f32 and rounded once to the "
-        "stored "
-        "type.\n\n"
+        "stored type.\n\n"
         "What was written is read back and compared with base and adapter on a probe. An output head that shares the "
-        "embedding's "
-        "weight gets one of its own when the adapter changes only one of the two.",
+        "embedding's weight gets one of its own when the adapter changes only one of the two.",
     .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, model)}, {options, 0}, {0}},
     .config_size = sizeof(config),
     .examples = (const tn_example[]){{"tenon merge --model base --adapter out --out merged", "in the base's own types"},

@@ -42,8 +42,7 @@ const tn_command tn_command_plan = {
     .description =
         "Takes the options of train and says, without training: what would be trained, how much memory each part needs, "
         "how many FLOPs a step takes and about how long the run would be. The figures come from a rehearsal of the run's "
-        "own "
-        "largest step.",
+        "own largest step.",
     .tables = tn_cli_train_tables,
     .config_size = sizeof(tn_cli_train),
     .examples = (const tn_example[]){{"tenon plan --model base --data train.jsonl --rank 16", "before a run of train"}, {0}},

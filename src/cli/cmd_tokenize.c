@@ -206,8 +206,8 @@ const tn_command tn_command_tokenize = {
     .name = "tokenize",
     .summary = "turn text into token ids, or ids into text",
     .description =
-        "Reads one JSON object such as {\"text\": \"...\"} per line of standard input and prints the ids of its text as one "
-        "JSON array per line. With --decode it is the other way round. Each line is answered before the next is read; "
+        "Reads one JSON object such as {\"text\": \"...\"} per line of standard input and prints the ids of its text as "
+        "one JSON array per line. With --decode it is the other way round. Each line is answered before the next is read; "
         "blank lines are skipped.",
     .tables = (const tn_option_table[]){{options, 0}, {0}},
     .config_size = sizeof(config),

@@ -148,12 +148,10 @@ const tn_command tn_command_train = {
     .summary = "fine-tune a model on JSON lines",
     .description =
         "Fits a LoRA adapter to a pretrained model (or trains all of it with --method full) and writes the adapter in the "
-        "files of "
-        "Hugging Face PEFT, with metrics.jsonl, report.html and checkpoints.\n\n"
+        "files of Hugging Face PEFT, with metrics.jsonl, report.html and checkpoints.\n\n"
         "Each line of the data is a JSON object with one of these sets of fields: text; prompt and completion; messages "
-        "(role, content); "
-        "instruction, input and output; input_ids and labels. The loss is on completions and assistant turns unless "
-        "--train-on-prompt.\n\n"
+        "(role, content); instruction, input and output; input_ids and labels. The loss is on completions and assistant "
+        "turns unless --train-on-prompt.\n\n"
         "Ctrl-C saves a checkpoint and stops; the same command with --resume goes on and ends in the same bytes.",
     .tables = tn_cli_train_tables,
     .config_size = sizeof(tn_cli_train),

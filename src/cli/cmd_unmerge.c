@@ -72,15 +72,13 @@ static int run(const tn_invocation *call) {
 const tn_command tn_command_unmerge = {
     .name = "unmerge",
     .summary = "take an adapter out of a merged checkpoint",
-    .description = "The reverse of `tenon merge`: subtracts the adapter from the weights that it was merged into and writes "
-                   "the base again.\n\n"
+    .description = "The reverse of `tenon merge`: subtracts the adapter from the weights that it was merged into and "
+                   "writes the base again.\n\n"
                    "The base comes back as exactly as the stored type allows: what merging rounded away is lost, and the "
-                   "report says how much "
-                   "that is at most. Weights that the adapter replaced as a whole (modules_to_save, trained biases, trained "
-                   "token rows) cannot "
-                   "be restored; such adapters are refused. An adapter on the embedding or the output head that PEFT wrote "
-                   "holds a copy of the "
-                   "base's weight, which the merged one cannot match: give --allow-partial.",
+                   "report says how much that is at most. Weights that the adapter replaced as a whole (modules_to_save, "
+                   "trained biases, trained token rows) cannot be restored; such adapters are refused. An adapter on the "
+                   "embedding or the output head that PEFT wrote holds a copy of the base's weight, which the merged one "
+                   "cannot match: give --allow-partial.",
     .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, model)}, {options, 0}, {0}},
     .config_size = sizeof(config),
     .examples =
