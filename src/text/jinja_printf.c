@@ -59,7 +59,8 @@ static void float_digits(char *out, size_t size, double value, const format_spec
         print_double(out, size - 1, 'f', spec->alternate, precision, value * 100);
         strcat(out, "%");
     } else {
-        print_double(out, size, type ? type : 'g', spec->alternate, precision, value);
+        /* n is g by the locale, and to printf something else altogether */
+        print_double(out, size, !type || type == 'n' ? 'g' : type, spec->alternate, precision, value);
         if (!type && !strpbrk(out, ".e"))
             strcat(out, ".0");
     }
