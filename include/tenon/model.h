@@ -86,6 +86,11 @@ TN_API tn_status tn_model_add_adapter(tn_model *model, const tn_adapter_options 
  */
 TN_API tn_status tn_model_load_adapter(tn_model *model, const char *dir, bool trainable, bool allow_partial);
 
+/* PEFT saves the adapter "default" into a folder itself and every other into a subfolder of its name; tn_model_load_adapter
+ * then loads them all, and their updates add. This loads the one of that name ("default", "other"); name NULL: all. */
+TN_API tn_status tn_model_load_named_adapter(tn_model *model, const char *dir, const char *name, bool trainable,
+                                             bool allow_partial);
+
 /* Takes the adapter off and frees it; fine without one. */
 TN_API void tn_model_remove_adapter(tn_model *model);
 
@@ -97,7 +102,8 @@ TN_API tn_status tn_model_save_adapter(const tn_model *model, const char *dir);
 
 /* What the adapter does, measured: proof that it acts. */
 typedef struct tn_adapter_info {
-    int64_t modules;         /* of the base that it changes */
+    int64_t adapters;        /* active at once; 1 unless the folder held several */
+    int64_t modules;         /* of the base that they change */
     int64_t parameters;      /* trained */
     int64_t tensors;         /* read from its file; 0 for a fresh one */
     double change_norm;      /* Frobenius norm of all weight changes */

@@ -29,6 +29,11 @@ const tn_option tn_cli_adapter_options[] = {
      .value_name = "DIR",
      .group = "Model",
      .help = "folder with adapter_config.json and adapter_model.safetensors"},
+    {.name = "adapter-name",
+     .type = TN_OPTION_STRING,
+     TN_FIELD(tn_cli_model, adapter_name),
+     .value_name = "NAME",
+     .help = "of a folder with several adapters only this one, such as default; without it all act at once"},
     {.name = "allow-partial",
      .type = TN_OPTION_BOOL,
      TN_FIELD(tn_cli_model, allow_partial),
@@ -47,6 +52,9 @@ void tn_cli_warn_about_model(const tn_model *model) {
 tn_status tn_cli_prove_adapter(tn_model *model, const char *dir) {
     tn_adapter_info info;
     TN_TRY(tn_model_describe_adapter(model, &info));
+    if (info.adapters > 1)
+        fprintf(stderr, "adapter %s holds %lld adapters, all of them active; --adapter-name chooses one\n", dir,
+                (long long)info.adapters);
     fprintf(stderr,
             "adapter %s: %lld modules changed, |change| %.4g of |weights| %.4g, largest logit difference on a probe %.4g\n",
             dir, (long long)info.modules, info.change_norm, info.base_norm, info.logit_difference);
@@ -61,7 +69,8 @@ tn_status tn_cli_load_model(const tn_cli_model *options, bool trainable, tn_mode
     tn_cli_warn_about_model(*out);
     tn_status status = TN_OK;
     if (options->adapter)
-        status = tn_model_load_adapter(*out, options->adapter, trainable, options->allow_partial);
+        status =
+            tn_model_load_named_adapter(*out, options->adapter, options->adapter_name, trainable, options->allow_partial);
     if (status == TN_OK && options->adapter)
         status = tn_cli_prove_adapter(*out, options->adapter);
     if (status != TN_OK) {

@@ -7,13 +7,13 @@
 #include "base/options.h"
 
 typedef struct tn_cli_model {
-    const char *model, *adapter;
+    const char *model, *adapter, *adapter_name;
     bool allow_partial;
     int threads;
 } tn_cli_model;
 
 extern const tn_option tn_cli_model_options[];   /* --model, --threads */
-extern const tn_option tn_cli_adapter_options[]; /* --adapter, --allow-partial */
+extern const tn_option tn_cli_adapter_options[]; /* --adapter, --adapter-name, --allow-partial */
 
 /* Loads the model and, when one is named, its adapter (trainable: with gradients); one line on stderr proves that the
  * adapter acts. */

@@ -49,8 +49,18 @@ tn_var *tn_op_attention_cached(tn_tape *tape, tn_var *q, const float *k, const f
 /* silu(gate) * up. No later op may read gate or up. */
 tn_var *tn_op_swiglu(tn_tape *tape, tn_var *gate, tn_var *up);
 
-/* In place: y += x. */
-void tn_op_add(tn_tape *tape, tn_var *y, tn_var *x);
+/* In place: y += scale * x. */
+void tn_op_add(tn_tape *tape, tn_var *y, tn_var *x, float scale);
+
+/* y = x W^T with W [O, C] block-diagonal, stored as its blocks below each other: weight [O, C / blocks]. Rows i O / blocks
+ * and on belong to columns i C / blocks and on. */
+tn_var *tn_op_block_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, int64_t blocks);
+
+/* y[t] = x[t] * factors by elements: factors [C]. */
+tn_var *tn_op_scale_columns(tn_tape *tape, tn_var *x, const tn_weight *factors);
+
+/* y[t] = x[t] where keep[t], else 0; keep [T] must stay until backward. */
+tn_var *tn_op_keep_rows(tn_tape *tape, tn_var *x, const bool *keep);
 
 /* x with each element zeroed with probability p and the others scaled by 1 / (1 - p); the mask depends on (seed, stream). */
 tn_var *tn_op_dropout(tn_tape *tape, tn_var *x, float p, uint64_t seed, uint64_t stream);

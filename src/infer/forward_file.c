@@ -118,19 +118,31 @@ static tn_status write_logits(void *cookie, int64_t first_row, int64_t rows, con
     return TN_OK;
 }
 
+/* "grad." and the key in the adapter's file; of a named adapter as PEFT names the parameter: "lora_A.other.weight". */
+static void name_gradient(char *out, size_t size, const tn_adapter *adapter, const char *name) {
+    const char *suffix = strrchr(name, '.');
+    const char *prefix = adapter->method ? "base_model.model." : "";
+    bool has_suffix = suffix && (strcmp(suffix, ".weight") == 0 || strcmp(suffix, ".bias") == 0);
+    int stem = has_suffix ? (int)(suffix - name) : (int)strlen(name);
+    if (adapter->name)
+        snprintf(out, size, "grad.%s%.*s.%s%s", prefix, stem, name, adapter->name, has_suffix ? suffix : "");
+    else
+        snprintf(out, size, "grad.%s%s", prefix, name);
+}
+
 static tn_status declare(tn_safetensors_writer *writer, const tn_model *model, const inputs *in, bool with_grad) {
-    const tn_adapter *adapter = model->adapter;
     char name[640];
     int64_t shape[3] = {in->batch, in->length, model->decoder->config.vocab_size};
     TN_TRY(tn_safetensors_writer_declare(writer, "logits", TN_DTYPE_F32, 3, shape));
     if (in->has_labels)
         TN_TRY(tn_safetensors_writer_declare(writer, "loss", TN_DTYPE_F32, 0, shape));
-    for (int64_t i = 0; with_grad && i < adapter->params.count; i++) {
-        const tn_param *param = &adapter->params.entries[i];
-        snprintf(name, sizeof name, "grad.%s%s", adapter->method ? "base_model.model." : "", param->name);
-        TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, param->weight->tensor.ndim,
-                                             param->weight->tensor.shape));
-    }
+    for (const tn_adapter *adapter = model->adapter; adapter && with_grad; adapter = adapter->next)
+        for (int64_t i = 0; i < adapter->params.count; i++) {
+            const tn_param *param = &adapter->params.entries[i];
+            name_gradient(name, sizeof name, adapter, param->name);
+            TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, param->weight->tensor.ndim,
+                                                 param->weight->tensor.shape));
+        }
     return tn_safetensors_writer_begin(writer);
 }
 
@@ -159,10 +171,11 @@ static tn_status write_loss_and_grads(tn_safetensors_writer *writer, tn_model *m
     TN_TRY(status);
     loss = in->labelled ? (float)(sum / (double)in->labelled) : 0;
     TN_TRY(tn_safetensors_writer_data(writer, &loss, sizeof loss));
-    for (int64_t i = 0; with_grad && i < model->adapter->params.count; i++) {
-        const tn_param *param = &model->adapter->params.entries[i];
-        TN_TRY(tn_safetensors_writer_data(writer, param->weight->grad, param->count * (int64_t)sizeof(float)));
-    }
+    for (const tn_adapter *adapter = model->adapter; adapter && with_grad; adapter = adapter->next)
+        for (int64_t i = 0; i < adapter->params.count; i++) {
+            const tn_param *param = &adapter->params.entries[i];
+            TN_TRY(tn_safetensors_writer_data(writer, param->weight->grad, param->count * (int64_t)sizeof(float)));
+        }
     return TN_OK;
 }
 

@@ -5,6 +5,8 @@
  *     spans      q rows 0..2 with keys 0..6 of sequence a; q rows 3..4 with keys 0..1 of sequence b */
 #include "infer/generator.h"
 
+#include "peft/lora.h"
+
 #include <string.h>
 
 /* Enough for the products to be efficient; activations of longer prompts would only take memory. */
@@ -41,6 +43,7 @@ static void add_tokens(tn_generator *g, int64_t sequence, const int32_t *ids, in
         g->ids[at + i] = ids[i];
         g->positions[at + i] = (int32_t)(length + i);
         g->cache_rows[at + i] = first_row + length + i;
+        g->invoked[at + i] = length + i >= g->invoked_from[sequence];
     }
     g->spans[g->tokens.span_count++] = (tn_span){at, count, first_row, length + count};
     g->tokens.count += count;
@@ -120,13 +123,44 @@ static tn_status allocate_pass(tn_generator *g) {
     g->ids = tn_arena_array(&g->arena, tokens, sizeof *g->ids);
     g->positions = tn_arena_array(&g->arena, tokens, sizeof *g->positions);
     g->cache_rows = tn_arena_array(&g->arena, tokens, sizeof *g->cache_rows);
+    g->invoked = tn_arena_array(&g->arena, tokens, sizeof *g->invoked);
     g->spans = tn_arena_array(&g->arena, count, sizeof *g->spans);
     g->logit_rows = tn_arena_array(&g->arena, count, sizeof *g->logit_rows);
     g->logit_owners = tn_arena_array(&g->arena, count, sizeof *g->logit_owners);
-    if (!g->ids || !g->positions || !g->cache_rows || !g->spans || !g->logit_rows || !g->logit_owners)
+    if (!g->ids || !g->positions || !g->cache_rows || !g->invoked || !g->spans || !g->logit_rows || !g->logit_owners)
         return tn_fail_memory("the generator");
-    g->tokens = (tn_tokens){
-        .ids = g->ids, .positions = g->positions, .spans = g->spans, .cache = &g->cache, .cache_rows = g->cache_rows};
+    g->tokens = (tn_tokens){.ids = g->ids,
+                            .positions = g->positions,
+                            .spans = g->spans,
+                            .cache = &g->cache,
+                            .cache_rows = g->cache_rows,
+                            .invoked = g->invoked};
+    return TN_OK;
+}
+
+/* The position from which on an adapter with invocation tokens acts in each sequence: by its prompt, as in PEFT. */
+static tn_status find_invocations(tn_generator *g) {
+    const tn_peft_config *config = tn_adapter_invocation(g->model->adapter);
+    size_t longest = 0;
+    g->invoked_from = tn_arena_array(&g->arena, (size_t)g->count, sizeof *g->invoked_from);
+    if (!g->invoked_from)
+        return tn_fail_memory("the generator");
+    if (!config)
+        return TN_OK;
+    for (int64_t s = 0; s < g->count; s++)
+        longest = g->prompts[s].count > longest ? g->prompts[s].count : longest;
+    bool *invoked = tn_malloc(longest * sizeof *invoked);
+    if (!invoked)
+        return tn_fail_memory("the generator");
+    for (int64_t s = 0; s < g->count; s++) {
+        const tn_prompt *prompt = &g->prompts[s];
+        tn_lora_mark_invoked(config, prompt->ids, (int64_t)prompt->count, invoked);
+        size_t from = 0;
+        while (from < prompt->count && !invoked[from])
+            from++;
+        g->invoked_from[s] = from < prompt->count ? (int64_t)from : INT64_MAX;
+    }
+    tn_free(invoked);
     return TN_OK;
 }
 
@@ -148,6 +182,7 @@ tn_status tn_generator_init(tn_generator *g, tn_model *model, const tn_prompt *p
     TN_TRY(tn_decoder_prepare(model->decoder, capacity));
     TN_TRY_GOTO(tn_kv_cache_init(&g->cache, model->decoder, count, capacity));
     TN_TRY_GOTO(allocate_pass(g));
+    TN_TRY_GOTO(find_invocations(g));
     TN_TRY_GOTO(plan(g));
     return TN_OK;
 fail:

@@ -17,6 +17,8 @@ typedef struct tn_generator {
     tn_tokens tokens;    /* of the pass being put together, with views of the arrays below */
     int32_t *ids, *positions;
     int64_t *cache_rows;
+    bool *invoked;         /* see tn_forward */
+    int64_t *invoked_from; /* [count] position of each sequence's invocation; INT64_MAX: none */
     tn_span *spans;
     int32_t *logit_rows;   /* tokens of the pass whose logits are wanted ... */
     int64_t *logit_owners; /* ... and the sequences they belong to */

@@ -108,6 +108,13 @@ typedef struct tn_kernels {
     void (*gather_columns_and_clear)(float *out, const int32_t *indices, float *y, int64_t rows, int64_t count,
                                      int64_t cols);
 
+    /* y[t] (+)= x[t] * factors by elements, factors [cols]; out += sum over rows of x * y by elements, out [cols]. */
+    void (*scale_columns)(float *y, bool accumulate, const float *x, const float *factors, int64_t rows, int64_t cols);
+    void (*sum_products)(float *out, const float *x, const float *y, int64_t rows, int64_t cols);
+
+    /* y[t] (+)= x[t] where keep[t], else nothing (0 without accumulate). */
+    void (*keep_rows)(float *y, bool accumulate, const float *x, const bool *keep, int64_t rows, int64_t cols);
+
     void (*add_bias)(float *y, const float *bias, float scale, int64_t rows, int64_t cols); /* y += scale * bias */
     void (*sum_rows)(float *out, const float *x, float scale, int64_t rows, int64_t cols);  /* out += scale * sum */
     void (*add)(float *y, const float *x, float scale, int64_t count);                      /* y += scale * x */

@@ -352,7 +352,7 @@ static bool all_finite(const float *x, int64_t count) {
 
 const tn_kernels tn_kernels_reference = {
     .name = "reference",
-    TN_INDEXED_KERNELS,
+    TN_PLAIN_KERNELS,
     .gemm = tn_gemm_reference,
     .gemm_serial = tn_gemm_reference,
     .rmsnorm_forward = rmsnorm_forward,

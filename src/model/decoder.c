@@ -72,7 +72,7 @@ static tn_var *block(tn_tape *tape, void *context, tn_var *x) {
     tn_drop(tape, h);
     tn_var *middle = tn_linear_forward(c->forward, layer->o, attended);
     tn_drop(tape, attended);
-    tn_op_add(tape, middle, x);
+    tn_op_add(tape, middle, x, 1);
 
     h = tn_norm_forward(c->forward, layer->post_norm, middle, eps, 1);
     tn_var *gate = tn_linear_forward(c->forward, layer->gate, h), *up = tn_linear_forward(c->forward, layer->up, h);
@@ -82,7 +82,7 @@ static tn_var *block(tn_tape *tape, void *context, tn_var *x) {
     tn_drop(tape, up);
     tn_var *y = tn_linear_forward(c->forward, layer->down, inner);
     tn_drop(tape, inner);
-    tn_op_add(tape, y, middle);
+    tn_op_add(tape, y, middle, 1);
     tn_drop(tape, middle);
     return y;
 }

@@ -89,6 +89,7 @@ typedef struct tn_tokens {
     int64_t span_count;
     tn_kv_cache *cache;        /* NULL, or where keys and values are appended and read */
     const int64_t *cache_rows; /* with a cache: [count] its row for each token */
+    const bool *invoked;       /* with a cache: [count] see tn_forward; without one it is found from the ids */
 } tn_tokens;
 
 typedef enum tn_checkpointing { TN_CHECKPOINTING_OFF, TN_CHECKPOINTING_ON } tn_checkpointing;

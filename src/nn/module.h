@@ -24,6 +24,7 @@ typedef struct tn_forward {
     tn_tape *tape;
     bool training;         /* dropout acts */
     uint64_t dropout_seed; /* differs from one micro-batch to the next */
+    const bool *invoked;   /* [rows] behind an adapter's invocation tokens (aLoRA); NULL: none has such tokens */
 } tn_forward;
 
 /* One adapter on one module. A method's slot begins with this struct. Hooks that a method does not need are NULL. */

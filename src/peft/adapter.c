@@ -297,8 +297,10 @@ static void restore_base(tn_adapter *adapter) {
 void tn_adapter_free(tn_adapter *adapter) {
     if (!adapter)
         return;
-    if (adapter->attached) {
+    if (adapter->attached)
         tn_adapter_enable(adapter, true);
+    tn_adapter_free(adapter->next);
+    if (adapter->attached) {
         for (int64_t i = 0; i < adapter->slot_count; i++)
             tn_module_detach(adapter->slots[i].module, adapter->slots[i].slot);
     }
@@ -313,11 +315,52 @@ void tn_adapter_free(tn_adapter *adapter) {
     tn_free(adapter);
 }
 
-void tn_adapter_enable(tn_adapter *adapter, bool enabled) {
-    if (adapter->enabled == enabled)
-        return;
-    for (int64_t i = 0; i < adapter->slot_count; i++)
-        adapter->slots[i].slot->disabled = !enabled;
+tn_status tn_adapter_append(tn_adapter *adapter, tn_adapter *other, const char *name) {
+    tn_status status;
+    tn_adapter *last = adapter;
+    const tn_peft_config *invocation = tn_adapter_invocation(adapter);
+    if (invocation || tn_adapter_invocation(other)) {
+        status = tn_fail(TN_ERROR_UNSUPPORTED, "alora_invocation_tokens work for a single adapter, not for several at once");
+        goto fail;
+    }
+    for (tn_adapter *one = adapter; one; one = one->next) {
+        last = one;
+        for (int64_t i = 0; i < one->replaced_count * other->replaced_count; i++) {
+            const tn_replaced *a = &one->replaced[i / other->replaced_count],
+                              *b = &other->replaced[i % other->replaced_count];
+            if (a->module != b->module || a->is_bias != b->is_bias)
+                continue;
+            status = tn_fail(TN_ERROR_ARGUMENT, "two adapters replace the %s of '%s'; only one of them can act",
+                             a->is_bias ? "bias" : "weight", a->module->name);
+            goto fail;
+        }
+    }
+    other->name = tn_arena_strdup(&other->arena, name);
+    if (!other->name) {
+        status = tn_fail_memory("the adapter");
+        goto fail;
+    }
+    last->next = other;
+    return TN_OK;
+fail:
+    tn_adapter_free(other);
+    return status;
+}
+
+const tn_peft_config *tn_adapter_invocation(const tn_adapter *adapter) {
+    for (; adapter; adapter = adapter->next)
+        if (adapter->config.invocation_count)
+            return &adapter->config;
+    return NULL;
+}
+
+void tn_adapter_mute(tn_adapter *adapter, bool muted) {
+    for (; adapter; adapter = adapter->next)
+        for (int64_t i = 0; i < adapter->slot_count; i++)
+            adapter->slots[i].slot->disabled = muted;
+}
+
+static void exchange_replaced(tn_adapter *adapter, bool enabled) {
     for (int64_t i = 0; i < adapter->replaced_count; i++) {
         tn_replaced *r = &adapter->replaced[i];
         tn_weight *weight = r->is_bias ? &r->module->bias : &r->module->weight, other = r->original;
@@ -326,17 +369,48 @@ void tn_adapter_enable(tn_adapter *adapter, bool enabled) {
         if (r->was_tied)
             r->module->tied = enabled ? NULL : r->tied;
     }
-    adapter->enabled = enabled;
+}
+
+void tn_adapter_enable(tn_adapter *adapter, bool enabled) {
+    tn_adapter_mute(adapter, !enabled);
+    for (; adapter; adapter = adapter->next) {
+        if (adapter->enabled != enabled)
+            exchange_replaced(adapter, enabled);
+        adapter->enabled = enabled;
+    }
+}
+
+bool tn_adapter_has(const tn_adapter *adapter, const tn_module *module) {
+    for (; adapter; adapter = adapter->next) {
+        for (int64_t i = 0; i < adapter->slot_count; i++)
+            if (adapter->slots[i].module == module)
+                return true;
+        for (int64_t i = 0; i < adapter->replaced_count; i++)
+            if (adapter->replaced[i].module == module)
+                return true;
+    }
+    return false;
 }
 
 bool tn_adapter_changes(const tn_adapter *adapter, const tn_module *module) {
-    for (int64_t i = 0; i < adapter->slot_count; i++)
-        if (adapter->slots[i].module == module)
-            return true;
-    for (int64_t i = 0; i < adapter->replaced_count; i++)
-        if (adapter->replaced[i].module == module)
-            return true;
-    return module->tied && tn_adapter_changes(adapter, module->tied);
+    return tn_adapter_has(adapter, module) || (module->tied && tn_adapter_has(adapter, module->tied));
+}
+
+/* What one adapter's slots make of a weight and bias. */
+static tn_status merge_slots(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
+                             bool *has_bias) {
+    for (int64_t i = 0; i < adapter->slot_count; i++) {
+        const tn_adapter_slot *s = &adapter->slots[i];
+        if (s->module != module)
+            continue;
+        if (!s->method) {
+            tn_token_rows_merge((const tn_token_rows_slot *)s->slot, weight, tn_module_weight(module)->tensor.shape[1]);
+            continue;
+        }
+        TN_TRY(s->method->merge(s->slot, module, weight, bias));
+        *has_bias = *has_bias || (s->method->merge_adds_bias && s->method->merge_adds_bias(s->slot));
+    }
+    return TN_OK;
 }
 
 tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
@@ -348,17 +422,8 @@ tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *m
         tn_convert_to_f32(bias, module->bias.tensor.data, module->bias.tensor.dtype, module->bias.tensor.shape[0]);
     else if (bias)
         memset(bias, 0, (size_t)module->weight.tensor.shape[0] * sizeof *bias);
-    for (int64_t i = 0; i < adapter->slot_count; i++) {
-        const tn_adapter_slot *s = &adapter->slots[i];
-        if (s->module != module)
-            continue;
-        if (!s->method) {
-            tn_token_rows_merge((const tn_token_rows_slot *)s->slot, weight, base->shape[1]);
-            continue;
-        }
-        TN_TRY(s->method->merge(s->slot, module, weight, bias));
-        *has_bias = *has_bias || (s->method->merge_adds_bias && s->method->merge_adds_bias(s->slot));
-    }
+    for (; adapter; adapter = adapter->next)
+        TN_TRY(merge_slots(adapter, module, weight, bias, has_bias));
     return TN_OK;
 }
 
@@ -366,9 +431,10 @@ tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *m
 static tn_status change_of(const tn_adapter *adapter, const tn_module *module, double *change, double *base_square) {
     const tn_tensor *base = &tn_module_weight(module)->tensor;
     const tn_kernels *kernels = tn_kernels_cpu();
-    for (int64_t i = 0; i < adapter->replaced_count; i++)
-        if (adapter->replaced[i].module == module && !adapter->replaced[i].is_bias && !adapter->replaced[i].was_tied)
-            base = &adapter->replaced[i].original.tensor;
+    for (const tn_adapter *one = adapter; one; one = one->next)
+        for (int64_t i = 0; i < one->replaced_count; i++)
+            if (one->replaced[i].module == module && !one->replaced[i].is_bias && !one->replaced[i].was_tied)
+                base = &one->replaced[i].original.tensor;
     int64_t count = tn_tensor_count(base);
     bool has_bias;
     float *merged = tn_malloc((size_t)count * sizeof *merged), *original = tn_malloc((size_t)count * sizeof *original);
@@ -387,9 +453,10 @@ static tn_status change_of(const tn_adapter *adapter, const tn_module *module, d
 
 /* A tied head without a method of its own is the embedding again. */
 static bool follows_embedding(const tn_adapter *adapter, const tn_module *module) {
-    for (int64_t i = 0; i < adapter->slot_count; i++)
-        if (adapter->slots[i].module == module && adapter->slots[i].method)
-            return false;
+    for (; adapter; adapter = adapter->next)
+        for (int64_t i = 0; i < adapter->slot_count; i++)
+            if (adapter->slots[i].module == module && adapter->slots[i].method)
+                return false;
     return module->tied != NULL;
 }
 
@@ -403,8 +470,9 @@ tn_status tn_adapter_summarise(const tn_adapter *adapter, tn_adapter_summary *ou
         out->modules++;
         TN_TRY(change_of(adapter, module, &change, &base));
     }
-    for (int64_t i = 0; i < adapter->params.count; i++)
-        out->parameters += adapter->params.entries[i].count;
+    for (const tn_adapter *one = adapter; one; one = one->next)
+        for (int64_t i = 0; i < one->params.count; i++)
+            out->parameters += one->params.entries[i].count;
     out->change_norm = sqrt(change);
     out->base_norm = sqrt(base);
     return TN_OK;

@@ -31,6 +31,8 @@ struct tn_adapter {
     int64_t replaced_count, replaced_capacity;
     bool attached, enabled; /* slots are on their modules; and act */
     bool replicated;        /* the model's layers are stacked for this adapter */
+    const char *name;       /* of its subfolder among several saved together; NULL: the only or the default one */
+    tn_adapter *next; /* attached after it; updates add. Functions below act on all of the list but where they say so */
     tn_arena arena;
 };
 
@@ -44,6 +46,16 @@ tn_status tn_adapter_create_full(tn_decoder *model, bool trainable, tn_adapter *
 
 /* Detaches from the model and frees; NULL is fine. The model stays usable. */
 void tn_adapter_free(tn_adapter *adapter);
+
+/* Appends an adapter of the same model to the list. Two that replace the same tensor do not go together. Takes `other` also
+ * on failure. */
+tn_status tn_adapter_append(tn_adapter *adapter, tn_adapter *other, const char *name);
+
+/* Slots do nothing while muted; replaced tensors stay. */
+void tn_adapter_mute(tn_adapter *adapter, bool muted);
+
+/* The configuration whose invocation tokens decide where the adapter acts (aLoRA), or NULL. */
+const tn_peft_config *tn_adapter_invocation(const tn_adapter *adapter);
 
 /* Switches an attached adapter off and on without touching its tensors. Trained copies of base tensors change place too. */
 void tn_adapter_enable(tn_adapter *adapter, bool enabled);
@@ -64,10 +76,18 @@ typedef struct tn_adapter_load_report {
 tn_status tn_adapter_load(tn_decoder *model, const char *dir, const tn_adapter_load_options *options,
                           tn_adapter_load_report *report, tn_adapter **out);
 
-/* Writes adapter_config.json and adapter_model.safetensors (f32) into `dir`, as PEFT's save_pretrained. An adapter whose
- * initialisation took part of the base away is written converted to an ordinary LoRA of twice the rank for the untouched
- * base. Full fine-tuning writes the checkpoint itself, in `dtype`. */
+/* Loads a folder that may hold several adapters as PEFT saves them, the others in subfolders by name ("checkpoint-*" is not
+ * one), as a list. name: that one alone ("default": the folder's own), or NULL: all. */
+tn_status tn_adapter_load_all(tn_decoder *model, const char *dir, const char *name, const tn_adapter_load_options *options,
+                              tn_adapter **out);
+
+/* Writes adapter_config.json and adapter_model.safetensors (f32) of this one into `dir`, as PEFT's save_pretrained. An
+ * adapter whose initialisation took part of the base away is written converted to an ordinary LoRA of twice the rank for the
+ * untouched base. Full fine-tuning writes the checkpoint itself, in `dtype`. */
 tn_status tn_adapter_save(const tn_adapter *adapter, const char *dir);
+
+/* The same for a list of adapters, as tn_adapter_load_all reads it. */
+tn_status tn_adapter_save_all(const tn_adapter *adapter, const char *dir);
 
 /* Counts and sizes for people: modules with adapters, trained parameters, Frobenius norm of all weight changes. */
 typedef struct tn_adapter_summary {
@@ -81,7 +101,10 @@ tn_status tn_adapter_summarise(const tn_adapter *adapter, tn_adapter_summary *ou
 tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
                                    bool *has_bias);
 
-/* True when merging changes the module. */
+/* True when an adapter sits on the module itself. */
+bool tn_adapter_has(const tn_adapter *adapter, const tn_module *module);
+
+/* True when merging changes the module, be it through the one that it is tied to. */
 bool tn_adapter_changes(const tn_adapter *adapter, const tn_module *module);
 
 /* Modules that a configuration selects, in the model's order, into `selected` (one bool per module). */

@@ -209,6 +209,8 @@ fail:
 
 /* The slot whose A or B a parameter is, when its initialisation reduced the base; NULL otherwise. */
 static const tn_lora_slot *reduced_slot(const tn_adapter *adapter, const tn_param *param, bool *is_a) {
+    if (!adapter->config.init || !tn_lora_init_reduces_base(adapter->config.init))
+        return NULL;
     for (int64_t i = 0; i < adapter->slot_count; i++) {
         const tn_lora_slot *slot = (const tn_lora_slot *)adapter->slots[i].slot;
         if (adapter->slots[i].method != &tn_lora || !slot->a0.tensor.data)

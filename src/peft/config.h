@@ -20,6 +20,13 @@ typedef struct tn_token_rows {
     int64_t count;
 } tn_token_rows;
 
+/* BD-LoRA: A of some modules and B of others is block-diagonal. */
+typedef struct tn_block_diagonal {
+    int64_t blocks;                    /* 0: not used */
+    tn_text_list a_modules, b_modules; /* whose A, whose B, by name or suffix after a dot */
+    bool strict;                       /* every target must be in one of the lists */
+} tn_block_diagonal;
+
 typedef struct tn_peft_config {
     const char *peft_type; /* "LORA" */
     int64_t rank;
@@ -39,7 +46,12 @@ typedef struct tn_peft_config {
     size_t token_rows_count;
     int64_t (*replication)[2];
     size_t replication_count;
-    const char *base_model; /* base_model_name_or_path */
+    int32_t *invocation_tokens; /* alora_invocation_tokens: the update acts from their last occurrence on */
+    size_t invocation_count;
+    tn_block_diagonal block_diagonal; /* use_bdlora */
+    bool kasa;
+    double kasa_beta, kasa_gamma; /* weights of KaSA's regularisation terms, kept for the file */
+    const char *base_model;       /* base_model_name_or_path */
     const char *task_type;
     tn_arena arena; /* owns everything above */
 } tn_peft_config;
@@ -65,6 +77,9 @@ tn_status tn_peft_config_set_pattern(tn_peft_config *config, const char *text, c
 
 /* Copies a list into the config's arena. */
 tn_status tn_peft_config_copy_list(tn_peft_config *config, tn_text_list in, tn_text_list *out);
+
+/* name == entry, or name ends in "." + entry, for an entry of the list. */
+bool tn_peft_names_module(tn_text_list list, const char *name);
 
 /* True when name matches the pattern as Python's re.fullmatch would; a bad expression is an error naming `what`. */
 tn_status tn_peft_full_match(const char *pattern, const char *name, const char *what, bool *matches);

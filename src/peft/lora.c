@@ -1,23 +1,32 @@
 /* LoRA (Hu et al. 2021, arXiv 2106.09685): y = W x + b + s (B A dropout(x) + b_B), s = alpha / r, or alpha / sqrt(r) for
- * rsLoRA (arXiv 2312.03732). A [R, C], B [O, R]. Embedding: y = E[i] + s B A[:, i], A [R, V], B [C, R]. When the
- * initialisation took B0 A0 out of the base (PiSSA, OLoRA), - s B0 A0 x is added instead of changing W. */
+ * rsLoRA (arXiv 2312.03732). A [R, C], B [O, R]. Embedding: y = E[i] + s B A[:, i], A [R, V], B [C, R]. When s0 B0 A0 was
+ * taken out of the base (PiSSA, OLoRA, KaSA), - s0 B0 A0 x is added instead of changing W. */
 #include "peft/lora.h"
 
 #include "base/rng.h"
 
 static tn_var *lora_linear(const tn_forward *forward, const tn_slot *base, const tn_module *module, tn_var *x, tn_var *y) {
     const tn_lora_slot *slot = (const tn_lora_slot *)base;
+    tn_tape *tape = forward->tape;
     (void)module;
     if (slot->a0.tensor.data)
-        tn_op_low_rank(forward->tape, y, x, &slot->a0, &slot->b0, NULL, -slot->scale);
-    bool drop = forward->training && slot->dropout > 0;
+        tn_op_low_rank(tape, y, x, &slot->a0, &slot->b0, NULL, -slot->scale0);
     tn_var *input = x;
-    if (drop)
-        input =
-            tn_op_dropout(forward->tape, x, slot->dropout, forward->dropout_seed, tn_stream(TN_STREAM_DROPOUT, base->id));
-    tn_op_low_rank(forward->tape, y, input, &slot->a, &slot->b, slot->has_bias ? &slot->bias : NULL, slot->scale);
-    if (drop)
-        tn_drop(forward->tape, input);
+    if (slot->needs_invocation && forward->invoked)
+        input = tn_op_keep_rows(tape, x, forward->invoked);
+    if (forward->training && slot->dropout > 0) {
+        tn_var *dropped =
+            tn_op_dropout(tape, input, slot->dropout, forward->dropout_seed, tn_stream(TN_STREAM_DROPOUT, base->id));
+        if (input != x)
+            tn_drop(tape, input);
+        input = dropped;
+    }
+    if (tn_lora_is_plain(slot))
+        tn_op_low_rank(tape, y, input, &slot->a, &slot->b, slot->has_bias ? &slot->bias : NULL, slot->scale);
+    else
+        tn_lora_variant_forward(tape, slot, y, input);
+    if (input != x)
+        tn_drop(tape, input);
     return y;
 }
 
@@ -44,10 +53,15 @@ static tn_status lora_create(tn_adapter *adapter, tn_slot *base, tn_module *modu
     slot->embedding = module->kind == TN_MODULE_EMBEDDING;
     slot->scale = (float)tn_peft_scale(config, alpha, rank);
     slot->dropout = (float)config->dropout;
-    slot->a = matrix(rank, slot->embedding ? rows : cols);
-    slot->b = matrix(slot->embedding ? cols : rows, rank);
+    TN_TRY(tn_lora_variant_choose(config, module, rank, slot));
+    slot->a = matrix(rank, slot->embedding ? rows : cols / slot->a_blocks);
+    slot->b = matrix(slot->embedding ? cols : rows, rank / slot->b_blocks);
     TN_TRY(tn_adapter_declare(adapter, module, slot->embedding ? "lora_embedding_A" : "lora_A.weight", &slot->a));
     TN_TRY(tn_adapter_declare(adapter, module, slot->embedding ? "lora_embedding_B" : "lora_B.weight", &slot->b));
+    if (slot->has_diagonal) {
+        slot->diagonal = (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {rank}}};
+        TN_TRY(tn_adapter_declare(adapter, module, "lora_diag", &slot->diagonal));
+    }
     slot->has_bias = config->lora_bias && !slot->embedding;
     if (slot->has_bias) {
         slot->bias = (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {rows}}};
@@ -77,9 +91,12 @@ static void add_product(float *weight, const tn_weight *a, const tn_weight *b, b
 static tn_status lora_merge(const tn_slot *base, const tn_module *module, float *weight, float *bias) {
     const tn_lora_slot *slot = (const tn_lora_slot *)base;
     (void)module;
-    add_product(weight, &slot->a, &slot->b, slot->embedding, slot->scale);
+    if (tn_lora_is_plain(slot))
+        add_product(weight, &slot->a, &slot->b, slot->embedding, slot->scale);
+    else
+        TN_TRY(tn_lora_variant_merge(slot, weight));
     if (slot->a0.tensor.data)
-        add_product(weight, &slot->a0, &slot->b0, slot->embedding, -slot->scale);
+        add_product(weight, &slot->a0, &slot->b0, slot->embedding, -slot->scale0);
     if (slot->has_bias && bias)
         tn_kernels_cpu()->add(bias, slot->bias.tensor.data, slot->scale, slot->bias.tensor.shape[0]);
     return TN_OK;

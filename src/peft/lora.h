@@ -6,10 +6,13 @@
 
 typedef struct tn_lora_slot {
     tn_slot slot;
-    tn_weight a, b, bias; /* linear: A [R, C], B [O, R], bias [O]; embedding: A [R, V], B [C, R] */
-    tn_weight a0, b0;     /* what the initialisation took out of the base, frozen; tensor.data NULL when it took nothing */
-    bool has_bias, embedding;
-    float scale, dropout;
+    tn_weight a, b, bias;       /* linear: A [R, C], B [O, R], bias [O]; embedding: A [R, V], B [C, R] */
+    tn_weight a0, b0;           /* scale0 B0 A0 was taken out of the base, frozen; tensor.data NULL when nothing was */
+    tn_weight diagonal;         /* KaSA's d [R] */
+    int64_t a_blocks, b_blocks; /* of a block-diagonal factor; 1: a full one */
+    bool has_bias, has_diagonal, embedding;
+    bool needs_invocation; /* acts only on rows that forward->invoked marks */
+    float scale, scale0, dropout;
 } tn_lora_slot;
 
 extern const tn_peft_method tn_lora;
@@ -25,5 +28,21 @@ bool tn_lora_init_reduces_base(const char *init);
 
 /* Checks the name of an initialisation; an unknown one lists those there are. */
 tn_status tn_lora_init_check(const char *init);
+
+/* What the configuration makes of a module's slot besides plain LoRA; sizes that do not fit are an error. */
+tn_status tn_lora_variant_choose(const tn_peft_config *config, const tn_module *module, int64_t rank, tn_lora_slot *slot);
+
+/* True when the slot is y += s B A x and no variant of it. */
+bool tn_lora_is_plain(const tn_lora_slot *slot);
+
+/* y += s B (d * A x) with block-diagonal A or B, and the same merged: weight += s B diag(d) A. */
+void tn_lora_variant_forward(tn_tape *tape, const tn_lora_slot *slot, tn_var *y, tn_var *x);
+tn_status tn_lora_variant_merge(const tn_lora_slot *slot, float *weight);
+
+/* KaSA: takes the R smallest singular components of the base's weight out of it, as a0 and b0. */
+tn_status tn_lora_truncate_base(tn_adapter *adapter, tn_lora_slot *slot, const tn_module *module);
+
+/* aLoRA: invoked[i] is true from the start of the last occurrence of the invocation tokens in ids[count] on. */
+void tn_lora_mark_invoked(const tn_peft_config *config, const int32_t *ids, int64_t count, bool *invoked);
 
 #endif

@@ -23,6 +23,10 @@ static bool in_list(tn_text_list list, const char *name, bool *used) {
     return found;
 }
 
+bool tn_peft_names_module(tn_text_list list, const char *name) {
+    return in_list(list, name, NULL);
+}
+
 bool tn_peft_saves_module(tn_text_list modules_to_save, const char *name) {
     for (size_t i = 0; i < modules_to_save.count; i++) {
         const char *entry = modules_to_save.items[i];
@@ -51,7 +55,7 @@ static bool layer_is_selected(const tn_peft_config *config, const tn_module *mod
 static tn_status is_selected(const tn_peft_config *config, const tn_module *module, bool *used, bool *selected) {
     *selected = false;
     bool named = in_list(config->target_modules, module->name, used);
-    bool excluded = in_list(config->exclude_modules, module->name, NULL);
+    bool excluded = tn_peft_names_module(config->exclude_modules, module->name);
     if (config->exclude_regex)
         TN_TRY(tn_peft_full_match(config->exclude_regex, module->name, "exclude_modules", &excluded));
     if (excluded || tn_peft_saves_module(config->modules_to_save, module->name))

@@ -80,10 +80,8 @@ static void merger_free(merger *m) {
 }
 
 /* What is replaced whole cannot be found again from the adapter, nor can what was taken out of a base that is not there. */
-static tn_status check_can_unmerge(const merger *m) {
-    const tn_adapter *adapter = m->model->adapter;
-    if (m->direction > 0)
-        return TN_OK;
+static tn_status check_can_unmerge(const tn_adapter *adapter) {
+    const char *init = adapter->config.init;
     if (adapter->replaced_count)
         return tn_fail(
             TN_ERROR_UNSUPPORTED,
@@ -94,12 +92,26 @@ static tn_status check_can_unmerge(const merger *m) {
         return tn_fail(TN_ERROR_UNSUPPORTED,
                        "this adapter replaced rows of the embedding (trainable_token_indices), so the base's "
                        "own cannot be restored from it; use the base that it was trained on");
-    if (adapter->config.init && tn_lora_init_reduces_base(adapter->config.init))
-        return tn_fail(
-            TN_ERROR_UNSUPPORTED,
-            "init_lora_weights '%s' took a part out of the base that is computed from the base itself, so it cannot be "
-            "undone from the merged weights; use the base that it was trained on",
-            adapter->config.init);
+    if (adapter->config.kasa || (init && tn_lora_init_reduces_base(init)))
+        return tn_fail(TN_ERROR_UNSUPPORTED,
+                       "%s took a part out of the base that is computed from the base itself, so it cannot be undone from "
+                       "the merged weights; use the base that it was trained on",
+                       adapter->config.kasa ? "kasa_config" : "init_lora_weights");
+    return TN_OK;
+}
+
+tn_status tn_session_check_can_merge(const tn_adapter *adapter) {
+    if (tn_adapter_invocation(adapter))
+        return tn_fail(TN_ERROR_UNSUPPORTED, "an adapter with alora_invocation_tokens cannot be merged, since it acts only "
+                                             "behind those tokens; keep it beside the base");
+    return TN_OK;
+}
+
+static tn_status check_layers_are_separate(const tn_adapter *adapter) {
+    for (; adapter; adapter = adapter->next)
+        if (adapter->config.replication_count)
+            return tn_fail(TN_ERROR_UNSUPPORTED,
+                           "an adapter with layer_replication cannot be merged, since its layers share weights");
     return TN_OK;
 }
 
@@ -169,17 +181,6 @@ static const tn_tensor *shape_of(const output_tensor *t) {
     return t->is_bias ? &t->module->bias.tensor : &tn_module_weight(t->module)->tensor;
 }
 
-/* Has an adapter of its own, not only a share in the embedding's. */
-static bool is_adapted(const tn_adapter *adapter, const tn_module *module) {
-    for (int64_t i = 0; i < adapter->slot_count; i++)
-        if (adapter->slots[i].module == module)
-            return true;
-    for (int64_t i = 0; i < adapter->replaced_count; i++)
-        if (adapter->replaced[i].module == module)
-            return true;
-    return false;
-}
-
 static tn_status write_tensor(merger *m, tn_safetensors_writer *writer, const output_tensor *t) {
     tn_dtype dtype = output_dtype(m, t);
     const tn_tensor *shape = shape_of(t);
@@ -200,7 +201,7 @@ static tn_status write_tensor(merger *m, tn_safetensors_writer *writer, const ou
         return tn_fail(TN_ERROR_NUMERIC, "'%s': the value %g at element %lld does not fit %s; choose another dtype", t->name,
                        (double)values[bad], (long long)bad, tn_dtype_name(dtype));
     note_rounding(m, values, changed && m->direction < 0 ? m->original : NULL, stored_dtype(m, t), dtype, count);
-    m->modules += changed && !t->is_bias && is_adapted(adapter, t->module);
+    m->modules += changed && !t->is_bias && tn_adapter_has(adapter, t->module);
     return tn_safetensors_writer_data(writer, m->stored, count * tn_dtype_size(dtype));
 }
 
@@ -223,9 +224,11 @@ static bool head_comes_apart(const tn_model *model) {
     if (!d->config.tied || !adapter)
         return false;
     bool separate = !d->head->tied, follows = true;
-    for (int64_t i = 0; i < adapter->slot_count; i++)
-        if ((adapter->slots[i].module == d->head || adapter->slots[i].module == d->embedding) && adapter->slots[i].method)
-            follows = false;
+    for (; adapter; adapter = adapter->next)
+        for (int64_t i = 0; i < adapter->slot_count; i++)
+            if ((adapter->slots[i].module == d->head || adapter->slots[i].module == d->embedding) &&
+                adapter->slots[i].method)
+                follows = false;
     return separate || !follows;
 }
 
@@ -463,12 +466,10 @@ tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const ch
     bool untied = head_comes_apart(model);
     if (status != TN_OK)
         goto fail;
-    if (model->adapter && model->adapter->config.replication_count) {
-        status = tn_fail(TN_ERROR_UNSUPPORTED,
-                         "an adapter with layer_replication cannot be merged, since its layers share weights");
-        goto fail;
-    }
-    TN_TRY_GOTO(check_can_unmerge(&m));
+    TN_TRY_GOTO(tn_session_check_can_merge(model->adapter));
+    TN_TRY_GOTO(check_layers_are_separate(model->adapter));
+    for (const tn_adapter *one = model->adapter; one && direction < 0; one = one->next)
+        TN_TRY_GOTO(check_can_unmerge(one));
     TN_TRY_GOTO(tn_dir_create(dir));
     TN_TRY_GOTO(check_folder(model, dir));
     TN_TRY_GOTO(tn_dir_check_writable(dir));
@@ -552,6 +553,6 @@ tn_status tn_model_save_adapter(const tn_model *model, const char *dir) {
     if (!model->adapter)
         return tn_fail(TN_ERROR_ARGUMENT, "the model has no adapter to save");
     if (model->adapter->method)
-        return tn_adapter_save(model->adapter, dir);
+        return tn_adapter_save_all(model->adapter, dir);
     return tn_session_write_checkpoint((tn_model *)(uintptr_t)model, dir, "keep", 1, NULL);
 }

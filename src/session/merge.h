@@ -9,6 +9,9 @@
 tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const char *dtype, int direction,
                                       tn_merge_report *report);
 
+/* Fails for adapters whose update is no change of weights. */
+tn_status tn_session_check_can_merge(const tn_adapter *adapter);
+
 /* Copies tokenizer, chat template and generation configuration beside a saved model. */
 tn_status tn_session_copy_words(const tn_model *model, const char *dir);
 

@@ -31,6 +31,7 @@ tn_status tn_session_merge_in_memory(tn_model *model, tn_merged *out) {
     tn_adapter *adapter = model->adapter;
     int64_t floats = 0;
     *out = (tn_merged){0};
+    TN_TRY(tn_session_check_can_merge(adapter));
     tn_adapter_enable(adapter, true);
     for (int64_t i = 0; i < d->module_count; i++)
         if (tn_adapter_changes(adapter, &d->modules[i]))
@@ -47,8 +48,7 @@ tn_status tn_session_merge_in_memory(tn_model *model, tn_merged *out) {
     }
     memcpy(out->modules, d->modules, (size_t)d->module_count * sizeof *d->modules);
     tn_status status = merge_modules(model, out->memory);
-    for (int64_t i = 0; i < adapter->slot_count; i++)
-        adapter->slots[i].slot->disabled = true;
+    tn_adapter_mute(adapter, true);
     if (status != TN_OK)
         tn_session_merged_free(model, out);
     return status;
@@ -58,8 +58,7 @@ void tn_session_merged_free(tn_model *model, tn_merged *merged) {
     if (!merged->modules)
         return;
     memcpy(model->decoder->modules, merged->modules, (size_t)model->decoder->module_count * sizeof *merged->modules);
-    for (int64_t i = 0; i < model->adapter->slot_count; i++)
-        model->adapter->slots[i].slot->disabled = false;
+    tn_adapter_mute(model->adapter, false);
     tn_pages_free(merged->memory, (size_t)merged->bytes);
     tn_free(merged->modules);
     *merged = (tn_merged){0};

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "peft/lora.h"
 #include "session/session.h"
 
 void tn_pass_from_batch(const tn_batch *batch, tn_span *spans, tn_pass *pass) {
@@ -19,11 +20,26 @@ void tn_pass_from_batch(const tn_batch *batch, tn_span *spans, tn_pass *pass) {
                       .labelled = batch->labelled};
 }
 
-void tn_pass_loss(tn_model *model, const tn_forward *forward, const tn_pass *pass, tn_checkpointing checkpointing,
+/* Rows behind an adapter's invocation tokens, on the tape's storage; NULL when no adapter has such tokens. */
+static const bool *find_invoked(const tn_model *model, tn_tape *tape, const tn_tokens *tokens) {
+    const tn_peft_config *config = tn_adapter_invocation(model->adapter);
+    if (!config || tokens->cache)
+        return config ? tokens->invoked : NULL;
+    bool *invoked = tn_tape_store(tape, (size_t)tokens->count * sizeof *invoked);
+    for (int64_t i = 0; i < tokens->span_count && invoked && tn_tape_live(tape); i++) {
+        const tn_span *span = &tokens->spans[i];
+        tn_lora_mark_invoked(config, tokens->ids + span->q_start, span->q_rows, invoked + span->q_start);
+    }
+    return invoked;
+}
+
+void tn_pass_loss(tn_model *model, const tn_forward *given, const tn_pass *pass, tn_checkpointing checkpointing,
                   float grad_scale, float *losses, uint8_t *correct) {
-    tn_tape *tape = forward->tape;
-    tn_var *hidden = tn_decoder_hidden(model->decoder, forward, &pass->tokens, checkpointing);
-    tn_decoder_head head = {model->decoder, forward};
+    tn_tape *tape = given->tape;
+    tn_forward forward = *given;
+    forward.invoked = find_invoked(model, tape, &pass->tokens);
+    tn_var *hidden = tn_decoder_hidden(model->decoder, &forward, &pass->tokens, checkpointing);
+    tn_decoder_head head = {model->decoder, &forward};
     tn_op_head_loss(tape, hidden, tn_decoder_logits, &head, model->decoder->config.vocab_size, pass->label_rows,
                     pass->label_ids, pass->labelled, grad_scale, losses, correct);
     tn_drop(tape, hidden);
@@ -57,7 +73,7 @@ tn_status tn_pass_rehearse(tn_model *model, const int64_t *starts, int64_t seque
 tn_status tn_pass_logits(tn_model *model, tn_tape *tape, const tn_tokens *tokens, const int32_t *rows, int64_t count,
                          tn_logits_sink sink, void *cookie) {
     int64_t vocab = model->decoder->config.vocab_size, piece = tn_head_loss_rows(vocab);
-    tn_forward forward = {.tape = tape};
+    tn_forward forward = {.tape = tape, .invoked = find_invoked(model, tape, tokens)};
     tn_status status = TN_OK;
     int32_t *all = NULL;
     if (!rows) {

@@ -259,16 +259,20 @@ tn_status tn_model_add_adapter(tn_model *model, const tn_adapter_options *option
     return tn_adapter_create(model->decoder, *method, &config, true, seed, &model->adapter);
 }
 
-tn_status tn_model_load_adapter(tn_model *model, const char *dir, bool trainable, bool allow_partial) {
+tn_status tn_model_load_named_adapter(tn_model *model, const char *dir, const char *name, bool trainable,
+                                      bool allow_partial) {
     tn_adapter_load_options options = {.trainable = trainable, .allow_partial = allow_partial};
-    tn_adapter_load_report report;
     tn_model_remove_adapter(model);
-    TN_TRY(tn_adapter_load(model->decoder, dir, &options, &report, &model->adapter));
+    TN_TRY(tn_adapter_load_all(model->decoder, dir, name, &options, &model->adapter));
     model->adapter_dir = tn_strdup(dir);
     if (model->adapter_dir)
         return TN_OK;
     tn_model_remove_adapter(model);
     return tn_fail_memory("the adapter");
+}
+
+tn_status tn_model_load_adapter(tn_model *model, const char *dir, bool trainable, bool allow_partial) {
+    return tn_model_load_named_adapter(model, dir, NULL, trainable, allow_partial);
 }
 
 void tn_model_remove_adapter(tn_model *model) {
@@ -291,7 +295,10 @@ tn_status tn_model_describe_adapter(tn_model *model, tn_adapter_info *out) {
     TN_TRY(tn_adapter_summarise(model->adapter, &summary));
     out->modules = summary.modules;
     out->parameters = summary.parameters;
-    out->tensors = model->adapter_dir ? model->adapter->params.count : 0;
+    for (const tn_adapter *one = model->adapter; one; one = one->next) {
+        out->adapters++;
+        out->tensors += model->adapter_dir ? one->params.count : 0;
+    }
     out->change_norm = summary.change_norm;
     out->base_norm = summary.base_norm;
     return tn_session_probe(model, &out->logit_difference);

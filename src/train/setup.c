@@ -201,6 +201,9 @@ tn_status tn_trainer_init(tn_trainer *t, tn_model *model, const tn_train_options
     *t = (tn_trainer){.model = model, .options = options, .callbacks = callbacks ? callbacks : &none};
     if (!model->adapter || !model->adapter->params.grads)
         return tn_fail(TN_ERROR_ARGUMENT, "the model has nothing to train: add an adapter first, or load one as trainable");
+    if (model->adapter->next)
+        return tn_fail(TN_ERROR_ARGUMENT, "%s holds several adapters; train one of them, such as the one in %s/%s",
+                       model->adapter_dir, model->adapter_dir, model->adapter->next->name);
     TN_TRY(check_options(options));
     return tn_schedule_from_name(options->schedule, &t->schedule);
 }

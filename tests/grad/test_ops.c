@@ -123,14 +123,29 @@ static tn_var *run_swiglu_of_a_kept_gate(const operands *in) {
     tn_var *h = tn_op_linear(in->tape, gate, in->weights[2], NULL), *y = tn_op_swiglu(in->tape, gate, up);
     tn_drop(in->tape, gate);
     tn_drop(in->tape, up);
-    tn_op_add(in->tape, y, h);
+    tn_op_add(in->tape, y, h, 1);
     tn_drop(in->tape, h);
     return y;
 }
 static tn_var *run_add(const operands *in) {
     tn_var *y = copied(in->tape, in->values[0]);
-    tn_op_add(in->tape, y, in->values[1]);
+    tn_op_add(in->tape, y, in->values[1], 1);
     return y;
+}
+static tn_var *run_add_scaled(const operands *in) {
+    tn_var *y = copied(in->tape, in->values[0]);
+    tn_op_add(in->tape, y, in->values[1], -1.5f);
+    return y;
+}
+static tn_var *run_block_linear(const operands *in) {
+    return tn_op_block_linear(in->tape, in->values[0], in->weights[1], 2);
+}
+static tn_var *run_scale_columns(const operands *in) {
+    return tn_op_scale_columns(in->tape, in->values[0], in->weights[1]);
+}
+static tn_var *run_keep_rows(const operands *in) {
+    static const bool keep[T] = {true, false, false, true, true, false, true};
+    return tn_op_keep_rows(in->tape, in->values[0], keep);
 }
 static tn_var *run_dropout(const operands *in) {
     return tn_op_dropout(in->tape, in->values[0], 0.4f, 5, 17);
@@ -143,8 +158,8 @@ static tn_var *run_shared_value(const operands *in) {
     tn_var *x = in->values[0];
     tn_var *y = tn_op_linear(in->tape, x, in->weights[1], NULL), *z = tn_op_rmsnorm(in->tape, x, in->weights[2], 1e-5f, 1);
     tn_op_low_rank(in->tape, y, z, in->weights[3], in->weights[4], NULL, 1);
-    tn_op_add(in->tape, y, z);
-    tn_op_add(in->tape, y, x);
+    tn_op_add(in->tape, y, z, 1);
+    tn_op_add(in->tape, y, x, 1);
     tn_drop(in->tape, z);
     return y;
 }
@@ -169,6 +184,10 @@ static const op_case op_cases[] = {
     {"swiglu", run_swiglu, 2, {{T, C, false}, {T, C, false}}},
     {"swiglu of a kept gate", run_swiglu_of_a_kept_gate, 3, {{T, C, false}, {T, C, false}, {C, C, true}}},
     {"add", run_add, 2, {{T, C, false}, {T, C, false}}},
+    {"add scaled", run_add_scaled, 2, {{T, C, false}, {T, C, false}}},
+    {"block linear", run_block_linear, 2, {{T, C, false}, {4, C / 2, true}}},
+    {"scale columns", run_scale_columns, 2, {{T, C, false}, {1, C, true}}},
+    {"keep rows", run_keep_rows, 1, {{T, C, false}}},
     {"dropout", run_dropout, 1, {{T, C, false}}},
     {"take rows", run_take_rows, 1, {{T, C, false}}},
     {"shared value", run_shared_value, 5, {{T, C, false}, {C, C, true}, {1, C, true}, {R, C, true}, {C, R, true}}},

@@ -27,7 +27,7 @@ static tn_var *block(tn_tape *tape, void *context, tn_var *x) {
     tn_drop(tape, dropped);
     tn_op_low_rank(tape, y, h, &c->weights[2], &c->weights[3], NULL, 0.5f);
     tn_drop(tape, h);
-    tn_op_add(tape, y, x);
+    tn_op_add(tape, y, x, 1);
     return y;
 }
 

@@ -267,7 +267,13 @@ static void configuration_that_this_build_cannot_honour_is_refused(void **state)
         const char *members, *words;
     } wrong[] = {
         {"\"use_dora\": true", "this adapter uses 'use_dora', which this build does not support"},
-        {"\"alora_invocation_tokens\": [1, 2]", "'alora_invocation_tokens'"},
+        {"\"alora_invocation_tokens\": [1, -2]", "'alora_invocation_tokens' must be a whole number"},
+        {"\"alora_invocation_tokens\": \"hi\"", "'alora_invocation_tokens' must be a number or a list"},
+        {"\"use_bdlora\": 3", "'use_bdlora' must be an object"},
+        {"\"use_bdlora\": {\"nblocks\": 0}", "nblocks"},
+        {"\"use_bdlora\": {\"nblocks\": 2, \"target_modules_bd_a\": \"q_proj\"}", "'target_modules_bd_a' must be a list"},
+        {"\"kasa_config\": 0.5", "'kasa_config' must be an object"},
+        {"\"kasa_config\": {\"beta\": \"small\"}", "beta"},
         {"\"something_new\": 3", "'something_new'"},
         {"\"loftq_config\": {\"bits\": 4}", "'loftq_config'"},
         {"\"bias\": \"most\"", "'bias' must be none, all or lora_only"},

@@ -402,7 +402,7 @@ static bool all_finite(const float *x, int64_t count) {
 
 const tn_kernels TN_FOR_ISA(tn_kernels_, ) = {
     .name = TN_TEXT(TN_ISA),
-    TN_INDEXED_KERNELS,
+    TN_PLAIN_KERNELS,
     .gemm = TN_FOR_ISA(tn_gemm_, ),
     .gemm_serial = TN_SERIAL_GEMM,
     .rmsnorm_forward = rmsnorm_forward,
