@@ -24,7 +24,7 @@ enum { FAMILY_COUNT = sizeof families / sizeof *families };
 
 /* Sizes beyond these are lies or mistakes; they also keep all products of two within 64 bits. */
 enum { MOST_LAYERS = 10000 };
-static const int64_t MOST_SIZE = INT64_C(1) << 28;
+static const int64_t MOST_SIZE = INT64_C(1) << 28, MOST_HEAD_SIZE = 4096;
 
 static tn_status find_family(const cJSON *json, const char *where, const family **out) {
     const char *model_type = NULL;
@@ -165,7 +165,10 @@ static tn_status parse_special_tokens(const cJSON *json, const char *where, tn_d
 static tn_status parse_head_size(const cJSON *json, const char *where, const family *f, tn_decoder_config *c) {
     bool is_given = tn_json_get(json, "head_dim") != NULL;
     c->head_size = f->qk_norm ? 128 : c->hidden_size / c->heads;
-    TN_TRY(tn_json_get_int(json, "head_dim", where, 2, 4096, &c->head_size));
+    TN_TRY(tn_json_get_int(json, "head_dim", where, 2, MOST_HEAD_SIZE, &c->head_size));
+    if (c->head_size > MOST_HEAD_SIZE)
+        return tn_fail(TN_ERROR_FORMAT, "%s: heads of %lld (hidden_size / num_attention_heads) are too large", where,
+                       (long long)c->head_size);
     if (c->head_size < 2 || c->head_size % 2)
         return tn_fail(TN_ERROR_FORMAT, "%s: the head size %lld must be even for rotary positions", where,
                        (long long)c->head_size);

@@ -76,8 +76,8 @@ typedef struct tn_adapter_load_report {
 tn_status tn_adapter_load(tn_decoder *model, const char *dir, const tn_adapter_load_options *options,
                           tn_adapter_load_report *report, tn_adapter **out);
 
-/* Loads a folder that may hold several adapters as PEFT saves them, the others in subfolders by name ("checkpoint-*" is not
- * one), as a list. name: that one alone ("default": the folder's own), or NULL: all. */
+/* Loads a folder that may hold several adapters as PEFT saves them, the others in subfolders by name, as a
+ * list. name: that one alone ("default": the folder's own), or NULL: all. */
 tn_status tn_adapter_load_all(tn_decoder *model, const char *dir, const char *name, const tn_adapter_load_options *options,
                               tn_adapter **out);
 
@@ -86,7 +86,10 @@ tn_status tn_adapter_load_all(tn_decoder *model, const char *dir, const char *na
  * untouched base. Full fine-tuning writes the checkpoint itself, in `dtype`. */
 tn_status tn_adapter_save(const tn_adapter *adapter, const char *dir);
 
-/* The same for a list of adapters, as tn_adapter_load_all reads it. */
+/* Fails when `dir` holds adapters in subfolders, besides those of the list, that would be read along with what is saved. */
+tn_status tn_adapter_check_folder(const tn_adapter *adapter, const char *dir);
+
+/* The same as tn_adapter_save for a list of adapters, as tn_adapter_load_all reads it. */
 tn_status tn_adapter_save_all(const tn_adapter *adapter, const char *dir);
 
 /* Counts and sizes for people: modules with adapters, trained parameters, Frobenius norm of all weight changes. */

@@ -1,5 +1,6 @@
 /* A folder with several adapters, as PEFT saves a model that has more than one: "default" in the folder itself, every other
- * in a subfolder of its name. */
+ * in a subfolder of its name, which then holds an adapter's files and nothing else (a training run or a checkpoint of one
+ * holds more, and is not meant). */
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,13 +19,30 @@ static int compare_names(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
+static bool holds_an_adapter_alone(const char *folder) {
+    static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors", "README.md", ".", ".."};
+    enum { FILES = sizeof files / sizeof *files, NEEDED = 2 };
+    int needed = 0, unknown = 0;
+    DIR *listing = opendir(folder);
+    if (!listing)
+        return false;
+    for (struct dirent *entry; (entry = readdir(listing));) {
+        int at = 0;
+        while (at < FILES && strcmp(files[at], entry->d_name) != 0)
+            at++;
+        needed += at < NEEDED;
+        unknown += at == FILES;
+    }
+    closedir(listing);
+    return needed == NEEDED && !unknown;
+}
+
 static tn_status note_subfolder(const char *dir, const char *name, name_list *names) {
-    char folder[TN_PATH_MAX], config[TN_PATH_MAX];
-    if (name[0] == '.' || strncmp(name, "checkpoint", strlen("checkpoint")) == 0)
+    char folder[TN_PATH_MAX];
+    if (name[0] == '.')
         return TN_OK;
     TN_TRY(tn_path_join(folder, dir, name));
-    TN_TRY(tn_path_join(config, folder, "adapter_config.json"));
-    if (!tn_path_exists(config))
+    if (!holds_an_adapter_alone(folder))
         return TN_OK;
     if (names->count == MOST_ADAPTERS)
         return tn_fail(TN_ERROR_ARGUMENT, "%s holds more than %d adapters; name the one that you want", dir, MOST_ADAPTERS);
@@ -42,6 +60,11 @@ static tn_status list_subfolders(const char *dir, name_list *names) {
     closedir(folder);
     qsort(names->items, names->count, sizeof *names->items, compare_names);
     return status;
+}
+
+static void free_names(name_list *names) {
+    for (size_t i = 0; i < names->count; i++)
+        tn_free(names->items[i]);
 }
 
 static tn_status append_named(tn_decoder *model, const char *dir, const char *name, const tn_adapter_load_options *options,
@@ -66,8 +89,7 @@ tn_status tn_adapter_load_all(tn_decoder *model, const char *dir, const char *na
     tn_status status = name ? TN_OK : list_subfolders(dir, &names);
     for (size_t i = 0; i < names.count && status == TN_OK; i++)
         status = append_named(model, dir, names.items[i], options, *out);
-    for (size_t i = 0; i < names.count; i++)
-        tn_free(names.items[i]);
+    free_names(&names);
     if (status == TN_OK)
         return TN_OK;
     tn_adapter_free(*out);
@@ -75,8 +97,30 @@ tn_status tn_adapter_load_all(tn_decoder *model, const char *dir, const char *na
     return status;
 }
 
+static bool is_in_list(const tn_adapter *adapter, const char *name) {
+    for (; adapter; adapter = adapter->next)
+        if (adapter->name && strcmp(adapter->name, name) == 0)
+            return true;
+    return false;
+}
+
+tn_status tn_adapter_check_folder(const tn_adapter *adapter, const char *dir) {
+    name_list names = {0};
+    if (!tn_path_is_dir(dir))
+        return TN_OK;
+    tn_status status = list_subfolders(dir, &names);
+    for (size_t i = 0; i < names.count && status == TN_OK; i++)
+        if (!is_in_list(adapter, names.items[i]))
+            status = tn_fail(TN_ERROR_ARGUMENT,
+                             "%s holds another adapter, '%s', which would be read along; remove it or choose another folder",
+                             dir, names.items[i]);
+    free_names(&names);
+    return status;
+}
+
 tn_status tn_adapter_save_all(const tn_adapter *adapter, const char *dir) {
     char folder[TN_PATH_MAX];
+    TN_TRY(tn_adapter_check_folder(adapter, dir));
     TN_TRY(tn_adapter_save(adapter, dir));
     for (adapter = adapter->next; adapter; adapter = adapter->next) {
         TN_TRY(tn_path_join(folder, dir, adapter->name));

@@ -6,6 +6,8 @@
 #include "base/options.h"
 #include "format/json.h"
 
+enum { TN_MOST_INVOCATION = 256 }; /* tokens */
+
 typedef enum tn_bias_mode { TN_BIAS_NONE, TN_BIAS_ALL, TN_BIAS_LORA_ONLY } tn_bias_mode;
 
 /* A value for the modules whose name matches (.*\.)?(key)$. */

@@ -148,6 +148,8 @@ static tn_status read_invocation(const reader *r) {
     const char *key = "alora_invocation_tokens";
     int64_t *tokens = NULL;
     TN_TRY(read_integers(r, key, tn_json_get(r->json, key), INT32_MAX, &tokens, &c->invocation_count));
+    if (c->invocation_count > TN_MOST_INVOCATION)
+        return wrong_type(r, key, "a list of at most 256 tokens");
     c->invocation_tokens = tn_arena_array(&c->arena, c->invocation_count + 1, sizeof *c->invocation_tokens);
     if (!c->invocation_tokens)
         return tn_fail_memory("the adapter's configuration");

@@ -30,7 +30,8 @@ bool tn_lora_init_reduces_base(const char *init);
 tn_status tn_lora_init_check(const char *init);
 
 /* What the configuration makes of a module's slot besides plain LoRA; sizes that do not fit are an error. */
-tn_status tn_lora_variant_choose(const tn_peft_config *config, const tn_module *module, int64_t rank, tn_lora_slot *slot);
+tn_status tn_lora_variant_choose(const tn_peft_config *config, const tn_module *module, int64_t rank, int64_t vocab,
+                                 tn_lora_slot *slot);
 
 /* True when the slot is y += s B A x and no variant of it. */
 bool tn_lora_is_plain(const tn_lora_slot *slot);

@@ -80,7 +80,8 @@ static tn_status choose_blocks(const tn_peft_config *config, const tn_module *mo
     return TN_OK;
 }
 
-tn_status tn_lora_variant_choose(const tn_peft_config *config, const tn_module *module, int64_t rank, tn_lora_slot *slot) {
+tn_status tn_lora_variant_choose(const tn_peft_config *config, const tn_module *module, int64_t rank, int64_t vocab,
+                                 tn_lora_slot *slot) {
     const tn_tensor *weight = &tn_module_weight(module)->tensor;
     int64_t least = weight->shape[0] < weight->shape[1] ? weight->shape[0] : weight->shape[1];
     bool is_variant = config->kasa || config->block_diagonal.blocks || config->invocation_count;
@@ -100,6 +101,10 @@ tn_status tn_lora_variant_choose(const tn_peft_config *config, const tn_module *
         return tn_fail(TN_ERROR_ARGUMENT,
                        "kasa_config: '%s' needs a rank below %lld (its smaller dimension), and no use_bdlora", module->name,
                        (long long)least);
+    for (size_t i = 0; i < config->invocation_count; i++)
+        if (config->invocation_tokens[i] >= vocab)
+            return tn_fail(TN_ERROR_ARGUMENT, "alora_invocation_tokens: %d is outside the vocabulary of %lld tokens",
+                           config->invocation_tokens[i], (long long)vocab);
     slot->has_diagonal = config->kasa;
     slot->needs_invocation = config->invocation_count > 0;
     return choose_blocks(config, module, rank, slot);

@@ -94,9 +94,9 @@ static tn_status check_can_unmerge(const tn_adapter *adapter) {
                        "own cannot be restored from it; use the base that it was trained on");
     if (adapter->config.kasa || (init && tn_lora_init_reduces_base(init)))
         return tn_fail(TN_ERROR_UNSUPPORTED,
-                       "%s took a part out of the base that is computed from the base itself, so it cannot be undone from "
-                       "the merged weights; use the base that it was trained on",
-                       adapter->config.kasa ? "kasa_config" : "init_lora_weights");
+                       "%s '%s' took a part out of the base that is computed from the base itself, so it cannot be undone "
+                       "from the merged weights; use the base that it was trained on",
+                       adapter->config.kasa ? "the variant" : "init_lora_weights", adapter->config.kasa ? "KaSA" : init);
     return TN_OK;
 }
 

@@ -102,7 +102,8 @@ tn_status tn_pass_logits(tn_model *model, tn_tape *tape, const tn_tokens *tokens
     return status;
 }
 
-/* Tokens spread over the vocabulary: enough to see whether an adapter acts, whatever the tokenizer. */
+/* Tokens spread over the vocabulary, behind those that invoke the adapter if it waits for any: enough to see whether it
+ * acts, whatever the tokenizer. */
 enum { PROBE_TOKENS = 16 };
 
 typedef struct {
@@ -118,19 +119,25 @@ static tn_status copy_logits(void *cookie, int64_t first_row, int64_t rows, cons
 
 tn_status tn_session_probe_logits(tn_model *model, float **logits, int64_t *floats) {
     int64_t vocab = model->decoder->config.vocab_size;
-    int32_t ids[PROBE_TOKENS], positions[PROBE_TOKENS];
-    tn_span span = {0, PROBE_TOKENS, 0, PROBE_TOKENS};
-    tn_tokens tokens = {.ids = ids, .positions = positions, .count = PROBE_TOKENS, .spans = &span, .span_count = 1};
+    int32_t ids[TN_MOST_INVOCATION + PROBE_TOKENS], positions[TN_MOST_INVOCATION + PROBE_TOKENS], rows[PROBE_TOKENS];
+    const tn_peft_config *invoked = tn_adapter_invocation(model->adapter);
+    int32_t first = invoked ? (int32_t)invoked->invocation_count : 0, total = first + PROBE_TOKENS;
+    tn_span span = {0, total, 0, total};
+    tn_tokens tokens = {.ids = ids, .positions = positions, .count = total, .spans = &span, .span_count = 1};
     tn_tape rehearsal, tape = {0};
     *logits = NULL;
     *floats = vocab * PROBE_TOKENS;
-    for (int i = 0; i < PROBE_TOKENS; i++) {
-        ids[i] = (int32_t)((uint64_t)(i + 1) * 2654435761u % (uint64_t)vocab);
-        positions[i] = i;
+    for (int32_t i = 0; i < first; i++)
+        ids[i] = invoked->invocation_tokens[i];
+    for (int32_t i = 0; i < PROBE_TOKENS; i++) {
+        ids[first + i] = (int32_t)((uint64_t)(i + 1) * 2654435761u % (uint64_t)vocab);
+        rows[i] = first + i;
     }
-    TN_TRY(tn_decoder_prepare(model->decoder, PROBE_TOKENS));
+    for (int32_t i = 0; i < total; i++)
+        positions[i] = i;
+    TN_TRY(tn_decoder_prepare(model->decoder, total));
     TN_TRY(tn_tape_init(&rehearsal, model->kernels, 0));
-    tn_status status = tn_pass_logits(model, &rehearsal, &tokens, NULL, PROBE_TOKENS, NULL, NULL);
+    tn_status status = tn_pass_logits(model, &rehearsal, &tokens, rows, PROBE_TOKENS, NULL, NULL);
     int64_t peak = rehearsal.heap.peak;
     tn_tape_free(&rehearsal);
     TN_TRY(status);
@@ -139,7 +146,7 @@ tn_status tn_session_probe_logits(tn_model *model, float **logits, int64_t *floa
         return tn_fail_memory("the probe");
     status = tn_tape_init(&tape, model->kernels, peak);
     if (status == TN_OK)
-        status = tn_pass_logits(model, &tape, &tokens, NULL, PROBE_TOKENS, copy_logits, &kept);
+        status = tn_pass_logits(model, &tape, &tokens, rows, PROBE_TOKENS, copy_logits, &kept);
     tn_tape_free(&tape);
     if (status != TN_OK) {
         tn_free(kept.logits);

@@ -20,7 +20,7 @@ enum {
     JINJA_MAX_SOURCE = 1 << 20,   /* bytes of a template */
     JINJA_MAX_TEXT = 64 << 20,    /* bytes of the output and of any one string */
     JINJA_MAX_MEMORY = 512 << 20, /* bytes of values in one rendering */
-    JINJA_MAX_STEPS = 50000000,   /* nodes evaluated, items visited, and 64-byte pieces of text copied */
+    JINJA_MAX_STEPS = 10000000,   /* nodes evaluated, items visited, and 64-byte pieces of text copied */
     JINJA_MAX_CALLS = 200,        /* macros within macros */
     JINJA_MAX_NESTING = 200,      /* brackets and blocks in the source; levels of a JSON value */
     JINJA_MAX_DEPTH = 2000,       /* levels of evaluation: bounds the C stack */

@@ -125,6 +125,17 @@ static tn_status list_checkpoints(const char *folder, int64_t **steps, size_t *c
     return status;
 }
 
+tn_status tn_train_state_count(const char *out_dir, int64_t *count) {
+    char folder[TN_PATH_MAX];
+    int64_t *steps;
+    size_t found;
+    TN_TRY(checkpoint_folder(out_dir, folder));
+    tn_status status = list_checkpoints(folder, &steps, &found);
+    tn_free(steps);
+    *count = (int64_t)found;
+    return status;
+}
+
 static tn_status checkpoint_path(const char *folder, int64_t step, char path[TN_PATH_MAX]) {
     char name[64];
     snprintf(name, sizeof name, "step-%08" PRId64 ".safetensors", step);

@@ -24,6 +24,9 @@ typedef struct tn_train_state {
 /* Bytes of one checkpoint of this adapter, about. */
 int64_t tn_train_state_bytes(const tn_adapter *adapter);
 
+/* Checkpoints that the output folder holds already. */
+tn_status tn_train_state_count(const char *out_dir, int64_t *count);
+
 /* Removes what a killed process left half-written in the output folder. */
 tn_status tn_train_state_remove_leftovers(const char *out_dir);
 

@@ -188,13 +188,16 @@ static tn_status train_steps(run *r) {
 /* All that can fail for lack of space or rights, before any work. */
 static tn_status check_output(const tn_trainer *t) {
     const tn_train_options *o = t->options;
-    int64_t checkpoint = tn_train_state_bytes(t->model->adapter);
+    int64_t checkpoint = tn_train_state_bytes(t->model->adapter), there;
     int64_t model = t->model->adapter->method ? 0 : tn_decoder_bytes(t->model->decoder);
     if (!o->out)
         return tn_fail(TN_ERROR_ARGUMENT, "no output folder given");
     TN_TRY(tn_dir_create(o->out));
     TN_TRY(tn_dir_check_writable(o->out));
-    return tn_disk_check_free(o->out, (uint64_t)(checkpoint * (o->keep_checkpoints + 2) + model));
+    TN_TRY(tn_adapter_check_folder(t->model->adapter, o->out));
+    TN_TRY(tn_train_state_count(o->out, &there));
+    int64_t more = o->keep_checkpoints + 2 - there;
+    return tn_disk_check_free(o->out, (uint64_t)(checkpoint * (more > 1 ? more : 1) + model));
 }
 
 static tn_status prepare_output(const run *r) {

@@ -127,25 +127,46 @@ static void prompts_may_be_read_in_pieces(void **state) {
     compare_with_uncached("golden/base_llama/base", 5);
 }
 
-static void an_adapter_acts_with_a_cache_too(void **state) {
-    (void)state;
-    char path[TN_PATH_MAX];
-    tn_model *model = load_shared("golden/lora_basic/base");
-    const int32_t ids[6] = {1, 5, 9, 2, 7, 30};
+/* The first six ids as a prompt, then the rest one by one. */
+static void compare_adapter_with_uncached(const char *name, const int32_t *ids, int64_t count) {
+    char base[128], path[TN_PATH_MAX];
+    snprintf(base, sizeof base, "golden/%s/base", name);
+    tn_model *model = load_shared(base);
     tn_prompt prompt = {ids, 6};
+    const int64_t sequence = 0;
     tn_generator generator;
     latest got, expected;
-    assert_int_equal(tn_model_load_adapter(model, shared("golden/lora_basic/adapter", path), false, false), TN_OK);
+    snprintf(base, sizeof base, "golden/%s/adapter", name);
+    assert_int_equal(tn_model_load_adapter(model, shared(base, path), false, false), TN_OK);
     start(&got, model);
     start(&expected, model);
-    assert_int_equal(tn_generator_init(&generator, model, &prompt, 1, 1, 0), TN_OK);
+    assert_int_equal(tn_generator_init(&generator, model, &prompt, 1, count - 6, 4), TN_OK);
     assert_int_equal(tn_generator_read_prompts(&generator, keep, &got), TN_OK);
-    uncached(model, ids, 6, &expected);
-    assert_close(got.logits[0], expected.logits[0], got.vocab);
+    for (int64_t length = 6;; length++) {
+        uncached(model, ids, length, &expected);
+        assert_close(got.logits[0], expected.logits[0], got.vocab);
+        if (length == count)
+            break;
+        assert_int_equal(tn_generator_step(&generator, &sequence, &ids[length], 1, keep, &got), TN_OK);
+    }
     tn_generator_free(&generator);
     finish(&got);
     finish(&expected);
     tn_model_free(model);
+}
+
+static void an_adapter_acts_with_a_cache_too(void **state) {
+    static const int32_t ids[9] = {1, 5, 9, 2, 7, 30, 3, 4, 8};
+    (void)state;
+    compare_adapter_with_uncached("lora_basic", ids, 9);
+}
+
+/* The invocation lies across two pieces of the prompt; without one the adapter rests. */
+static void an_invocation_is_remembered_with_the_cache(void **state) {
+    static const int32_t invoked[9] = {1, 5, 9, 11, 12, 30, 3, 4, 8}, silent[9] = {1, 5, 12, 11, 7, 30, 3, 4, 8};
+    (void)state;
+    compare_adapter_with_uncached("lora_alora", invoked, 9);
+    compare_adapter_with_uncached("lora_alora", silent, 9);
 }
 
 /* One entry of the reference of the small real model. */
@@ -504,6 +525,7 @@ int main(void) {
         cmocka_unit_test(a_window_of_attention_is_the_same_with_a_cache),
         cmocka_unit_test(prompts_may_be_read_in_pieces),
         cmocka_unit_test(an_adapter_acts_with_a_cache_too),
+        cmocka_unit_test(an_invocation_is_remembered_with_the_cache),
         cmocka_unit_test(greedy_generation_equals_the_reference),
         cmocka_unit_test(many_prompts_together_give_what_each_gives_alone),
         cmocka_unit_test(first_logits_equal_the_reference),

@@ -258,6 +258,7 @@ static void check_saved(golden *g) {
     forward(g, false, false, &out);
     compare_logits(g, tensor(&out, "logits")->data, "logits_adapter", "attention_mask");
     tn_safetensors_close(&out);
+    assert_ok(tn_path_remove_tree(dir));
 }
 
 static void check_adapter(golden *g) {
