@@ -22,6 +22,7 @@ typedef struct tn_train_options {
     const char *out;           /* folder for the adapter, metrics.jsonl, report.html and checkpoints */
     int64_t batch_size;        /* samples per micro-batch; 8 */
     int64_t accumulate;        /* micro-batches per optimiser step; 1 */
+    int64_t pass_tokens;       /* tokens of a micro-batch in memory at once, in whole samples; 0: all; 512 */
     int64_t steps;             /* optimiser steps; 0: from epochs */
     double epochs;             /* passes over the data when steps is 0; 3 */
     int64_t max_length;        /* tokens per sample; 0: the model's positions; 1024 */
@@ -57,7 +58,7 @@ typedef struct tn_train_plan {
     int64_t shortest, median, p95, longest; /* tokens per training sample */
     int64_t cut, dropped, unlabelled, first_unlabelled_line;
     int64_t steps, steps_per_epoch;
-    int64_t largest_batch_tokens;
+    int64_t largest_batch_tokens, largest_pass_tokens;
     bool checkpointing; /* activation checkpointing is on */
     int64_t base_bytes; /* weights as stored, mapped */
     int64_t adapter_bytes, gradient_bytes, optimizer_bytes;

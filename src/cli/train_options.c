@@ -230,6 +230,14 @@ static const tn_option training[] = {
      .high = INFINITY,
      .value_name = "N",
      .help = "micro-batches per step"},
+    {.name = "pass-tokens",
+     .type = TN_OPTION_INT,
+     TN_FIELD(tn_cli_train, train.pass_tokens),
+     .initial = "512",
+     .low = 0,
+     .high = INFINITY,
+     .value_name = "N",
+     .help = "tokens of a micro-batch in memory at once, in whole samples; 0: all of it"},
     {.name = "steps",
      .type = TN_OPTION_INT,
      TN_FIELD(tn_cli_train, train.steps),
@@ -386,8 +394,9 @@ void tn_cli_print_plan(const tn_model *model, const tn_train_plan *p) {
     if (p->unlabelled)
         printf("warning    %lld samples have no label and were left out, the first in line %lld\n", (long long)p->unlabelled,
                (long long)p->first_unlabelled_line);
-    printf("steps      %lld (%lld per epoch), at most %lld tokens per micro-batch, %.3g GFLOP per step\n",
-           (long long)p->steps, (long long)p->steps_per_epoch, (long long)p->largest_batch_tokens, p->flops_per_step / 1e9);
+    printf("steps      %lld (%lld per epoch), at most %lld tokens per micro-batch and %lld at once, %.3g GFLOP per step\n",
+           (long long)p->steps, (long long)p->steps_per_epoch, (long long)p->largest_batch_tokens,
+           (long long)p->largest_pass_tokens, p->flops_per_step / 1e9);
     printf("memory     predicted peak %.0f MB: base %.1f, trained %.1f, gradients %.1f, optimiser %.1f, activations %.1f%s, "
            "data %.1f, "
            "program %.1f\n",

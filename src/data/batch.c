@@ -73,11 +73,33 @@ tn_batch_size tn_order_size(tn_order *order, int64_t index) {
     return size;
 }
 
-int64_t tn_order_largest(tn_order *order, int64_t first, int64_t count) {
+static tn_batch_size greatest(tn_batch_size a, tn_batch_size b) {
+    return (tn_batch_size){a.sequences > b.sequences ? a.sequences : b.sequences, a.tokens > b.tokens ? a.tokens : b.tokens,
+                           a.labelled > b.labelled ? a.labelled : b.labelled};
+}
+
+tn_batch_size tn_order_part_size(tn_order *order, int64_t index, int64_t part_tokens) {
+    int64_t first, end;
+    tn_batch_size most = {0}, part = {0};
+    find_places(order, index, &first, &end);
+    for (int64_t place = first; place < end; place++) {
+        int64_t s = sample_at(order, place), length = order->dataset->starts[s + 1] - order->dataset->starts[s];
+        if (part.sequences && part.tokens + length > part_tokens) {
+            most = greatest(most, part);
+            part = (tn_batch_size){0};
+        }
+        part.sequences++;
+        part.tokens += length;
+        part.labelled += order->labelled[s];
+    }
+    return greatest(most, part);
+}
+
+int64_t tn_order_largest(tn_order *order, int64_t first, int64_t count, int64_t part_tokens) {
     int64_t largest = first;
     tn_batch_size most = {0};
     for (int64_t i = first; i < first + count; i++) {
-        tn_batch_size size = tn_order_size(order, i);
+        tn_batch_size size = tn_order_part_size(order, i, part_tokens);
         if (size.tokens > most.tokens || (size.tokens == most.tokens && size.labelled > most.labelled)) {
             most = size;
             largest = i;
@@ -88,12 +110,8 @@ int64_t tn_order_largest(tn_order *order, int64_t first, int64_t count) {
 
 tn_batch_size tn_order_bounds(tn_order *order, int64_t first, int64_t count) {
     tn_batch_size most = {0};
-    for (int64_t i = first; i < first + count; i++) {
-        tn_batch_size size = tn_order_size(order, i);
-        most.sequences = size.sequences > most.sequences ? size.sequences : most.sequences;
-        most.tokens = size.tokens > most.tokens ? size.tokens : most.tokens;
-        most.labelled = size.labelled > most.labelled ? size.labelled : most.labelled;
-    }
+    for (int64_t i = first; i < first + count; i++)
+        most = greatest(most, tn_order_size(order, i));
     return most;
 }
 
@@ -111,7 +129,10 @@ tn_status tn_batch_builder_init(tn_batch_builder *builder, tn_batch_size bounds)
     b->label_rows = tn_calloc((size_t)bounds.labelled, sizeof *b->label_rows);
     b->label_ids = tn_calloc((size_t)bounds.labelled, sizeof *b->label_ids);
     b->samples = tn_calloc((size_t)bounds.sequences, sizeof *b->samples);
-    if (b->ids && b->positions && b->starts && b->label_rows && b->label_ids && b->samples)
+    builder->part_starts = tn_calloc((size_t)bounds.sequences + 1, sizeof *builder->part_starts);
+    builder->part_label_rows = tn_calloc((size_t)bounds.labelled, sizeof *builder->part_label_rows);
+    if (b->ids && b->positions && b->starts && b->label_rows && b->label_ids && b->samples && builder->part_starts &&
+        builder->part_label_rows)
         return TN_OK;
     tn_batch_builder_free(builder);
     return tn_fail_memory("a batch");
@@ -125,6 +146,8 @@ void tn_batch_builder_free(tn_batch_builder *builder) {
     tn_free(b->label_rows);
     tn_free(b->label_ids);
     tn_free(b->samples);
+    tn_free(builder->part_starts);
+    tn_free(builder->part_label_rows);
     *builder = (tn_batch_builder){0};
 }
 
@@ -158,4 +181,31 @@ tn_status tn_batch_at(tn_batch_builder *builder, tn_order *order, int64_t index,
         pack_sample(b, order->dataset, sample_at(order, place));
     *out = b;
     return TN_OK;
+}
+
+bool tn_batch_next_part(tn_batch_builder *builder, int64_t part_tokens, tn_batch_part *part) {
+    const tn_batch *b = &builder->batch;
+    int64_t first = part->first_sequence + part->batch.sequences, end = first + 1, label = part->first_label;
+    if (first >= b->sequences)
+        return false;
+    while (end < b->sequences && b->starts[end + 1] - b->starts[first] <= part_tokens)
+        end++;
+    int64_t start = b->starts[first], tokens = b->starts[end] - start;
+    label += part->batch.labelled;
+    *part = (tn_batch_part){.batch = {.sequences = end - first,
+                                      .tokens = tokens,
+                                      .ids = b->ids + start,
+                                      .positions = b->positions + start,
+                                      .starts = builder->part_starts,
+                                      .label_rows = builder->part_label_rows,
+                                      .label_ids = b->label_ids + label,
+                                      .samples = b->samples + first},
+                            .number = part->number + (part->batch.sequences > 0),
+                            .first_sequence = first,
+                            .first_label = label};
+    for (int64_t i = first; i <= end; i++)
+        builder->part_starts[i - first] = b->starts[i] - start;
+    for (; label < b->labelled && b->label_rows[label] < start + tokens; label++)
+        builder->part_label_rows[part->batch.labelled++] = b->label_rows[label] - (int32_t)start;
+    return true;
 }

@@ -3,7 +3,9 @@
  *     ids        [ a0 a1 a2 | b0 b1 | c0 c1 c2 c3 ]     tokens, no sequence sees another
  *     positions  [ 0  1  2  | 0  1  | 0  1  2  3  ]
  *     starts     [ 0, 3, 5, 9 ]
- *     label_rows rows t whose next token in the same sequence is labelled; label_ids: that label */
+ *     label_rows rows t whose next token in the same sequence is labelled; label_ids: that label
+ *
+ * A micro-batch may go through the model in parts, whole sequences each: activations of one part are in memory at a time. */
 #ifndef TN_DATA_BATCH_H
 #define TN_DATA_BATCH_H
 
@@ -46,8 +48,12 @@ int64_t tn_order_epoch(const tn_order *order, int64_t index); /* from 0, of micr
 /* Sizes of micro-batch `index` >= 0, without building it. Epochs beyond 2^32 repeat. */
 tn_batch_size tn_order_size(tn_order *order, int64_t index);
 
-/* The largest of micro-batches [first, first + count): most tokens, then most labels, then the earliest. */
-int64_t tn_order_largest(tn_order *order, int64_t first, int64_t count);
+/* The greatest of each size over the parts of at most `part_tokens` tokens that micro-batch `index` goes in. */
+tn_batch_size tn_order_part_size(tn_order *order, int64_t index, int64_t part_tokens);
+
+/* The one with the largest part of micro-batches [first, first + count): most tokens, then most labels, then the earliest.
+ */
+int64_t tn_order_largest(tn_order *order, int64_t first, int64_t count, int64_t part_tokens);
 
 /* The greatest of each size over the same range; what buffers must hold. */
 tn_batch_size tn_order_bounds(tn_order *order, int64_t first, int64_t count);
@@ -56,6 +62,8 @@ tn_batch_size tn_order_bounds(tn_order *order, int64_t first, int64_t count);
 typedef struct tn_batch_builder {
     tn_batch_size bounds;
     tn_batch batch;
+    int64_t *part_starts;     /* [sequences + 1] of the part at hand */
+    int32_t *part_label_rows; /* [labelled] */
 } tn_batch_builder;
 
 /* Free with tn_batch_builder_free; a failed init needs none. More than 2^31 - 1 tokens are an error. */
@@ -64,5 +72,15 @@ void tn_batch_builder_free(tn_batch_builder *builder);
 
 /* Packs micro-batch `index` without allocating; *out points into the builder. An error when it exceeds the bounds. */
 tn_status tn_batch_at(tn_batch_builder *builder, tn_order *order, int64_t index, const tn_batch **out);
+
+/* Whole sequences of a micro-batch, numbered from their own start. */
+typedef struct tn_batch_part {
+    tn_batch batch; /* views; valid until the builder makes another part or batch */
+    int64_t number, first_sequence, first_label;
+} tn_batch_part;
+
+/* Goes on to the next part of the batch that the builder holds: as many sequences as have at most `part_tokens` tokens
+ * together, at least one. *part is all zero for the first; false when there are no more. */
+bool tn_batch_next_part(tn_batch_builder *builder, int64_t part_tokens, tn_batch_part *part);
 
 #endif

@@ -11,20 +11,30 @@ enum { SAMPLED_BATCHES = 8 };
 /* A share of the machine's free memory beyond which activations are recomputed rather than kept. */
 static const double MEMORY_SHARE = 0.6;
 
+/* Heap of the largest part of a micro-batch, FLOPs of all. */
 static tn_status rehearse(tn_trainer *t, tn_order *order, int64_t index, bool recording, tn_checkpointing checkpointing,
                           tn_pass_cost *cost) {
     const tn_batch *batch;
+    tn_batch_part part = {0};
+    *cost = (tn_pass_cost){0};
     TN_TRY(tn_batch_at(&t->builder, order, index, &batch));
-    return tn_pass_rehearse(t->model, batch->starts, batch->sequences, batch->labelled, recording, checkpointing, cost);
+    while (tn_batch_next_part(&t->builder, t->part_tokens, &part)) {
+        tn_pass_cost one;
+        TN_TRY(tn_pass_rehearse(t->model, part.batch.starts, part.batch.sequences, part.batch.labelled, recording,
+                                checkpointing, &one));
+        cost->heap_bytes = one.heap_bytes > cost->heap_bytes ? one.heap_bytes : cost->heap_bytes;
+        cost->flops += one.flops;
+    }
+    return TN_OK;
 }
 
-/* Bytes of the largest training pass; the batch with most tokens, or with most labels when that is another. */
+/* Bytes of the largest training pass; the part with most tokens, or with most labels when that is another. */
 static tn_status training_heap(tn_trainer *t, tn_checkpointing checkpointing, int64_t *bytes) {
     int64_t count = t->steps * t->options->accumulate, most_labels = 0;
-    int64_t candidates[2] = {tn_order_largest(&t->order, 0, count), 0};
+    int64_t candidates[2] = {tn_order_largest(&t->order, 0, count, t->part_tokens), 0};
     int64_t distinct = count < 4 * tn_order_per_epoch(&t->order) ? count : 4 * tn_order_per_epoch(&t->order);
     for (int64_t i = 0; i < distinct; i++) {
-        int64_t labelled = tn_order_size(&t->order, i).labelled;
+        int64_t labelled = tn_order_part_size(&t->order, i, t->part_tokens).labelled;
         if (labelled > most_labels) {
             most_labels = labelled;
             candidates[1] = i;
@@ -44,8 +54,8 @@ static tn_status validation_heap(tn_trainer *t, int64_t *bytes) {
     *bytes = 0;
     if (!t->valid.count)
         return TN_OK;
-    TN_TRY(rehearse(t, &t->valid_order, tn_order_largest(&t->valid_order, 0, tn_order_per_epoch(&t->valid_order)), false,
-                    TN_CHECKPOINTING_OFF, &cost));
+    int64_t largest = tn_order_largest(&t->valid_order, 0, tn_order_per_epoch(&t->valid_order), t->part_tokens);
+    TN_TRY(rehearse(t, &t->valid_order, largest, false, TN_CHECKPOINTING_OFF, &cost));
     *bytes = cost.heap_bytes;
     return TN_OK;
 }
@@ -95,7 +105,7 @@ static int64_t resident_bytes(int64_t bytes) {
 static int64_t product_scratch(const tn_trainer *t) {
     const double most = 8 << 20;
     const tn_decoder_config *c = &t->model->decoder->config;
-    double rows = (double)t->builder.bounds.tokens, in = (double)c->hidden_size;
+    double rows = (double)t->largest_part, in = (double)c->hidden_size;
     double out = (double)(c->intermediate_size > c->vocab_size ? c->intermediate_size : c->vocab_size);
     double floats = fmax((rows + out) * in, fmax((rows + in) * out, (in + out) * rows));
     return (int64_t)fmin(floats * sizeof(float), most);
@@ -148,6 +158,7 @@ tn_status tn_trainer_plan(tn_trainer *t, bool with_calibration, tn_train_plan *p
     plan->steps = t->steps;
     plan->steps_per_epoch = (tn_order_per_epoch(&t->order) + t->options->accumulate - 1) / t->options->accumulate;
     plan->largest_batch_tokens = t->builder.bounds.tokens;
+    plan->largest_pass_tokens = t->largest_part;
     plan->checkpointing = t->checkpointing == TN_CHECKPOINTING_ON;
     plan->base_bytes = tn_decoder_bytes(t->model->decoder);
     plan->adapter_bytes = store;
@@ -162,7 +173,7 @@ tn_status tn_trainer_plan(tn_trainer *t, bool with_calibration, tn_train_plan *p
     int64_t coming = 3 * resident_bytes(store) + resident_bytes(plan->activation_bytes) + product_scratch(t);
     plan->peak_bytes = resident + coming > peak ? resident + coming : peak;
     if (with_calibration)
-        plan->seconds_per_step = plan->flops_per_step * calibrate(t, plan->largest_batch_tokens);
+        plan->seconds_per_step = plan->flops_per_step * calibrate(t, plan->largest_pass_tokens);
     tn_buf_clear(&t->sample);
     TN_TRY(tn_dataset_show(&t->train, 0, t->model->tokenizer, false, &t->sample));
     plan->sample = tn_buf_text(&t->sample);

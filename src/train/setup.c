@@ -9,6 +9,7 @@ void tn_train_options_default(tn_train_options *options) {
         .batch_size = 8,
         .accumulate = 1,
         .epochs = 3,
+        .pass_tokens = 512,
         .max_length = 1024,
         .shuffle = true,
         .valid_fraction = 0.05,
@@ -38,6 +39,7 @@ static tn_status check_options(const tn_train_options *o) {
         return tn_fail(TN_ERROR_ARGUMENT, "no training data given");
     TN_TRY(check_number("batch_size", (double)o->batch_size, 1, 1e9));
     TN_TRY(check_number("accumulate", (double)o->accumulate, 1, 1e9));
+    TN_TRY(check_number("pass_tokens", (double)o->pass_tokens, 0, 1e9));
     TN_TRY(check_number("steps", (double)o->steps, 0, 1e12));
     TN_TRY(check_number("epochs", o->epochs, 0, 1e9));
     TN_TRY(check_number("max_length", (double)o->max_length, 0, 1e9));
@@ -140,6 +142,7 @@ static tn_status describe_settings(tn_trainer *t) {
     cJSON_AddNumberToObject(s, "parameters", (double)tn_decoder_parameters(t->model->decoder));
     cJSON_AddNumberToObject(s, "batch-size", (double)o->batch_size);
     cJSON_AddNumberToObject(s, "accumulate", (double)o->accumulate);
+    cJSON_AddNumberToObject(s, "pass-tokens", (double)o->pass_tokens);
     cJSON_AddNumberToObject(s, "steps", (double)t->steps);
     cJSON_AddBoolToObject(s, "shuffle", o->shuffle);
     cJSON_AddNumberToObject(s, "lr", o->lr);
@@ -176,6 +179,10 @@ static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
+static int64_t largest_part(tn_order *order, int64_t count, int64_t part_tokens) {
+    return tn_order_part_size(order, tn_order_largest(order, 0, count, part_tokens), part_tokens).tokens;
+}
+
 static tn_status prepare_batches(tn_trainer *t) {
     const tn_train_options *o = t->options;
     TN_TRY(tn_order_init(&t->order, &t->train, o->batch_size, o->shuffle, o->seed));
@@ -189,6 +196,11 @@ static tn_status prepare_batches(tn_trainer *t) {
         bounds = (tn_batch_size){larger(bounds.sequences, v.sequences), larger(bounds.tokens, v.tokens),
                                  larger(bounds.labelled, v.labelled)};
     }
+    t->part_tokens = o->pass_tokens ? o->pass_tokens : INT64_MAX;
+    t->largest_part = largest_part(&t->order, t->steps * o->accumulate, t->part_tokens);
+    if (t->valid.count)
+        t->largest_part =
+            larger(t->largest_part, largest_part(&t->valid_order, tn_order_per_epoch(&t->valid_order), t->part_tokens));
     TN_TRY(tn_batch_builder_init(&t->builder, bounds));
     t->spans = tn_calloc((size_t)bounds.sequences + 1, sizeof *t->spans);
     t->losses = tn_calloc((size_t)bounds.labelled + 1, sizeof *t->losses);

@@ -35,25 +35,35 @@ static tn_status fail_nonfinite(const run *r, const tn_batch *batch, int64_t lab
                    (long long)step, r->t.train.lines[batch->samples[sequence]]);
 }
 
-/* One micro-batch: its losses are summed in order, its gradients added to the store. */
-static tn_status run_micro_batch(run *r, int64_t index, int64_t step, float grad_scale, double *loss_sum,
-                                 tn_train_step *out) {
+/* One part of a micro-batch: its losses are summed in order, its gradients added to the store. */
+static tn_status run_part(run *r, const tn_batch *batch, uint64_t dropout_seed, int64_t step, float grad_scale,
+                          double *loss_sum) {
     tn_trainer *t = &r->t;
-    const tn_batch *batch;
     tn_pass pass;
-    TN_TRY(tn_batch_at(&t->builder, &t->order, index, &batch));
     tn_pass_from_batch(batch, t->spans, &pass);
     tn_tape_reset(&t->tape);
     t->tape.recording = true;
-    tn_forward forward = {.tape = &t->tape,
-                          .training = true,
-                          .dropout_seed = t->options->seed ^ ((uint64_t)index * UINT64_C(0x9e3779b97f4a7c15))};
+    tn_forward forward = {.tape = &t->tape, .training = true, .dropout_seed = dropout_seed};
     tn_pass_loss(t->model, &forward, &pass, t->checkpointing, grad_scale, t->losses, NULL);
     TN_TRY(tn_tape_status(&t->tape));
     for (int64_t i = 0; i < batch->labelled; i++) {
         if (!isfinite(t->losses[i]))
             return fail_nonfinite(r, batch, i, step);
         *loss_sum += t->losses[i];
+    }
+    return TN_OK;
+}
+
+static tn_status run_micro_batch(run *r, int64_t index, int64_t step, float grad_scale, double *loss_sum,
+                                 tn_train_step *out) {
+    tn_trainer *t = &r->t;
+    const tn_batch *batch;
+    tn_batch_part part = {0};
+    TN_TRY(tn_batch_at(&t->builder, &t->order, index, &batch));
+    while (tn_batch_next_part(&t->builder, t->part_tokens, &part)) {
+        uint64_t draw =
+            (uint64_t)index * UINT64_C(0x9e3779b97f4a7c15) ^ (uint64_t)part.number * UINT64_C(0xd1342543de82ef95);
+        TN_TRY(run_part(r, &part.batch, t->options->seed ^ draw, step, grad_scale, loss_sum));
     }
     out->tokens += batch->tokens;
     out->labelled += batch->labelled;
@@ -93,16 +103,19 @@ tn_status tn_trainer_validate(tn_trainer *t, double *loss) {
     int64_t labelled = 0, batches = tn_order_per_epoch(&t->valid_order);
     for (int64_t i = 0; i < batches; i++) {
         const tn_batch *batch;
-        tn_pass pass;
+        tn_batch_part part = {0};
         TN_TRY(tn_batch_at(&t->builder, &t->valid_order, i, &batch));
-        tn_pass_from_batch(batch, t->spans, &pass);
-        tn_tape_reset(&t->tape);
-        t->tape.recording = false;
-        tn_forward forward = {.tape = &t->tape};
-        tn_pass_loss(t->model, &forward, &pass, TN_CHECKPOINTING_OFF, 0, t->losses, NULL);
-        TN_TRY(tn_tape_status(&t->tape));
-        for (int64_t j = 0; j < batch->labelled; j++)
-            sum += t->losses[j];
+        while (tn_batch_next_part(&t->builder, t->part_tokens, &part)) {
+            tn_pass pass;
+            tn_pass_from_batch(&part.batch, t->spans, &pass);
+            tn_tape_reset(&t->tape);
+            t->tape.recording = false;
+            tn_forward forward = {.tape = &t->tape};
+            tn_pass_loss(t->model, &forward, &pass, TN_CHECKPOINTING_OFF, 0, t->losses, NULL);
+            TN_TRY(tn_tape_status(&t->tape));
+            for (int64_t j = 0; j < part.batch.labelled; j++)
+                sum += t->losses[j];
+        }
         labelled += batch->labelled;
     }
     *loss = sum / (double)labelled;

@@ -19,6 +19,8 @@ typedef struct tn_trainer {
     tn_span *spans;           /* [largest number of sequences] */
     float *losses;            /* [largest number of labels] */
     int64_t steps;
+    int64_t part_tokens;  /* of a micro-batch that go through the model at once, unless a sequence is longer */
+    int64_t largest_part; /* tokens of the largest one that there is */
     tn_checkpointing checkpointing;
     int64_t heap_bytes;
     tn_tape tape;

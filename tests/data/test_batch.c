@@ -149,6 +149,50 @@ static void any_micro_batch_can_be_had_at_any_time(void **state) {
     tn_dataset_free(&dataset);
 }
 
+/* Together the parts are the batch: every token, label and sample once, in order, rows counted from each part's start. */
+static void parts_are_the_batch_in_whole_sequences(void **state) {
+    (void)state;
+    tn_dataset dataset = make_dataset(15, 0);
+    tn_order order;
+    tn_batch_builder builder;
+    const tn_batch *b;
+    assert_int_equal(tn_order_init(&order, &dataset, 15, true, 3), TN_OK);
+    assert_int_equal(tn_batch_builder_init(&builder, tn_order_bounds(&order, 0, 1)), TN_OK);
+    for (int64_t limit = 0; limit < 60; limit++) {
+        tn_batch_part part = {0};
+        tn_batch_size most = {0};
+        int64_t sequences = 0, tokens = 0, labelled = 0, count = 0;
+        assert_int_equal(tn_batch_at(&builder, &order, 0, &b), TN_OK);
+        for (; tn_batch_next_part(&builder, limit, &part); count++) {
+            const tn_batch *p = &part.batch;
+            assert_int_equal(part.number, count);
+            assert_true(p->sequences == 1 || p->tokens <= limit);
+            assert_int_equal(p->starts[0], 0);
+            assert_int_equal(p->starts[p->sequences], p->tokens);
+            assert_memory_equal(p->ids, b->ids + tokens, (size_t)p->tokens * sizeof *p->ids);
+            assert_memory_equal(p->samples, b->samples + sequences, (size_t)p->sequences * sizeof *p->samples);
+            for (int64_t i = 0; i < p->labelled; i++) {
+                assert_int_equal(p->label_rows[i] + tokens, b->label_rows[labelled + i]);
+                assert_int_equal(p->label_ids[i], b->label_ids[labelled + i]);
+            }
+            sequences += p->sequences;
+            tokens += p->tokens;
+            labelled += p->labelled;
+            most.tokens = p->tokens > most.tokens ? p->tokens : most.tokens;
+            most.labelled = p->labelled > most.labelled ? p->labelled : most.labelled;
+        }
+        assert_int_equal(sequences, b->sequences);
+        assert_int_equal(tokens, b->tokens);
+        assert_int_equal(labelled, b->labelled);
+        assert_int_equal(count == 1, tokens <= limit);
+        assert_int_equal(tn_order_part_size(&order, 0, limit).tokens, most.tokens);
+        assert_int_equal(tn_order_part_size(&order, 0, limit).labelled, most.labelled);
+    }
+    tn_batch_builder_free(&builder);
+    tn_order_free(&order);
+    tn_dataset_free(&dataset);
+}
+
 static void largest_batch_has_most_tokens_then_most_labels(void **state) {
     (void)state;
     tn_dataset dataset = make_dataset(15, 0);
@@ -156,9 +200,9 @@ static void largest_batch_has_most_tokens_then_most_labels(void **state) {
         dataset.labels[i] = TN_LABEL_IGNORED; /* the first of the three longest is trained least */
     tn_order order;
     assert_int_equal(tn_order_init(&order, &dataset, 1, false, 0), TN_OK);
-    assert_int_equal(tn_order_largest(&order, 0, 15), 9);
-    assert_int_equal(tn_order_largest(&order, 0, 9), 4);
-    assert_int_equal(tn_order_largest(&order, 10, 5), 14);
+    assert_int_equal(tn_order_largest(&order, 0, 15, INT64_MAX), 9);
+    assert_int_equal(tn_order_largest(&order, 0, 9, INT64_MAX), 4);
+    assert_int_equal(tn_order_largest(&order, 10, 5, INT64_MAX), 14);
     tn_batch_size bounds = tn_order_bounds(&order, 0, 9);
     assert_int_equal(bounds.sequences, 1);
     assert_int_equal(bounds.tokens, 6);
@@ -207,6 +251,7 @@ int main(void) {
         cmocka_unit_test(untrained_positions_have_no_label_row),
         cmocka_unit_test(every_epoch_sees_each_sample_once_in_another_order),
         cmocka_unit_test(any_micro_batch_can_be_had_at_any_time),
+        cmocka_unit_test(parts_are_the_batch_in_whole_sequences),
         cmocka_unit_test(largest_batch_has_most_tokens_then_most_labels),
         cmocka_unit_test(unusable_sizes_are_errors),
     };

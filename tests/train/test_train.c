@@ -59,13 +59,14 @@ static double adapter_distance(const char *out1, const char *out2) {
 
 static void splitting_a_step_into_micro_batches_changes_nothing(void **state) {
     (void)state;
-    static const char *const outs[] = {"split-8x1", "split-4x2", "split-1x8"};
-    const int64_t sizes[] = {8, 4, 1};
-    recording r[3];
+    static const char *const outs[] = {"split-8x1", "split-4x2", "split-1x8", "split-parts"};
+    const int64_t sizes[] = {8, 4, 1, 8}, pass_tokens[] = {0, 0, 0, 2 * TINY_LENGTH};
+    recording r[4];
     tiny_write_rows(tiny_path("sixteen.jsonl"), 16, 1);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         tiny_run run = start_recording(outs[i], &r[i]);
         run.data = "sixteen.jsonl";
+        run.train.pass_tokens = pass_tokens[i];
         run.train.batch_size = sizes[i];
         run.train.accumulate = 8 / sizes[i];
         tiny_train_well(&run);
@@ -169,17 +170,17 @@ static void nothing_is_allocated_between_steps(void **state) {
 
 static void tape_needs_exactly_what_the_plan_says(void **state) {
     (void)state;
-    for (int variant = 0; variant < 4; variant++) {
+    for (int variant = 0; variant < 8; variant++) {
         tn_trainer t;
         tn_train_plan plan;
         tn_model *model;
-        tn_pass pass;
         const tn_batch *batch;
         tiny_run run = tiny_start("unused");
         run.train.data = tiny_path("data.jsonl");
         run.adapter.method = variant & 1 ? "full" : "lora";
         run.train.checkpointing = variant & 2 ? "on" : "off";
         run.train.valid_fraction = 0.2;
+        run.train.pass_tokens = variant & 4 ? 2 * TINY_LENGTH : 0;
         assert_int_equal(tn_model_load(tiny_path("base"), &model), TN_OK);
         assert_int_equal(tn_model_add_adapter(model, &run.adapter, 0), TN_OK);
         assert_int_equal(tn_trainer_init(&t, model, &run.train, NULL), TN_OK);
@@ -187,13 +188,17 @@ static void tape_needs_exactly_what_the_plan_says(void **state) {
         assert_int_equal(tn_trainer_plan(&t, false, &plan), TN_OK);
         assert_int_equal(tn_tape_init(&t.tape, model->kernels, 2 * plan.activation_bytes), TN_OK);
         for (int64_t i = 0; i < t.steps; i++) {
+            tn_batch_part part = {0};
             assert_int_equal(tn_batch_at(&t.builder, &t.order, i, &batch), TN_OK);
-            tn_pass_from_batch(batch, t.spans, &pass);
-            tn_tape_reset(&t.tape);
-            t.tape.recording = true;
-            tn_forward forward = {.tape = &t.tape, .training = true};
-            tn_pass_loss(model, &forward, &pass, t.checkpointing, 1, t.losses, NULL);
-            assert_int_equal(tn_tape_status(&t.tape), TN_OK);
+            while (tn_batch_next_part(&t.builder, t.part_tokens, &part)) {
+                tn_pass pass;
+                tn_pass_from_batch(&part.batch, t.spans, &pass);
+                tn_tape_reset(&t.tape);
+                t.tape.recording = true;
+                tn_forward forward = {.tape = &t.tape, .training = true};
+                tn_pass_loss(model, &forward, &pass, t.checkpointing, 1, t.losses, NULL);
+                assert_int_equal(tn_tape_status(&t.tape), TN_OK);
+            }
         }
         double valid_loss;
         assert_int_equal(tn_trainer_validate(&t, &valid_loss), TN_OK);
