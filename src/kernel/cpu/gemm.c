@@ -23,6 +23,7 @@ enum {
     SHALLOW = 32,            /* depth up to which C is the largest of the three */
     IN_PLACE_COLS = 96,      /* with more, packing A pays */
     IN_PLACE_ROWS = 128,     /* with more, packing B pays */
+    CACHED_FLOATS = 1 << 17, /* of B, up to which products of few rows take its rows in tiles */
     PACKED_FLOATS = 2 << 20, /* of both operands, unless one kc needs more */
     MAX_GROUP = 8,
     MIN_TILES = 128,       /* tasks of a block, when it has so many tiles */
@@ -231,8 +232,12 @@ static void multiply_panels(const product *job, const block *at, const float *pa
         for (int64_t j = across.from; j < across.to; j++) {
             int64_t col = j * kernel->nr, b_step;
             const float *b = panel_of_b(job, at, packed_b, j, from, &b_step);
-            kernel->tile(job->c.data + (at->row + row) * job->c.row_stride + at->col + col, job->c.row_stride, a, a_row,
-                         a_step, b, b_step, job->alpha, beta, rows, smaller(at->cols - col, kernel->nr), depth);
+            float *c = job->c.data + (at->row + row) * job->c.row_stride + (at->col + col) * job->c.col_stride;
+            int64_t cols = smaller(at->cols - col, kernel->nr);
+            if (job->c.col_stride == 1)
+                kernel->tile(c, job->c.row_stride, a, a_row, a_step, b, b_step, job->alpha, beta, rows, cols, depth);
+            else
+                kernel->tile_across(c, job->c.col_stride, a, a_row, a_step, b, b_step, job->alpha, beta, rows, cols, depth);
         }
     }
 }
@@ -412,6 +417,20 @@ static void run_sums(product *job) {
         add_up_strip(job, from, smaller(to - from, strip), strip);
 }
 
+/* C^T = B^T A^T reads B's columns in place, as the rows of a tile, where A B would transpose all of B into panels. The price
+ * is to transpose the tiles of C, and A, which are smaller: few rows against a depth of many. */
+static bool is_better_transposed(const product *job) {
+    const tn_gemm_kernel *kernel = job->kernel;
+    return job->m <= IN_PLACE_COLS && job->k >= 2 * job->m && job->n > job->m && job->b.row_stride == 1 &&
+           job->b.dtype == TN_DTYPE_F32 &&
+           8 * round_up(job->m, kernel->nr) <= 9 * round_up(job->m, kernel->mr); /* tiles are not padded much more */
+}
+
+/* B's rows fit in the caches and several rows of C share each: no need to read them one after another. */
+static bool fits_in_tiles(const product *job) {
+    return job->m > 4 && job->b.col_stride == 1 && job->b.dtype == TN_DTYPE_F32 && job->k * job->n <= CACHED_FLOATS;
+}
+
 /* False when this is no product of few rows after all, or there is no memory to treat it as one. */
 static bool gemm_few_rows(product *job) {
     if (job->b.row_stride != 1) {
@@ -464,10 +483,14 @@ void tn_gemm_run(const tn_gemm_kernel *kernel, bool parallel, float *c, int64_t 
     if (smaller(m, n) <= DOT_ROWS) {
         if (n < m)
             transpose_product(&job);
-        if (gemm_few_rows(&job))
-            return;
-        if (n < m)
-            transpose_product(&job);
+        if (!fits_in_tiles(&job)) {
+            if (gemm_few_rows(&job))
+                return;
+            if (n < m)
+                transpose_product(&job);
+        }
+    } else if (is_better_transposed(&job)) {
+        transpose_product(&job);
     }
     gemm_by_blocks(&job);
 }

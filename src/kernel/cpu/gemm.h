@@ -26,6 +26,10 @@ typedef struct tn_gemm_kernel {
     void (*tile)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
                  float alpha, float beta, int64_t rows, int64_t cols, int64_t depth);
 
+    /* The same with element (i, j) of C at c[i + j * ldc]. */
+    void (*tile_across)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
+                        float alpha, float beta, int64_t rows, int64_t cols, int64_t depth);
+
     /* out[j * rows + i] += sum over p of x[i * x_stride + p] * w[j * w_stride + p]: i < rows <= group, j < count. */
     void (*dots)(float *out, const float *x, int64_t x_stride, const void *w, tn_dtype dtype, int64_t w_stride, int64_t rows,
                  int64_t count, int64_t depth);

@@ -73,26 +73,8 @@ INLINE void put_part(float *c, vec value, vec alpha, float beta, int64_t cols) {
     v_store_part(c, beta == 0.0f ? value : v_fma(v_set1(beta), v_load_part(c, 0, cols, TN_DTYPE_F32), value), cols);
 }
 
-/* The micro-kernel: a tile of C stays in registers through one rank-1 update per step of depth. */
-INLINE void tile_rows(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
-                      float alpha, float beta, int64_t cols, int64_t depth, const int rows) {
-    vec acc[MR][2];
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; i++) {
-        acc[i][0] = acc[i][1] = v_zero();
-        __builtin_prefetch(c + i * ldc, 1);
-        __builtin_prefetch(c + i * ldc + cols - 1, 1);
-    }
-    for (int64_t p = 0; p < depth; p++, a += a_step, b += b_step) {
-        vec b0 = v_load(b), b1 = v_load(b + W);
-#pragma GCC unroll 16
-        for (int i = 0; i < rows; i++) {
-            vec x = v_set1(a[i * a_row]);
-            acc[i][0] = v_fma(x, b0, acc[i][0]);
-            acc[i][1] = v_fma(x, b1, acc[i][1]);
-        }
-    }
-    vec scale = v_set1(alpha);
+/* The tile's part of C whose rows are contiguous. */
+INLINE void put_rows(float *c, int64_t ldc, vec acc[MR][2], vec scale, float beta, int64_t cols, const int rows) {
     if (cols == NR) {
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
@@ -109,14 +91,65 @@ INLINE void tile_rows(float *c, int64_t ldc, const float *a, int64_t a_row, int6
     }
 }
 
-static void tile(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
-                 float alpha, float beta, int64_t rows, int64_t cols, int64_t depth) {
+/* The same when its columns are, ldc apart. */
+INLINE void put_columns(float *c, int64_t ldc, vec acc[MR][2], vec scale, float beta, int64_t cols, const int rows) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+#pragma GCC unroll 4
+        for (int from = 0; from < rows; from += W) {
+            vec block[W];
+            int high = rows - from < W ? rows - from : W;
+#pragma GCC unroll 16
+            for (int i = 0; i < W; i++)
+                block[i] = i < high ? acc[from + i][half] : v_zero();
+            v_transpose(block);
+#pragma GCC unroll 16
+            for (int j = 0; j < W; j++) {
+                int64_t col = half * W + j;
+                if (col < cols && high == W)
+                    put(c + col * ldc + from, block[j], scale, beta);
+                else if (col < cols)
+                    put_part(c + col * ldc + from, block[j], scale, beta, high);
+            }
+        }
+    }
+}
+
+/* The micro-kernel: a tile of C stays in registers through one rank-1 update per step of depth. */
+INLINE void tile_rows(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
+                      float alpha, float beta, int64_t cols, int64_t depth, const bool across, const int rows) {
+    vec acc[MR][2];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++) {
+        acc[i][0] = acc[i][1] = v_zero();
+        if (!across) {
+            __builtin_prefetch(c + i * ldc, 1);
+            __builtin_prefetch(c + i * ldc + cols - 1, 1);
+        }
+    }
+    for (int64_t p = 0; p < depth; p++, a += a_step, b += b_step) {
+        vec b0 = v_load(b), b1 = v_load(b + W);
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++) {
+            vec x = v_set1(a[i * a_row]);
+            acc[i][0] = v_fma(x, b0, acc[i][0]);
+            acc[i][1] = v_fma(x, b1, acc[i][1]);
+        }
+    }
+    if (across)
+        put_columns(c, ldc, acc, v_set1(alpha), beta, cols, rows);
+    else
+        put_rows(c, ldc, acc, v_set1(alpha), beta, cols, rows);
+}
+
+INLINE void tile_as(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
+                    float alpha, float beta, int64_t rows, int64_t cols, int64_t depth, const bool across) {
 #define ROWS(r)                                                                                                             \
     case r:                                                                                                                 \
         if (a_row == 1)                                                                                                     \
-            tile_rows(c, ldc, a, 1, a_step, b, b_step, alpha, beta, cols, depth, r <= MR ? r : 1);                          \
+            tile_rows(c, ldc, a, 1, a_step, b, b_step, alpha, beta, cols, depth, across, r <= MR ? r : 1);                  \
         else                                                                                                                \
-            tile_rows(c, ldc, a, a_row, a_step, b, b_step, alpha, beta, cols, depth, r <= MR ? r : 1);                      \
+            tile_rows(c, ldc, a, a_row, a_step, b, b_step, alpha, beta, cols, depth, across, r <= MR ? r : 1);              \
         break
     switch (rows) {
         ROWS(1);
@@ -135,6 +168,16 @@ static void tile(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a
         ROWS(14);
     }
 #undef ROWS
+}
+
+static void tile(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
+                 float alpha, float beta, int64_t rows, int64_t cols, int64_t depth) {
+    tile_as(c, ldc, a, a_row, a_step, b, b_step, alpha, beta, rows, cols, depth, false);
+}
+
+static void tile_across(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
+                        float alpha, float beta, int64_t rows, int64_t cols, int64_t depth) {
+    tile_as(c, ldc, a, a_row, a_step, b, b_step, alpha, beta, rows, cols, depth, true);
 }
 
 /* Asks for data[index] to be near when the next rows are read: rows are too far apart for the processor to foresee. */
@@ -273,6 +316,7 @@ static const tn_gemm_kernel kernel = {
     .group = GROUP,
     .widen = widen,
     .tile = tile,
+    .tile_across = tile_across,
     .dots = dots,
     .axpys = axpys,
 };
