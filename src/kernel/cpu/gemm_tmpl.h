@@ -6,7 +6,7 @@
  *   v_store_part(out, v, n), v_transpose(vec[W]). */
 
 #define INLINE static inline __attribute__((always_inline))
-enum { NR = 2 * W };
+enum { NR = 2 * W, FORESEEN = 8 };
 
 INLINE void widen_rows(float *out, int64_t out_stride, tn_operand src, int64_t rows, int64_t cols, int64_t width,
                        const tn_dtype dtype) {
@@ -128,6 +128,8 @@ INLINE void tile_rows(float *c, int64_t ldc, const float *a, int64_t a_row, int6
         }
     }
     for (int64_t p = 0; p < depth; p++, a += a_step, b += b_step) {
+        __builtin_prefetch(b + FORESEEN * b_step);
+        __builtin_prefetch(b + FORESEEN * b_step + W);
         vec b0 = v_load(b), b1 = v_load(b + W);
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
