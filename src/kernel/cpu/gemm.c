@@ -108,16 +108,15 @@ static float *scratch_floats(int64_t count) {
     return scratch.pages;
 }
 
-static int thread_count(const product *job, bool parallel) {
+int tn_gemm_threads(bool parallel, int64_t m, int64_t n, int64_t k) {
 #ifdef _OPENMP
     if (!parallel || omp_in_parallel())
         return 1;
-    double useful = (double)job->m * (double)job->n * (double)job->k / (double)thread_work;
+    double useful = (double)m * (double)n * (double)k / (double)thread_work;
     int most = omp_get_max_threads();
     return useful >= most ? most : useful < 1 ? 1 : (int)useful;
 #else
-    (void)job;
-    (void)parallel;
+    (void)parallel, (void)m, (void)n, (void)k;
     return 1;
 #endif
 }
@@ -502,7 +501,9 @@ void tn_gemm_run(const tn_gemm_kernel *kernel, bool parallel, float *c, int64_t 
         scale_only(&job);
         return;
     }
-    job.threads = thread_count(&job, parallel);
+    if (tn_gemm_shallow(kernel, parallel, c, ldc, a, b, alpha, beta, m, n, k))
+        return;
+    job.threads = tn_gemm_threads(parallel, m, n, k);
     if (smaller(m, n) <= DOT_ROWS) {
         if (n < m)
             transpose_product(&job);

@@ -30,6 +30,10 @@ typedef struct tn_gemm_kernel {
     void (*tile_across)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
                         float alpha, float beta, int64_t rows, int64_t cols, int64_t depth);
 
+    /* C[rows, cols] = A B + beta * C; cols <= nr, any rows, small depth. A as in `tile`, B packed. */
+    void (*shallow)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, float beta,
+                    int64_t rows, int64_t cols, int64_t depth);
+
     /* out[j * rows + i] += sum over p of x[i * x_stride + p] * w[j * w_stride + p]: i < rows <= group, j < count. */
     void (*dots)(float *out, const float *x, int64_t x_stride, const void *w, tn_dtype dtype, int64_t w_stride, int64_t rows,
                  int64_t count, int64_t depth);
@@ -45,6 +49,13 @@ typedef struct tn_gemm_kernel {
  * on neither the threads nor the memory, except that products of few rows differ in rounding without scratch. */
 void tn_gemm_run(const tn_gemm_kernel *kernel, bool parallel, float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha,
                  float beta, int64_t m, int64_t n, int64_t k);
+
+/* The same for few k (gemm_shallow.c); false when k is not small or C is. */
+bool tn_gemm_shallow(const tn_gemm_kernel *kernel, bool parallel, float *c, int64_t ldc, tn_operand a, tn_operand b,
+                     float alpha, float beta, int64_t m, int64_t n, int64_t k);
+
+/* Threads that a product is worth; 1 unless `parallel`, and inside a parallel region. */
+int tn_gemm_threads(bool parallel, int64_t m, int64_t n, int64_t k);
 
 /* Frees the packing buffers of the calling thread (at most a few MB); its next product allocates them again. */
 void tn_gemm_release_scratch(void);

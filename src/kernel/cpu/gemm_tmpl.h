@@ -1,9 +1,8 @@
 /* The inner kernels of gemm.h, written over a vector type. The including file defines, as static inline functions:
- *   vec, W (floats in it), MR (rows of a tile), GROUP (rows of the few-row kernels), MC NC KC (tn_gemm_kernel);
- *   v_zero, v_set1, v_load, v_store, v_add, v_mul, v_fma(a, b, c) = a*b + c;
- *   v_sums(vec[W]), the sum of each of W vectors, all in the same order;
- *   v_load_as(data, index, dtype), v_load_part(data, index, n, dtype): W or n elements from data[index] as f32, zero above;
- *   v_store_part(out, v, n), v_transpose(vec[W]). */
+ *   vec, W (floats in it), MR (rows of a tile), SHALLOW_UNITS (1 or 2 vectors, eight of which fit in registers), GROUP (rows
+ * of the few-row kernels), MC NC KC (tn_gemm_kernel); v_zero, v_set1, v_load, v_store, v_add, v_mul, v_fma(a, b, c) = a*b +
+ * c; v_sums(vec[W]), the sum of each of W vectors, all in the same order; v_load_as(data, index, dtype), v_load_part(data,
+ * index, n, dtype): W or n elements from data[index] as f32, zero above; v_store_part(out, v, n), v_transpose(vec[W]). */
 
 #define INLINE static inline __attribute__((always_inline))
 enum { NR = 2 * W, FORESEEN = 8 };
@@ -182,6 +181,67 @@ static void tile_across(float *c, int64_t ldc, const float *a, int64_t a_row, in
     tile_as(c, ldc, a, a_row, a_step, b, b_step, alpha, beta, rows, cols, depth, true);
 }
 
+/* UNITS vectors of columns of at most SHALLOW_DEPTH rows of B stay in registers. */
+enum { SHALLOW_DEPTH = 8 };
+
+INLINE void shallow_columns(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, float beta,
+                            int64_t rows, int64_t cols, const int depth, const int units, const bool whole) {
+    vec panel[SHALLOW_DEPTH][2], keep = v_set1(beta);
+#pragma GCC unroll 8
+    for (int p = 0; p < depth; p++) {
+#pragma GCC unroll 2
+        for (int u = 0; u < units; u++)
+            panel[p][u] = v_load(b + p * NR + u * W);
+    }
+    for (int64_t i = 0; i < rows; i++, a += a_row, c += ldc) {
+#pragma GCC unroll 2
+        for (int u = 0; u < units; u++) {
+            int64_t left = whole ? W : cols - u * W < W ? cols - u * W : W;
+            vec sum =
+                beta == 0.0f ? v_zero() : v_mul(keep, whole ? v_load(c + u * W) : v_load_part(c, u * W, left, TN_DTYPE_F32));
+#pragma GCC unroll 8
+            for (int p = 0; p < depth; p++)
+                sum = v_fma(v_set1(a[p * a_step]), panel[p][u], sum);
+            if (whole)
+                v_store(c + u * W, sum);
+            else
+                v_store_part(c + u * W, sum, left);
+        }
+    }
+}
+
+INLINE void shallow_depth(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, float beta,
+                          int64_t rows, int64_t cols, const int depth) {
+    for (int64_t j = 0; j < cols; j += SHALLOW_UNITS * W) {
+        int64_t left = cols - j;
+        if (left >= SHALLOW_UNITS * W)
+            shallow_columns(c + j, ldc, a, a_row, a_step, b + j, beta, rows, left, depth, SHALLOW_UNITS, true);
+        else if (left > W)
+            shallow_columns(c + j, ldc, a, a_row, a_step, b + j, beta, rows, left, depth, 2, false);
+        else
+            shallow_columns(c + j, ldc, a, a_row, a_step, b + j, beta, rows, left, depth, 1, false);
+    }
+}
+
+static void shallow(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, float beta,
+                    int64_t rows, int64_t cols, int64_t depth) {
+    for (int64_t p = 0; p < depth; p += SHALLOW_DEPTH, beta = 1.0f) {
+#define DEPTH(d)                                                                                                            \
+    case d: shallow_depth(c, ldc, a + p * a_step, a_row, a_step, b + p * NR, beta, rows, cols, d); break
+        switch (depth - p) {
+            DEPTH(1);
+            DEPTH(2);
+            DEPTH(3);
+            DEPTH(4);
+            DEPTH(5);
+            DEPTH(6);
+            DEPTH(7);
+        default: shallow_depth(c, ldc, a + p * a_step, a_row, a_step, b + p * NR, beta, rows, cols, SHALLOW_DEPTH);
+        }
+#undef DEPTH
+    }
+}
+
 /* Asks for data[index] to be near when the next rows are read: rows are too far apart for the processor to foresee. */
 INLINE void foresee(const void *data, int64_t index, const tn_dtype dtype) {
     __builtin_prefetch((const char *)data + index * (dtype == TN_DTYPE_F32 ? 4 : 2), 0, 2);
@@ -319,6 +379,7 @@ static const tn_gemm_kernel kernel = {
     .widen = widen,
     .tile = tile,
     .tile_across = tile_across,
+    .shallow = shallow,
     .dots = dots,
     .axpys = axpys,
 };
