@@ -36,7 +36,7 @@ enum {
 };
 
 /* Fewer multiplications than this for each thread are not worth waking it. */
-static const int64_t thread_work = 1 << 19;
+static const int64_t thread_work = 1 << 18;
 
 typedef struct matrix {
     float *data;
@@ -501,7 +501,7 @@ void tn_gemm_run(const tn_gemm_kernel *kernel, bool parallel, float *c, int64_t 
         scale_only(&job);
         return;
     }
-    if (tn_gemm_shallow(kernel, parallel, c, ldc, a, b, alpha, beta, m, n, k))
+    if (tn_gemm_low_rank(kernel, parallel, c, ldc, a, b, alpha, beta, m, n, k))
         return;
     job.threads = tn_gemm_threads(parallel, m, n, k);
     if (smaller(m, n) <= DOT_ROWS) {

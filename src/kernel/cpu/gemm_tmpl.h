@@ -242,6 +242,34 @@ static void shallow(float *c, int64_t ldc, const float *a, int64_t a_row, int64_
     }
 }
 
+/* Rows of C in registers, one vector each. */
+INLINE void narrow_rows(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, float alpha,
+                        float beta, int64_t cols, int64_t depth, const int rows) {
+    vec acc[8], scale = v_set1(alpha);
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+        acc[i] = v_zero();
+    for (int64_t p = 0; p < depth; p++, a += a_step, b += W) {
+        vec y = v_load(b);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++)
+            acc[i] = v_fma(v_set1(a[i * a_row]), y, acc[i]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+        put_part(c + i * ldc, acc[i], scale, beta, cols);
+}
+
+static void narrow(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, float alpha,
+                   float beta, int64_t rows, int64_t cols, int64_t depth) {
+    for (; rows >= 8; rows -= 8, a += 8 * a_row, c += 8 * ldc)
+        narrow_rows(c, ldc, a, a_row, a_step, b, alpha, beta, cols, depth, 8);
+    for (; rows >= 4; rows -= 4, a += 4 * a_row, c += 4 * ldc)
+        narrow_rows(c, ldc, a, a_row, a_step, b, alpha, beta, cols, depth, 4);
+    for (; rows > 0; rows--, a += a_row, c += ldc)
+        narrow_rows(c, ldc, a, a_row, a_step, b, alpha, beta, cols, depth, 1);
+}
+
 /* Asks for data[index] to be near when the next rows are read: rows are too far apart for the processor to foresee. */
 INLINE void foresee(const void *data, int64_t index, const tn_dtype dtype) {
     __builtin_prefetch((const char *)data + index * (dtype == TN_DTYPE_F32 ? 4 : 2), 0, 2);
@@ -369,6 +397,7 @@ static void axpys(float *acc, int64_t acc_stride, const float *coef, const void 
 }
 
 static const tn_gemm_kernel kernel = {
+    .width = W,
     .mr = MR,
     .nr = NR,
     .panel_a = W,
@@ -380,6 +409,7 @@ static const tn_gemm_kernel kernel = {
     .tile = tile,
     .tile_across = tile_across,
     .shallow = shallow,
+    .narrow = narrow,
     .dots = dots,
     .axpys = axpys,
 };
