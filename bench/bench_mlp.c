@@ -1,6 +1,7 @@
 /* Small dense models and the LoRA branch alone, on the floors that the product runs on: modules with LoRA slots, the tape,
- * the parameter store. bench_mlp [threads] reads lines "CASE SECONDS" and answers each with one line of JSON, so that
- * another program can take its turns in between; bench_mlp THREADS SECONDS runs every case once. */
+ * the parameter store; and the square product that shows what the machine can do. bench_mlp [threads] reads lines "CASE
+ * SECONDS" and answers each with one line of JSON, so that another program can take its turns in between; bench_mlp THREADS
+ * SECONDS runs every case once. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,9 +14,9 @@
 
 enum { BATCH = 64, CLASSES = 10, LAYERS = 3, MAX_RUNS = 20000 };
 
-typedef enum weights { FULL, LORA, MERGED } weights;
+typedef enum weights { FULL, LORA, MERGED, NONE } weights;
 
-/* A dense model 784-wide-narrow-10, or (narrow 0) the LoRA branch of a square layer alone. */
+/* A dense model 784-wide-narrow-10, or (narrow 0) the LoRA branch of a square layer alone, or (NONE) a square product. */
 typedef struct bench_case {
     const char *name;
     int64_t wide, narrow, rank;
@@ -24,15 +25,25 @@ typedef struct bench_case {
 } bench_case;
 
 static const bench_case cases[] = {
-    {"mlp512-forward-full", 512, 256, 8, FULL, false},     {"mlp512-forward-lora", 512, 256, 8, LORA, false},
-    {"mlp512-forward-merged", 512, 256, 8, MERGED, false}, {"mlp512-backward-full", 512, 256, 8, FULL, true},
-    {"mlp512-backward-lora", 512, 256, 8, LORA, true},     {"mlp2048-forward-full", 2048, 1024, 8, FULL, false},
-    {"mlp2048-forward-lora", 2048, 1024, 8, LORA, false},  {"mlp2048-forward-merged", 2048, 1024, 8, MERGED, false},
-    {"mlp2048-backward-full", 2048, 1024, 8, FULL, true},  {"mlp2048-backward-lora", 2048, 1024, 8, LORA, true},
-    {"branch512-r8-forward", 512, 0, 8, LORA, false},      {"branch512-r8-backward", 512, 0, 8, LORA, true},
-    {"branch1024-r8-forward", 1024, 0, 8, LORA, false},    {"branch1024-r8-backward", 1024, 0, 8, LORA, true},
-    {"branch2048-r8-forward", 2048, 0, 8, LORA, false},    {"branch2048-r8-backward", 2048, 0, 8, LORA, true},
-    {"branch512-r16-forward", 512, 0, 16, LORA, false},    {"branch512-r16-backward", 512, 0, 16, LORA, true},
+    {"mlp512-forward-full", 512, 256, 8, FULL, false},
+    {"mlp512-forward-lora", 512, 256, 8, LORA, false},
+    {"mlp512-forward-merged", 512, 256, 8, MERGED, false},
+    {"mlp512-backward-full", 512, 256, 8, FULL, true},
+    {"mlp512-backward-lora", 512, 256, 8, LORA, true},
+    {"mlp2048-forward-full", 2048, 1024, 8, FULL, false},
+    {"mlp2048-forward-lora", 2048, 1024, 8, LORA, false},
+    {"mlp2048-forward-merged", 2048, 1024, 8, MERGED, false},
+    {"mlp2048-backward-full", 2048, 1024, 8, FULL, true},
+    {"mlp2048-backward-lora", 2048, 1024, 8, LORA, true},
+    {"limit", 1024, 0, 0, NONE, false},
+    {"branch512-r8-forward", 512, 0, 8, LORA, false},
+    {"branch512-r8-backward", 512, 0, 8, LORA, true},
+    {"branch1024-r8-forward", 1024, 0, 8, LORA, false},
+    {"branch1024-r8-backward", 1024, 0, 8, LORA, true},
+    {"branch2048-r8-forward", 2048, 0, 8, LORA, false},
+    {"branch2048-r8-backward", 2048, 0, 8, LORA, true},
+    {"branch512-r16-forward", 512, 0, 16, LORA, false},
+    {"branch512-r16-backward", 512, 0, 16, LORA, true},
 };
 
 typedef struct bench {
@@ -141,12 +152,21 @@ static void run_branch(bench *b, tn_tape *tape) {
     tn_drop(tape, y);
 }
 
+static void run_product(bench *b, tn_tape *tape) {
+    int64_t n = b->what->wide;
+    tape->flops += 2.0 * (double)(n * n * n);
+    if (tn_tape_live(tape))
+        tape->kernels->gemm(b->y, n, tn_rows_of(b->x, TN_DTYPE_F32, n), tn_weight_rows(&b->layers[0].weight), 1, 0, n, n, n);
+}
+
 static void run_once(bench *b, tn_tape *tape) {
     tn_tape_reset(tape);
     tape->recording = b->what->backward;
     if (b->what->backward && !tape->rehearsal)
         tape->kernels->fill(b->params.grads, 0, b->params.total);
-    if (b->what->narrow)
+    if (b->what->weights == NONE)
+        run_product(b, tape);
+    else if (b->what->narrow)
         run_model(b, tape);
     else
         run_branch(b, tape);
@@ -164,11 +184,14 @@ static void set_up(bench *b, const bench_case *what) {
         add_layer(b, 0, what->wide, 784);
         add_layer(b, 1, what->narrow, what->wide);
         add_layer(b, 2, CLASSES, what->narrow);
+    } else if (what->weights == NONE) {
+        b->layers[0].weight = weight_of(random_floats(b, what->wide * what->wide, 1), what->wide, what->wide);
+        b->y = random_floats(b, what->wide * what->wide, 1);
     } else {
         attach_lora(b, 0, what->wide, what->wide);
         b->y = random_floats(b, BATCH * what->wide, 1);
     }
-    b->x = random_floats(b, BATCH * (what->narrow ? 784 : what->wide), 1);
+    b->x = random_floats(b, what->weights == NONE ? what->wide * what->wide : BATCH * (what->narrow ? 784 : what->wide), 1);
     for (int i = 0; i < BATCH; i++) {
         b->rows[i] = i;
         b->labels[i] = i % CLASSES;
@@ -176,7 +199,7 @@ static void set_up(bench *b, const bench_case *what) {
     check(tn_params_build(&b->params, what->backward));
     check(tn_tape_init(&rehearsal, tn_kernels_cpu(), 0));
     run_once(b, &rehearsal);
-    check(tn_tape_init(&b->tape, tn_kernels_cpu(), rehearsal.heap.peak));
+    check(tn_tape_init(&b->tape, tn_kernels_cpu(), rehearsal.heap.peak + TN_HEAP_ALIGN));
     tn_tape_free(&rehearsal);
 }
 
