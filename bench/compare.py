@@ -67,9 +67,10 @@ def quiet_turn(side: subprocess.Popen, case: str) -> dict[str, Any]:
 
 
 class Run:
-    """One process: its steps, and the most memory it had resident."""
+    """One process: its steps, the most memory it had resident, and the share of the machine that others took meanwhile."""
 
     def __init__(self, command: list[str], environment: dict[str, str]):
+        ticks, start = ticks_of_machine(), time.monotonic()
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         self.output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
@@ -77,6 +78,8 @@ class Run:
         if process.returncode:
             sys.exit(f"compare.py: exit code {process.returncode} of {' '.join(command)}")
         self.peak_bytes = usage.ru_maxrss * 1024
+        used = (ticks_of_machine() - ticks) / os.sysconf("SC_CLK_TCK") - usage.ru_utime - usage.ru_stime
+        self.others = used / (time.monotonic() - start) / (os.cpu_count() or 1)
         self.steps: list[dict[str, Any]] = []
 
     def read_steps(self, lines: str) -> "Run":
@@ -139,6 +142,7 @@ class Bench:
             check_losses(*runs[0])
         sides = [{"seconds": statistics.median(second for run in side for second in run.seconds()),
                   "fastest": min(second for run in side for second in run.seconds()),
+                  "others": statistics.mean(run.others for run in side),
                   "peak_bytes": statistics.median(run.peak_bytes for run in side),
                   "first_loss": side[0].steps[0]["loss"]} for side in zip(*runs)]
         speed = sides[0]["seconds"] / sides[1]["seconds"]
@@ -231,6 +235,7 @@ def training_line(result: dict[str, Any]) -> str:
     x, y = result["baseline"], result["tenon"]
     return (f"| {result['row']} | {x['seconds']:.2f} s, {x['peak_bytes'] / 1e6:.0f} MB "
             f"| {y['seconds']:.2f} s, {y['peak_bytes'] / 1e6:.0f} MB "
+            f"| {100 * x['others']:.0f} %, {100 * y['others']:.0f} % "
             f"| {result['speed']:.2f} ({min(result['ratios_of_rounds']):.2f} to {max(result['ratios_of_rounds']):.2f}) "
             f"| >= {result['least_speed']:.2f} | 1/{1 / result['memory']:.1f} | <= 1/{1 / result['most_memory']:.1f} "
             f"| {verdict(result['pass'])} |")
@@ -254,8 +259,8 @@ def report(folder: str) -> None:
     small = [result for result in map(load, SMALL) if result]
     for result in training[:1] + small[:1]:
         print(f"{result['date']}, {result['machine']}, {result['threads']} threads, PyTorch {result['torch']}\n")
-    print("| row | PyTorch | tenon | speed (of rounds) | target | memory | target | |\n"
-          "| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| row | PyTorch | tenon | others | speed (of rounds) | target | memory | target | |\n"
+          "| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     print("\n".join(map(training_line, training)))
     print("\n| case | PyTorch, us | tenon, us | speed (middle half of turns) | of fastest | at sgemm's speed "
           "| tenon, of sgemm | disturbed turns | >= 2 |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
