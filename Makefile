@@ -3,10 +3,12 @@ BUILD ?= build
 PREFIX ?=
 FUZZ_SECONDS ?= 60
 MESON_OPTIONS ?=
+PYTHON ?= /usr/bin/python3
+ROW ?= all
 
 SOURCES = $(shell find src include tests examples bench assets -name '*.[ch]')
 
-.PHONY: all dependencies check demo base-model install bench format format-check fuzz clean help
+.PHONY: all dependencies check demo base-model install bench bench-setup bench-torch format format-check fuzz clean help
 
 all: dependencies $(BUILD)/build.ninja
 	ninja -C $(BUILD)
@@ -33,6 +35,12 @@ install: all
 bench: all
 	meson test -C $(BUILD) --benchmark --verbose
 
+bench-setup:
+	@PYTHON=$(PYTHON) scripts/install-dependencies.sh --bench
+
+bench-torch: all
+	$(PYTHON) bench/compare.py $(ROW) --build $(BUILD)
+
 format:
 	clang-format -i $(SOURCES)
 
@@ -52,6 +60,8 @@ help:
 	@echo 'make install       install, below PREFIX=DIR if given, into the folder DESTDIR=DIR if given'
 	@echo 'make base-model    make the bundled model anew'
 	@echo 'make bench         run the measurements'
+	@echo 'make bench-setup   install PyTorch, which only the next needs'
+	@echo 'make bench-torch   measure beside PyTorch, ROW=all or one of docs/benchmarks.md'
 	@echo 'make format        format the sources; format-check only looks'
 	@echo 'make fuzz          fuzz every reader, FUZZ_SECONDS=60 each (needs clang)'
 	@echo 'make clean         remove what was built'

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Installs what building and testing need and this machine lacks; silent when that is nothing.
-# With --ci also the formatter, clang and its sanitizers.
+# With --ci also the formatter, clang and its sanitizers; with --bench also PyTorch, for comparing speed with it.
 set -eu
 
-# What must be there | apt | dnf | pacman | zypper | brew. A name with "pc:" is a pkg-config module.
+# What must be there | apt | dnf | pacman | zypper | brew. A name with "pc:" is a pkg-config
+# module, one with "py:" a module of the system's python3.
 needs='
 cc              build-essential         gcc             gcc       gcc               llvm
 c++             build-essential         gcc-c++         gcc       gcc-c++           llvm
@@ -22,11 +23,19 @@ clang           clang                   clang           clang     clang         
 clang-format    clang-format            clang-tools-extra clang   clang-tools       clang-format
 clang-runtime   libclang-rt-14-dev      compiler-rt     compiler-rt clang           llvm
 '
-[ "${1:-}" != --ci ] || needs="$needs$ci_needs"
+bench_needs='
+py:numpy        python3-numpy           python3-numpy   python-numpy python3-numpy    numpy
+py:torch        python3-torch           python3-torch   python-pytorch python3-torch  pytorch
+'
+case ${1:-} in
+--ci) needs="$needs$ci_needs" ;;
+--bench) needs="$needs$bench_needs" ;;
+esac
 
 is_there() {
     case $1 in
     pc:*) pkg-config --exists "${1#pc:}" 2>/dev/null ;;
+    py:*) "${PYTHON:-/usr/bin/python3}" -c "import ${1#py:}" 2>/dev/null ;;
     clang-runtime) echo 'int main(void) { return 0; }' | clang -x c -fsanitize=address,fuzzer-no-link -o /dev/null - 2>/dev/null ;;
     *) command -v "$1" >/dev/null 2>&1 ;;
     esac

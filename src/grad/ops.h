@@ -49,6 +49,9 @@ tn_var *tn_op_attention_cached(tn_tape *tape, tn_var *q, const float *k, const f
 /* silu(gate) * up. No later op may read gate or up. */
 tn_var *tn_op_swiglu(tn_tape *tape, tn_var *gate, tn_var *up);
 
+/* In place: x = max(x, 0). No later op may change x. */
+void tn_op_relu(tn_tape *tape, tn_var *x);
+
 /* In place: y += scale * x. */
 void tn_op_add(tn_tape *tape, tn_var *y, tn_var *x, float scale);
 

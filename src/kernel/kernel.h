@@ -78,6 +78,10 @@ typedef struct tn_kernels {
     /* dgate and dup may be the same memory as gate and up. */
     void (*swiglu_backward)(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t count);
 
+    /* y = max(y, 0); dy is cleared where y, the result, is 0. NaN stays NaN. */
+    void (*relu_forward)(float *y, int64_t count);
+    void (*relu_backward)(float *dy, const float *y, int64_t count);
+
     /* Softmax cross-entropy by rows of logits [rows, cols] against labels[rows]: losses[row] = logsumexp - logit[label];
      * correct[row] = whether the label has the largest logit (first of equals; may be NULL). With grad_scale != 0 the
      * logits are replaced by their gradient grad_scale * (softmax - onehot). */

@@ -252,6 +252,16 @@ static void swiglu_backward(float *dgate, float *dup, const float *dy, const flo
     }
 }
 
+static void relu_forward(float *y, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        y[i] = y[i] < 0 ? 0 : y[i];
+}
+
+static void relu_backward(float *dy, const float *y, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        dy[i] = y[i] == 0 ? 0 : dy[i];
+}
+
 static void cross_entropy(float *losses, uint8_t *correct, float *logits, const int32_t *labels, float grad_scale,
                           int64_t rows, int64_t cols) {
     for (int64_t row = 0; row < rows; row++, logits += cols) {
@@ -362,6 +372,8 @@ const tn_kernels tn_kernels_reference = {
     .attention_backward = attention_backward,
     .swiglu_forward = swiglu_forward,
     .swiglu_backward = swiglu_backward,
+    .relu_forward = relu_forward,
+    .relu_backward = relu_backward,
     .cross_entropy = cross_entropy,
     .embedding_forward = embedding_forward,
     .embedding_backward = embedding_backward,

@@ -118,6 +118,14 @@ static tn_var *run_swiglu(const operands *in) {
     return y;
 }
 /* Its backward may not write over a gate that an earlier op still reads. */
+/* Its slope jumps at 0: half of the values are moved well above it, half well below. */
+static tn_var *run_relu(const operands *in) {
+    tn_var *y = copied(in->tape, in->values[0]);
+    for (int64_t i = 0; i < T * C; i++)
+        y->data[i] += i % 2 ? 4 : -4;
+    tn_op_relu(in->tape, y);
+    return y;
+}
 static tn_var *run_swiglu_of_a_kept_gate(const operands *in) {
     tn_var *gate = copied(in->tape, in->values[0]), *up = copied(in->tape, in->values[1]);
     tn_var *h = tn_op_linear(in->tape, gate, in->weights[2], NULL), *y = tn_op_swiglu(in->tape, gate, up);
@@ -183,6 +191,7 @@ static const op_case op_cases[] = {
     {"attention with window", run_attention_with_window, 3, {{T, 8, false}, {T, 4, false}, {T, 4, false}}},
     {"swiglu", run_swiglu, 2, {{T, C, false}, {T, C, false}}},
     {"swiglu of a kept gate", run_swiglu_of_a_kept_gate, 3, {{T, C, false}, {T, C, false}, {C, C, true}}},
+    {"relu", run_relu, 1, {{T, C, false}}},
     {"add", run_add, 2, {{T, C, false}, {T, C, false}}},
     {"add scaled", run_add_scaled, 2, {{T, C, false}, {T, C, false}}},
     {"block linear", run_block_linear, 2, {{T, C, false}, {4, C / 2, true}}},

@@ -178,11 +178,13 @@ static void product_of_any_shape_is_that_of_the_definition(void **state) {
 
 static void product_across_blocks_is_that_of_the_definition(void **state) {
     (void)state;
-    static const int64_t shapes[][3] = {{30, 40, 575},  {37, 40, 576},    {37, 33, 577},  {41, 39, 1153}, {600, 500, 1200},
-                                        {19, 16500, 9}, {33, 16400, 590}, {1121, 33, 9},  {1200, 17, 20}, {257, 40, 17},
-                                        {20, 2049, 12}, {33, 4200, 7},    {769, 18, 10},  {1, 1500, 70},  {8, 700, 1030},
-                                        {700, 5, 900},  {900, 16, 100},   {12, 530, 129}, {2, 3, 5000},   {4096, 1, 3},
-                                        {1, 1, 1},      {1, 4097, 1},     {300, 300, 8}};
+    static const int64_t shapes[][3] = {{30, 40, 575},   {37, 40, 576},    {37, 33, 577},  {41, 39, 1153},  {600, 500, 1200},
+                                        {19, 16500, 9},  {33, 16400, 590}, {1121, 33, 9},  {1200, 17, 20},  {257, 40, 17},
+                                        {20, 2049, 12},  {33, 4200, 7},    {769, 18, 10},  {1, 1500, 70},   {8, 700, 1030},
+                                        {700, 5, 900},   {900, 16, 100},   {12, 530, 129}, {2, 3, 5000},    {4096, 1, 3},
+                                        {1, 1, 1},       {1, 4097, 1},     {300, 300, 8},  {64, 530, 1024}, {96, 1300, 600},
+                                        {62, 200, 2048}, {64, 1024, 300},  {9, 700, 150},  {130, 16, 600},  {301, 12, 1100},
+                                        {130, 300, 16},  {131, 1100, 13},  {16, 64, 9}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         for (uint64_t seed = 0; seed < 8; seed++)
             check_shape(shapes[i][0], shapes[i][1], shapes[i][2], 10000 + i * 100 + seed);
@@ -191,8 +193,9 @@ static void product_across_blocks_is_that_of_the_definition(void **state) {
 
 static void bits_do_not_depend_on_the_number_of_threads(void **state) {
     (void)state;
-    static const int64_t shapes[][3] = {{200, 300, 500}, {1300, 64, 100}, {1, 5000, 64}, {8, 1000, 700}, {700, 8, 500},
-                                        {9, 3000, 77},   {40, 3500, 33},  {64, 64, 800}, {16, 16, 9000}, {41, 16700, 600}};
+    static const int64_t shapes[][3] = {{200, 300, 500}, {1300, 64, 100}, {1, 5000, 64},  {8, 1000, 700}, {700, 8, 500},
+                                        {9, 3000, 77},   {40, 3500, 33},  {64, 64, 800},  {16, 16, 9000}, {41, 16700, 600},
+                                        {64, 700, 1024}, {300, 16, 700},  {300, 500, 12}, {8, 900, 140},  {64, 1024, 200}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         for (uint64_t seed = 0; seed < 8; seed++) {
             problem p = random_problem(shapes[s][0], shapes[s][1], shapes[s][2], 500 + s * 10 + seed);
@@ -235,7 +238,7 @@ static void product_inside_a_parallel_region_is_the_same(void **state) {
 
 static void lack_of_memory_changes_no_result(void **state) {
     (void)state;
-    static const int64_t shapes[][3] = {{100, 90, 800}, {2, 300, 90}, {90, 3, 700}, {20, 100, 30}};
+    static const int64_t shapes[][3] = {{100, 90, 800}, {2, 300, 90}, {90, 3, 700}, {20, 100, 30}, {64, 200, 800}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         for (uint64_t seed = 0; seed < 16; seed++) {
             problem p = random_problem(shapes[s][0], shapes[s][1], shapes[s][2], 900 + seed);

@@ -69,6 +69,21 @@ static void check_swiglu(const tn_kernels *t, int64_t count, float std) {
     release_arrays();
 }
 
+static void check_relu(const tn_kernels *t, int64_t count) {
+    size_t bytes = (size_t)count * sizeof(float);
+    float *x = noise(count, 1), *dy = noise(count, 1);
+    for (int64_t i = 0; i < count; i += 3)
+        x[i] = i % 2 ? NAN : -0.0f;
+    float *want = copy_of(x, count), *got = copy_of(x, count), *want_dy = copy_of(dy, count), *got_dy = copy_of(dy, count);
+    reference()->relu_forward(want, count);
+    t->relu_forward(got, count);
+    expect_same_bytes("relu", got, want, bytes);
+    reference()->relu_backward(want_dy, want, count);
+    t->relu_backward(got_dy, got, count);
+    expect_same_bytes("relu dy", got_dy, want_dy, bytes);
+    release_arrays();
+}
+
 static void check_cross_entropy(const tn_kernels *t, int64_t rows, int64_t cols) {
     int64_t count = rows * cols;
     size_t bytes = (size_t)count * sizeof(float);
@@ -193,6 +208,7 @@ static void check_all(const tn_kernels *t, int64_t rows, int64_t cols) {
     int64_t count = rows * cols;
     check_rmsnorm(t, rows, cols);
     check_swiglu(t, count, 3);
+    check_relu(t, count);
     check_cross_entropy(t, rows, cols);
     check_embedding(t, TN_DTYPE_BF16, rows, cols);
     check_embedding(t, TN_DTYPE_F16, rows, cols);

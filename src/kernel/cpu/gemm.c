@@ -23,8 +23,11 @@ enum {
     SHALLOW = 32,            /* depth up to which C is the largest of the three */
     IN_PLACE_COLS = 96,      /* with more, packing A pays */
     IN_PLACE_ROWS = 128,     /* with more, packing B pays */
+    CACHED_FLOATS = 1 << 17, /* of B, up to which products of few rows take its rows in tiles */
     PACKED_FLOATS = 2 << 20, /* of both operands, unless one kc needs more */
     MAX_GROUP = 8,
+    COPY_DEPTH = 64,       /* of rows that are copied side by side */
+    ALIASED = 1024,        /* rows as many floats apart compete for the same lines of a cache */
     MIN_TILES = 128,       /* tasks of a block, when it has so many tiles */
     MAX_WIDENED = 1 << 16, /* longest few rows that are copied */
     MAX_PANEL = 16,        /* largest panel_a */
@@ -33,7 +36,7 @@ enum {
 };
 
 /* Fewer multiplications than this for each thread are not worth waking it. */
-static const int64_t thread_work = 1 << 19;
+static const int64_t thread_work = 1 << 18;
 
 typedef struct matrix {
     float *data;
@@ -53,6 +56,7 @@ typedef struct product {
     float *packed_a, *packed_b;
     bool by_strips;              /* each thread packs the B that it uses */
     bool a_in_place, b_in_place; /* A and whole panels of B are read where they are */
+    bool a_by_rows;              /* each task copies the rows of A that it uses next to each other */
     /* Few rows, for dot products: f32 [m, k]. */
     const float *few;
     int64_t few_stride;
@@ -104,16 +108,15 @@ static float *scratch_floats(int64_t count) {
     return scratch.pages;
 }
 
-static int thread_count(const product *job, bool parallel) {
+int tn_gemm_threads(bool parallel, int64_t m, int64_t n, int64_t k) {
 #ifdef _OPENMP
     if (!parallel || omp_in_parallel())
         return 1;
-    double useful = (double)job->m * (double)job->n * (double)job->k / (double)thread_work;
+    double useful = (double)m * (double)n * (double)k / (double)thread_work;
     int most = omp_get_max_threads();
     return useful >= most ? most : useful < 1 ? 1 : (int)useful;
 #else
-    (void)job;
-    (void)parallel;
+    (void)parallel, (void)m, (void)n, (void)k;
     return 1;
 #endif
 }
@@ -180,7 +183,7 @@ static void pack_a(product *job, const block *at, int64_t panel) {
 }
 
 static void pack_panels(product *job, const block *at, bool with_b) {
-    int64_t a_panels = job->a_in_place ? 0 : (at->rows + job->kernel->mr - 1) / job->kernel->mr;
+    int64_t a_panels = job->a_in_place || job->a_by_rows ? 0 : (at->rows + job->kernel->mr - 1) / job->kernel->mr;
     int64_t b_panels = with_b ? (at->cols + job->kernel->nr - 1) / job->kernel->nr : 0;
     for (int64_t i; (i = take(&job->next_pack)) < a_panels + b_panels;) {
         if (i < b_panels)
@@ -219,20 +222,40 @@ static const float *panel_of_a(const product *job, const block *at, int64_t i, i
     return job->packed_a + (i * at->depth + from) * kernel->panel_a;
 }
 
+/* In pieces, so that all rows are fetched side by side. */
+static void copy_rows(const tn_gemm_kernel *kernel, float *to, int64_t stride, tn_operand from, int64_t rows,
+                      int64_t depth) {
+    for (int64_t p = 0; p < depth; p += COPY_DEPTH) {
+        int64_t piece = smaller(depth - p, COPY_DEPTH);
+        kernel->widen(to + p, stride, part(from, 0, p), rows, piece, round_up(piece, kernel->panel_a));
+    }
+}
+
 /* Tiles of C from panels of A and B, their depth in steps of kc. */
 static void multiply_panels(const product *job, const block *at, const float *packed_b, range down, range across,
                             int64_t from) {
     const tn_gemm_kernel *kernel = job->kernel;
     int64_t depth = smaller(at->depth - from, job->kc);
-    float beta = at->depth_at + from ? 1.0f : job->beta;
+    float beta = at->depth_at + from ? 1.0f : job->beta, rows_of_a[MAX_PANEL * (MAX_KC + MAX_PANEL)];
     for (int64_t i = down.from; i < down.to; i++) {
         int64_t row = i * kernel->mr, rows = smaller(at->rows - row, kernel->mr), a_row, a_step;
-        const float *a = panel_of_a(job, at, i, from, &a_row, &a_step);
+        const float *a = rows_of_a;
+        if (job->a_by_rows) {
+            a_row = round_up(depth, kernel->panel_a);
+            a_step = 1;
+            copy_rows(kernel, rows_of_a, a_row, part(job->a, at->row + row, at->depth_at + from), rows, depth);
+        } else {
+            a = panel_of_a(job, at, i, from, &a_row, &a_step);
+        }
         for (int64_t j = across.from; j < across.to; j++) {
             int64_t col = j * kernel->nr, b_step;
             const float *b = panel_of_b(job, at, packed_b, j, from, &b_step);
-            kernel->tile(job->c.data + (at->row + row) * job->c.row_stride + at->col + col, job->c.row_stride, a, a_row,
-                         a_step, b, b_step, job->alpha, beta, rows, smaller(at->cols - col, kernel->nr), depth);
+            float *c = job->c.data + (at->row + row) * job->c.row_stride + (at->col + col) * job->c.col_stride;
+            int64_t cols = smaller(at->cols - col, kernel->nr);
+            if (job->c.col_stride == 1)
+                kernel->tile(c, job->c.row_stride, a, a_row, a_step, b, b_step, job->alpha, beta, rows, cols, depth);
+            else
+                kernel->tile_across(c, job->c.col_stride, a, a_row, a_step, b, b_step, job->alpha, beta, rows, cols, depth);
         }
     }
 }
@@ -244,7 +267,11 @@ static void multiply_block(product *job, const block *at) {
     int64_t b_panels = (at->cols + job->kernel->nr - 1) / job->kernel->nr;
     bool shallow = at->depth <= SHALLOW;
     int64_t high = shallow ? 1 : 4, wide = shallow ? 16 : 4;
-    while (high * wide > 1 && a_panels * b_panels < MIN_TILES * high * wide) {
+    if (job->a_by_rows) {
+        high = 1;
+        wide = b_panels;
+    }
+    while (!job->a_by_rows && high * wide > 1 && a_panels * b_panels < MIN_TILES * high * wide) {
         if (high >= wide)
             high /= 2;
         else
@@ -310,9 +337,10 @@ static int64_t choose_blocks(product *job) {
     const tn_gemm_kernel *kernel = job->kernel;
     job->mc = even_block(job->m, kernel->mc, kernel->mr);
     job->kc = even_block(job->k, kernel->kc, 8);
-    job->a_in_place = job->n <= IN_PLACE_COLS && job->a.dtype == TN_DTYPE_F32;
-    job->b_in_place = job->m <= IN_PLACE_ROWS && job->b.dtype == TN_DTYPE_F32 && job->b.col_stride == 1;
-    int64_t height = job->a_in_place ? 0 : job->mc / kernel->mr * kernel->panel_a;
+    job->a_in_place = !job->a_by_rows && job->n <= IN_PLACE_COLS && job->a.dtype == TN_DTYPE_F32;
+    job->b_in_place = job->m <= IN_PLACE_ROWS && job->b.dtype == TN_DTYPE_F32 && job->b.col_stride == 1 &&
+                      job->b.row_stride % ALIASED != 0;
+    int64_t height = job->a_in_place || job->a_by_rows ? 0 : job->mc / kernel->mr * kernel->panel_a;
     job->by_strips = job->n >= MIN_TILES * STRIP_PANELS * kernel->nr;
     if (job->by_strips) {
         job->nc = job->n;
@@ -412,6 +440,19 @@ static void run_sums(product *job) {
         add_up_strip(job, from, smaller(to - from, strip), strip);
 }
 
+/* C^T = B^T A^T takes B's columns as they are, as the rows of a tile, where A B would transpose all of B into panels. The
+ * price is to transpose the tiles of C, and A, which are smaller: few rows against a depth of many. */
+static bool is_better_transposed(const product *job) {
+    const tn_gemm_kernel *kernel = job->kernel;
+    return job->m <= IN_PLACE_COLS && job->k >= 2 * job->m && job->n > job->m && job->b.row_stride == 1 &&
+           8 * round_up(job->m, kernel->nr) <= 9 * round_up(job->m, kernel->mr); /* tiles are not padded much more */
+}
+
+/* B's rows fit in the caches and several rows of C share each: no need to read them one after another. */
+static bool fits_in_tiles(const product *job) {
+    return job->m > 4 && job->b.col_stride == 1 && job->b.dtype == TN_DTYPE_F32 && job->k * job->n <= CACHED_FLOATS;
+}
+
 /* False when this is no product of few rows after all, or there is no memory to treat it as one. */
 static bool gemm_few_rows(product *job) {
     if (job->b.row_stride != 1) {
@@ -460,14 +501,21 @@ void tn_gemm_run(const tn_gemm_kernel *kernel, bool parallel, float *c, int64_t 
         scale_only(&job);
         return;
     }
-    job.threads = thread_count(&job, parallel);
+    if (tn_gemm_low_rank(kernel, parallel, c, ldc, a, b, alpha, beta, m, n, k))
+        return;
+    job.threads = tn_gemm_threads(parallel, m, n, k);
     if (smaller(m, n) <= DOT_ROWS) {
         if (n < m)
             transpose_product(&job);
-        if (gemm_few_rows(&job))
-            return;
-        if (n < m)
-            transpose_product(&job);
+        if (!fits_in_tiles(&job)) {
+            if (gemm_few_rows(&job))
+                return;
+            if (n < m)
+                transpose_product(&job);
+        }
+    } else if (is_better_transposed(&job)) {
+        transpose_product(&job);
+        job.a_by_rows = job.a.dtype != TN_DTYPE_F32 || job.a.row_stride % ALIASED == 0;
     }
     gemm_by_blocks(&job);
 }

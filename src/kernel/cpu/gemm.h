@@ -12,6 +12,8 @@ enum {
 
 /* The inner kernels of one instruction set. W is its vector width in floats. */
 typedef struct tn_gemm_kernel {
+    int64_t width; /* W */
+
     /* A packed panel of A holds mr rows as [depth, panel_a], one of B holds nr columns as [depth, nr]. */
     int64_t mr, nr, panel_a;
     int64_t mc, nc, kc; /* most rows of A, columns of B and depth packed at once */
@@ -25,6 +27,18 @@ typedef struct tn_gemm_kernel {
      * and panel_a in a packed panel. Row p of B is the nr floats from b + p * b_step: nr in a packed panel. */
     void (*tile)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
                  float alpha, float beta, int64_t rows, int64_t cols, int64_t depth);
+
+    /* The same with element (i, j) of C at c[i + j * ldc]. */
+    void (*tile_across)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
+                        float alpha, float beta, int64_t rows, int64_t cols, int64_t depth);
+
+    /* C[rows, cols] = A B + beta * C; cols <= nr, any rows, small depth. A as in `tile`, B packed. */
+    void (*shallow)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, float beta,
+                    int64_t rows, int64_t cols, int64_t depth);
+
+    /* C[rows, cols] = alpha * A B + beta * C; cols <= width, any rows. A as in `tile`, B packed as [depth, width]. */
+    void (*narrow)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, float alpha,
+                   float beta, int64_t rows, int64_t cols, int64_t depth);
 
     /* out[j * rows + i] += sum over p of x[i * x_stride + p] * w[j * w_stride + p]: i < rows <= group, j < count. */
     void (*dots)(float *out, const float *x, int64_t x_stride, const void *w, tn_dtype dtype, int64_t w_stride, int64_t rows,
@@ -41,6 +55,13 @@ typedef struct tn_gemm_kernel {
  * on neither the threads nor the memory, except that products of few rows differ in rounding without scratch. */
 void tn_gemm_run(const tn_gemm_kernel *kernel, bool parallel, float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha,
                  float beta, int64_t m, int64_t n, int64_t k);
+
+/* The same when k or n is as small as a rank and m is not (gemm_low_rank.c); false when it is not so. */
+bool tn_gemm_low_rank(const tn_gemm_kernel *kernel, bool parallel, float *c, int64_t ldc, tn_operand a, tn_operand b,
+                      float alpha, float beta, int64_t m, int64_t n, int64_t k);
+
+/* Threads that a product is worth; 1 unless `parallel`, and inside a parallel region. */
+int tn_gemm_threads(bool parallel, int64_t m, int64_t n, int64_t k);
 
 /* Frees the packing buffers of the calling thread (at most a few MB); its next product allocates them again. */
 void tn_gemm_release_scratch(void);

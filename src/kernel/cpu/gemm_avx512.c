@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-enum { W = 16, MR = 14, GROUP = 8, MC = 1120, NC = 2048, KC = 576 };
+enum { W = 16, MR = 14, SHALLOW_UNITS = 2, GROUP = 8, MC = 1120, NC = 2048, KC = 576 };
 
 typedef __m512 vec;
 

@@ -1,12 +1,11 @@
 /* The inner kernels of gemm.h, written over a vector type. The including file defines, as static inline functions:
- *   vec, W (floats in it), MR (rows of a tile), GROUP (rows of the few-row kernels), MC NC KC (tn_gemm_kernel);
- *   v_zero, v_set1, v_load, v_store, v_add, v_mul, v_fma(a, b, c) = a*b + c;
- *   v_sums(vec[W]), the sum of each of W vectors, all in the same order;
- *   v_load_as(data, index, dtype), v_load_part(data, index, n, dtype): W or n elements from data[index] as f32, zero above;
- *   v_store_part(out, v, n), v_transpose(vec[W]). */
+ *   vec, W (floats in it), MR (rows of a tile), SHALLOW_UNITS (1 or 2 vectors, eight of which fit in registers), GROUP (rows
+ * of the few-row kernels), MC NC KC (tn_gemm_kernel); v_zero, v_set1, v_load, v_store, v_add, v_mul, v_fma(a, b, c) = a*b +
+ * c; v_sums(vec[W]), the sum of each of W vectors, all in the same order; v_load_as(data, index, dtype), v_load_part(data,
+ * index, n, dtype): W or n elements from data[index] as f32, zero above; v_store_part(out, v, n), v_transpose(vec[W]). */
 
 #define INLINE static inline __attribute__((always_inline))
-enum { NR = 2 * W };
+enum { NR = 2 * W, FORESEEN = 8 };
 
 INLINE void widen_rows(float *out, int64_t out_stride, tn_operand src, int64_t rows, int64_t cols, int64_t width,
                        const tn_dtype dtype) {
@@ -73,26 +72,8 @@ INLINE void put_part(float *c, vec value, vec alpha, float beta, int64_t cols) {
     v_store_part(c, beta == 0.0f ? value : v_fma(v_set1(beta), v_load_part(c, 0, cols, TN_DTYPE_F32), value), cols);
 }
 
-/* The micro-kernel: a tile of C stays in registers through one rank-1 update per step of depth. */
-INLINE void tile_rows(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
-                      float alpha, float beta, int64_t cols, int64_t depth, const int rows) {
-    vec acc[MR][2];
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; i++) {
-        acc[i][0] = acc[i][1] = v_zero();
-        __builtin_prefetch(c + i * ldc, 1);
-        __builtin_prefetch(c + i * ldc + cols - 1, 1);
-    }
-    for (int64_t p = 0; p < depth; p++, a += a_step, b += b_step) {
-        vec b0 = v_load(b), b1 = v_load(b + W);
-#pragma GCC unroll 16
-        for (int i = 0; i < rows; i++) {
-            vec x = v_set1(a[i * a_row]);
-            acc[i][0] = v_fma(x, b0, acc[i][0]);
-            acc[i][1] = v_fma(x, b1, acc[i][1]);
-        }
-    }
-    vec scale = v_set1(alpha);
+/* The tile's part of C whose rows are contiguous. */
+INLINE void put_rows(float *c, int64_t ldc, vec acc[MR][2], vec scale, float beta, int64_t cols, const int rows) {
     if (cols == NR) {
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
@@ -109,14 +90,67 @@ INLINE void tile_rows(float *c, int64_t ldc, const float *a, int64_t a_row, int6
     }
 }
 
-static void tile(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
-                 float alpha, float beta, int64_t rows, int64_t cols, int64_t depth) {
+/* The same when its columns are, ldc apart. */
+INLINE void put_columns(float *c, int64_t ldc, vec acc[MR][2], vec scale, float beta, int64_t cols, const int rows) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+#pragma GCC unroll 4
+        for (int from = 0; from < rows; from += W) {
+            vec block[W];
+            int high = rows - from < W ? rows - from : W;
+#pragma GCC unroll 16
+            for (int i = 0; i < W; i++)
+                block[i] = i < high ? acc[from + i][half] : v_zero();
+            v_transpose(block);
+#pragma GCC unroll 16
+            for (int j = 0; j < W; j++) {
+                int64_t col = half * W + j;
+                if (col < cols && high == W)
+                    put(c + col * ldc + from, block[j], scale, beta);
+                else if (col < cols)
+                    put_part(c + col * ldc + from, block[j], scale, beta, high);
+            }
+        }
+    }
+}
+
+/* The micro-kernel: a tile of C stays in registers through one rank-1 update per step of depth. */
+INLINE void tile_rows(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
+                      float alpha, float beta, int64_t cols, int64_t depth, const bool across, const int rows) {
+    vec acc[MR][2];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++) {
+        acc[i][0] = acc[i][1] = v_zero();
+        if (!across) {
+            __builtin_prefetch(c + i * ldc, 1);
+            __builtin_prefetch(c + i * ldc + cols - 1, 1);
+        }
+    }
+    for (int64_t p = 0; p < depth; p++, a += a_step, b += b_step) {
+        __builtin_prefetch(b + FORESEEN * b_step);
+        __builtin_prefetch(b + FORESEEN * b_step + W);
+        vec b0 = v_load(b), b1 = v_load(b + W);
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++) {
+            vec x = v_set1(a[i * a_row]);
+            acc[i][0] = v_fma(x, b0, acc[i][0]);
+            acc[i][1] = v_fma(x, b1, acc[i][1]);
+        }
+    }
+    if (across)
+        put_columns(c, ldc, acc, v_set1(alpha), beta, cols, rows);
+    else
+        put_rows(c, ldc, acc, v_set1(alpha), beta, cols, rows);
+}
+
+INLINE void tile_as(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
+                    float alpha, float beta, int64_t rows, int64_t cols, int64_t depth, const bool across) {
 #define ROWS(r)                                                                                                             \
     case r:                                                                                                                 \
         if (a_row == 1)                                                                                                     \
-            tile_rows(c, ldc, a, 1, a_step, b, b_step, alpha, beta, cols, depth, r <= MR ? r : 1);                          \
+            tile_rows(c, ldc, a, 1, a_step, b, b_step, alpha, beta, cols, depth, across, r <= MR ? r : 1);                  \
         else                                                                                                                \
-            tile_rows(c, ldc, a, a_row, a_step, b, b_step, alpha, beta, cols, depth, r <= MR ? r : 1);                      \
+            tile_rows(c, ldc, a, a_row, a_step, b, b_step, alpha, beta, cols, depth, across, r <= MR ? r : 1);              \
         break
     switch (rows) {
         ROWS(1);
@@ -135,6 +169,105 @@ static void tile(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a
         ROWS(14);
     }
 #undef ROWS
+}
+
+static void tile(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
+                 float alpha, float beta, int64_t rows, int64_t cols, int64_t depth) {
+    tile_as(c, ldc, a, a_row, a_step, b, b_step, alpha, beta, rows, cols, depth, false);
+}
+
+static void tile_across(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
+                        float alpha, float beta, int64_t rows, int64_t cols, int64_t depth) {
+    tile_as(c, ldc, a, a_row, a_step, b, b_step, alpha, beta, rows, cols, depth, true);
+}
+
+/* UNITS vectors of columns of at most SHALLOW_DEPTH rows of B stay in registers. */
+enum { SHALLOW_DEPTH = 8 };
+
+INLINE void shallow_columns(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, float beta,
+                            int64_t rows, int64_t cols, const int depth, const int units, const bool whole) {
+    vec panel[SHALLOW_DEPTH][2], keep = v_set1(beta);
+#pragma GCC unroll 8
+    for (int p = 0; p < depth; p++) {
+#pragma GCC unroll 2
+        for (int u = 0; u < units; u++)
+            panel[p][u] = v_load(b + p * NR + u * W);
+    }
+    for (int64_t i = 0; i < rows; i++, a += a_row, c += ldc) {
+#pragma GCC unroll 2
+        for (int u = 0; u < units; u++) {
+            int64_t left = whole ? W : cols - u * W < W ? cols - u * W : W;
+            vec sum =
+                beta == 0.0f ? v_zero() : v_mul(keep, whole ? v_load(c + u * W) : v_load_part(c, u * W, left, TN_DTYPE_F32));
+#pragma GCC unroll 8
+            for (int p = 0; p < depth; p++)
+                sum = v_fma(v_set1(a[p * a_step]), panel[p][u], sum);
+            if (whole)
+                v_store(c + u * W, sum);
+            else
+                v_store_part(c + u * W, sum, left);
+        }
+    }
+}
+
+INLINE void shallow_depth(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, float beta,
+                          int64_t rows, int64_t cols, const int depth) {
+    for (int64_t j = 0; j < cols; j += SHALLOW_UNITS * W) {
+        int64_t left = cols - j;
+        if (left >= SHALLOW_UNITS * W)
+            shallow_columns(c + j, ldc, a, a_row, a_step, b + j, beta, rows, left, depth, SHALLOW_UNITS, true);
+        else if (left > W)
+            shallow_columns(c + j, ldc, a, a_row, a_step, b + j, beta, rows, left, depth, 2, false);
+        else
+            shallow_columns(c + j, ldc, a, a_row, a_step, b + j, beta, rows, left, depth, 1, false);
+    }
+}
+
+static void shallow(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, float beta,
+                    int64_t rows, int64_t cols, int64_t depth) {
+    for (int64_t p = 0; p < depth; p += SHALLOW_DEPTH, beta = 1.0f) {
+#define DEPTH(d)                                                                                                            \
+    case d: shallow_depth(c, ldc, a + p * a_step, a_row, a_step, b + p * NR, beta, rows, cols, d); break
+        switch (depth - p) {
+            DEPTH(1);
+            DEPTH(2);
+            DEPTH(3);
+            DEPTH(4);
+            DEPTH(5);
+            DEPTH(6);
+            DEPTH(7);
+        default: shallow_depth(c, ldc, a + p * a_step, a_row, a_step, b + p * NR, beta, rows, cols, SHALLOW_DEPTH);
+        }
+#undef DEPTH
+    }
+}
+
+/* Rows of C in registers, one vector each. */
+INLINE void narrow_rows(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, float alpha,
+                        float beta, int64_t cols, int64_t depth, const int rows) {
+    vec acc[8], scale = v_set1(alpha);
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+        acc[i] = v_zero();
+    for (int64_t p = 0; p < depth; p++, a += a_step, b += W) {
+        vec y = v_load(b);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++)
+            acc[i] = v_fma(v_set1(a[i * a_row]), y, acc[i]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+        put_part(c + i * ldc, acc[i], scale, beta, cols);
+}
+
+static void narrow(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, float alpha,
+                   float beta, int64_t rows, int64_t cols, int64_t depth) {
+    for (; rows >= 8; rows -= 8, a += 8 * a_row, c += 8 * ldc)
+        narrow_rows(c, ldc, a, a_row, a_step, b, alpha, beta, cols, depth, 8);
+    for (; rows >= 4; rows -= 4, a += 4 * a_row, c += 4 * ldc)
+        narrow_rows(c, ldc, a, a_row, a_step, b, alpha, beta, cols, depth, 4);
+    for (; rows > 0; rows--, a += a_row, c += ldc)
+        narrow_rows(c, ldc, a, a_row, a_step, b, alpha, beta, cols, depth, 1);
 }
 
 /* Asks for data[index] to be near when the next rows are read: rows are too far apart for the processor to foresee. */
@@ -264,6 +397,7 @@ static void axpys(float *acc, int64_t acc_stride, const float *coef, const void 
 }
 
 static const tn_gemm_kernel kernel = {
+    .width = W,
     .mr = MR,
     .nr = NR,
     .panel_a = W,
@@ -273,6 +407,9 @@ static const tn_gemm_kernel kernel = {
     .group = GROUP,
     .widen = widen,
     .tile = tile,
+    .tile_across = tile_across,
+    .shallow = shallow,
+    .narrow = narrow,
     .dots = dots,
     .axpys = axpys,
 };

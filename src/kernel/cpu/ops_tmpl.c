@@ -106,6 +106,26 @@ static void swiglu_backward(float *dgate, float *dup, const float *dy, const flo
     }
 }
 
+static void relu_forward(float *y, int64_t count) {
+#pragma omp parallel for schedule(static) if (tn_worth_threads(count))
+    for (int64_t at = 0; at < count; at += TN_CHUNK) {
+        int64_t end = tn_min_i64(at + TN_CHUNK, count);
+#pragma omp simd
+        for (int64_t i = at; i < end; i++)
+            y[i] = y[i] < 0 ? 0 : y[i];
+    }
+}
+
+static void relu_backward(float *dy, const float *y, int64_t count) {
+#pragma omp parallel for schedule(static) if (tn_worth_threads(count))
+    for (int64_t at = 0; at < count; at += TN_CHUNK) {
+        int64_t end = tn_min_i64(at + TN_CHUNK, count);
+#pragma omp simd
+        for (int64_t i = at; i < end; i++)
+            dy[i] = y[i] == 0 ? 0 : dy[i];
+    }
+}
+
 /* The first of equal logits counts as the largest. */
 static bool label_is_largest(const float *x, int32_t label, float max) {
     uint32_t beaten = 0;
@@ -412,6 +432,8 @@ const tn_kernels TN_FOR_ISA(tn_kernels_, ) = {
     .attention_backward = TN_FOR_ISA(tn_attention_backward_, ),
     .swiglu_forward = swiglu_forward,
     .swiglu_backward = swiglu_backward,
+    .relu_forward = relu_forward,
+    .relu_backward = relu_backward,
     .cross_entropy = cross_entropy,
     .embedding_forward = embedding_forward,
     .embedding_backward = embedding_backward,

@@ -1,0 +1,96 @@
+/* C[m,n] = alpha * A[m,k] B[k,n] + beta * C where k or n is as small as the rank of an update, and m is not.
+ *
+ * Shallow (u B^T, du A): a panel of B, times alpha, stays in registers while some rows of C pass by, each read and written
+ * once. Narrow (x A^T, dy B, dy^T u): a row of C is one vector; a few of them stay in registers over a depth of A, read in
+ * place, and B. Both pack B only. */
+#include "kernel/cpu/gemm.h"
+
+enum {
+    MAX_SHALLOW = 16, /* depth; with more, tiles of C in registers are better */
+    LEAST_ROWS = 16,  /* with fewer, what is packed is not used often enough */
+    ROWS = 128,       /* of C in one task */
+    PANELS = 8,       /* of columns in one shallow task */
+    ROWS_AT_ONCE = 8,
+    DEPTH = 512, /* of B packed at once in a narrow task */
+    MAX_W = 16,
+    MAX_NR = 32,
+};
+
+typedef struct product {
+    const tn_gemm_kernel *kernel;
+    float *c;
+    int64_t ldc;
+    tn_operand a, b;
+    float alpha, beta;
+    int64_t m, n, k;
+    int threads;
+} product;
+
+static int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static tn_operand part(tn_operand x, int64_t row, int64_t col) {
+    x.data = (const char *)x.data + (row * x.row_stride + col * x.col_stride) * tn_dtype_size(x.dtype);
+    return x;
+}
+
+/* Few rows of C pass by at a time, all columns of the task each: their lines are near each other, and rows whose addresses
+ * compete for the same lines of a cache are few. */
+static void run_shallow(const product *job, int64_t row, int64_t col) {
+    const tn_gemm_kernel *kernel = job->kernel;
+    float packed[PANELS * MAX_SHALLOW * MAX_NR];
+    int64_t end = smaller(job->m, row + ROWS), cols = smaller(job->n - col, PANELS * kernel->nr), size = job->k * kernel->nr;
+    for (int64_t j = 0; j < cols; j += kernel->nr)
+        kernel->widen(packed + j * job->k, kernel->nr, part(job->b, 0, col + j), job->k, smaller(cols - j, kernel->nr),
+                      kernel->nr);
+    for (int64_t i = 0; i < (cols + kernel->nr - 1) / kernel->nr * size && job->alpha != 1.0f; i++)
+        packed[i] *= job->alpha;
+    for (; row < end; row += ROWS_AT_ONCE) {
+        const float *a = part(job->a, row, 0).data;
+        float *c = job->c + row * job->ldc + col;
+        for (int64_t j = 0; j < cols; j += kernel->nr)
+            kernel->shallow(c + j, job->ldc, a, job->a.row_stride, job->a.col_stride, packed + j * job->k, job->beta,
+                            smaller(end - row, ROWS_AT_ONCE), smaller(cols - j, kernel->nr), job->k);
+    }
+}
+
+static void multiply_shallow(const product *job) {
+    int64_t width = PANELS * job->kernel->nr, down = (job->m + ROWS - 1) / ROWS, across = (job->n + width - 1) / width;
+#pragma omp parallel for schedule(dynamic) num_threads(job->threads) if (job->threads > 1)
+    for (int64_t task = 0; task < down * across; task++)
+        run_shallow(job, task / across * ROWS, task % across * width);
+}
+
+static void run_narrow(const product *job, int64_t row, int64_t rows) {
+    const tn_gemm_kernel *kernel = job->kernel;
+    float packed[DEPTH * MAX_W];
+    for (int64_t p = 0; p < job->k; p += DEPTH) {
+        int64_t depth = smaller(job->k - p, DEPTH);
+        kernel->widen(packed, kernel->width, part(job->b, p, 0), depth, job->n, kernel->width);
+        kernel->narrow(job->c + row * job->ldc, job->ldc, part(job->a, row, p).data, job->a.row_stride, job->a.col_stride,
+                       packed, job->alpha, p ? 1.0f : job->beta, rows, job->n, depth);
+    }
+}
+
+/* Rows do not depend on each other: sharing them out by the number of threads changes no bits. */
+static void multiply_narrow(const product *job) {
+    int64_t share = (job->m + job->threads - 1) / job->threads, rows = smaller((share + 7) / 8 * 8, ROWS);
+#pragma omp parallel for schedule(dynamic) num_threads(job->threads) if (job->threads > 1)
+    for (int64_t row = 0; row < job->m; row += rows)
+        run_narrow(job, row, smaller(job->m - row, rows));
+}
+
+bool tn_gemm_low_rank(const tn_gemm_kernel *kernel, bool parallel, float *c, int64_t ldc, tn_operand a, tn_operand b,
+                      float alpha, float beta, int64_t m, int64_t n, int64_t k) {
+    if (m < LEAST_ROWS || a.dtype != TN_DTYPE_F32)
+        return false;
+    product job = {kernel, c, ldc, a, b, alpha, beta, m, n, k, tn_gemm_threads(parallel, m, n, k)};
+    if (k <= MAX_SHALLOW && n >= kernel->nr)
+        multiply_shallow(&job);
+    else if (n > kernel->width / 2 && n <= kernel->width && k > MAX_SHALLOW)
+        multiply_narrow(&job);
+    else
+        return false;
+    return true;
+}
