@@ -11,6 +11,7 @@ typedef struct tn_cli_train {
     tn_train_options train;
     const char *from_adapter, *config;
     int too_long;
+    bool profile;
 } tn_cli_train;
 
 extern const tn_option_table tn_cli_train_tables[];

@@ -21,10 +21,12 @@ static void add_backward(tn_tape *tape, tn_node *base) {
 }
 
 void tn_op_add(tn_tape *tape, tn_var *y, tn_var *x) {
+    tn_op_begin(tape, "add");
     y->needs_grad = y->needs_grad || x->needs_grad;
     if (tn_tape_live(tape))
         tape->kernels->add(y->data, x->data, 1, y->rows * y->cols);
     add_node *node = tn_node_new(tape, sizeof *node, add_backward, y);
     if (node)
         node->x = x;
+    tn_op_end(tape);
 }
