@@ -9,6 +9,7 @@ static const tn_command *const commands[] = {
     &tn_command_chat,
     &tn_command_eval,
     &tn_command_forward,
+    &tn_command_bench,
     &tn_command_train_tokenizer,
     &tn_command_inspect,
     &tn_command_tokenize,

@@ -30,6 +30,13 @@ void tn_profile_add(tn_profile *profile, tn_phase phase, const char *op, double 
     row->flops += flops;
 }
 
+void tn_profile_merge(tn_profile *profile, const tn_profile_row *from) {
+    tn_profile_row *row = find_row(profile, from->phase, from->op);
+    row->calls += from->calls;
+    row->seconds += from->seconds;
+    row->flops += from->flops;
+}
+
 tn_profile_row tn_profile_sum(const tn_profile *profile, tn_phase phase, const char *op) {
     tn_profile_row sum = {.phase = phase, .op = op ? op : "all"};
     for (int64_t i = 0; i < profile->count; i++) {
