@@ -40,7 +40,8 @@ static tn_status check_options(const tn_bench_options *o, int64_t positions) {
     TN_TRY(check_count("prompt_tokens", o->prompt_tokens, 1, positions - o->tokens));
     TN_TRY(check_count("rounds", o->rounds, 1, TN_BENCH_ROUNDS));
     if (!(o->labelled > 0 && o->labelled <= 1) || (double)o->length * o->labelled < 0.5)
-        return tn_fail(TN_ERROR_ARGUMENT, "labelled is %g; it must be above 0 and at most 1, and leave a label", o->labelled);
+        return tn_fail(TN_ERROR_ARGUMENT, "labelled is %g; it must be above 0 and at most 1, and leave a label",
+                       o->labelled);
     return TN_OK;
 }
 

@@ -1,5 +1,5 @@
-/* Each product runs by Tenon's own kernels and by OpenBLAS, and the faster counts, so that the limit is the machine's and not
- * that of the code under test. */
+/* Each product runs by Tenon's own kernels and by OpenBLAS, and the faster counts, so that the limit is the machine's and
+ * not that of the code under test. */
 #include "bench/limits.h"
 
 #include <cblas.h>

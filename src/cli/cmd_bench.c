@@ -149,8 +149,8 @@ static void print_row(const tn_bench_row *row) {
 static void print_table(const config *c, const tn_model_info *info, const tn_bench_result *r) {
     char parameters[TN_FORMAT_TEXT];
     tn_format_count(parameters, (double)info->parameters);
-    printf("model      %s, %s parameters (%s), %lld layers of %lld, vocabulary %lld\n", info->family, parameters, info->dtype,
-           (long long)info->layers, (long long)info->hidden_size, (long long)info->vocab_size);
+    printf("model      %s, %s parameters (%s), %lld layers of %lld, vocabulary %lld\n", info->family, parameters,
+           info->dtype, (long long)info->layers, (long long)info->hidden_size, (long long)info->vocab_size);
     printf("work       training %lld x %lld tokens, %.3g %% labelled%s; prompt of %lld tokens, %lld more generated\n",
            (long long)c->bench.batch_size, (long long)c->bench.length, 100 * c->bench.labelled,
            r->recomputed ? ", activations recomputed" : "", (long long)c->bench.prompt_tokens, (long long)c->bench.tokens);
@@ -161,8 +161,9 @@ static void print_table(const config *c, const tn_model_info *info, const tn_ben
            "median");
     for (int64_t i = 0; i < r->count; i++)
         print_row(&r->rows[i]);
-    printf("\nshare: the best time against the best of sgemm (decode: of reading memory); median: of the rounds, each against "
-           "its own limit\n");
+    printf(
+        "\nshare: the best time against the best of sgemm (decode: of reading memory); median: of the rounds, each against "
+        "its own limit\n");
 }
 
 static cJSON *row_to_json(const tn_bench_row *row) {
@@ -253,15 +254,15 @@ const tn_command tn_command_bench = {
     .name = "bench",
     .summary = "measure speed beside what the machine can do",
     .description =
-        "Measures, in turns and in one process, the fastest matrix products of the model's own shapes (by Tenon or OpenBLAS) "
+        "Measures, in turns and in one process, the fastest matrix products of the model's own shapes (by Tenon or "
+        "OpenBLAS) "
         "and the bandwidth of reading memory, and then the forward pass, training steps with their phases, prompt "
         "processing and greedy decoding: for the base, with the adapter unmerged, merged, and for full fine-tuning.\n\n"
         "FLOPs are those of the model, as plan counts them; what is recomputed to save memory earns nothing. The tokens "
         "are made up, and nothing is written but --json. A folder without weights is measured with random ones.",
-    .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, train.model)},
-                                        {options, 0},
-                                        {tn_cli_method_options, 0},
-                                        {0}},
+    .tables =
+        (const tn_option_table[]){
+            {tn_cli_model_options, offsetof(config, train.model)}, {options, 0}, {tn_cli_method_options, 0}, {0}},
     .config_size = sizeof(config),
     .examples = (const tn_example[]){{"tenon bench --model base", "LoRA of rank 8 on the query and value projections"},
                                      {"tenon bench --model base --target-modules all-linear --rank 16 --json bench.json",

@@ -334,7 +334,12 @@ static const tn_option training[] = {
 };
 
 const tn_option_table tn_cli_train_tables[] = {
-    {tn_cli_model_options, offsetof(tn_cli_train, model)}, {files, 0}, {tn_cli_method_options, 0}, {training, 0}, {output, 0}, {0},
+    {tn_cli_model_options, offsetof(tn_cli_train, model)},
+    {files, 0},
+    {tn_cli_method_options, 0},
+    {training, 0},
+    {output, 0},
+    {0},
 };
 
 tn_status tn_cli_prepare_training(const tn_invocation *call, tn_train_options *train, tn_model **out) {

@@ -51,7 +51,7 @@ struct tn_tape {
     bool rehearsal, recording;
     tn_status status;
     tn_node *last;
-    double flops;                         /* of everything run since the last reset: 2 per multiply-add of matrix products */
+    double flops;        /* of everything run since the last reset: 2 per multiply-add of matrix products */
     tn_profile *profile; /* NULL, or where the time of ops is added up */
     tn_phase phase;
     const char *op; /* running now; ops do not nest */

@@ -9,11 +9,11 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum {
-    FEW_ROWS = 8,      /* of A */
-    GROUP = 4,         /* rows of A at once: their sums stay in registers */
-    SHALLOW = 16,      /* depth up to which rows of W are shorter than is worth a sum over lanes */
-    COLUMNS = 16,      /* of C in one piece of work */
-    AHEAD = 2048,      /* bytes that are asked for before they are read; beyond the page, where hardware stops */
+    FEW_ROWS = 8,         /* of A */
+    GROUP = 4,            /* rows of A at once: their sums stay in registers */
+    SHALLOW = 16,         /* depth up to which rows of W are shorter than is worth a sum over lanes */
+    COLUMNS = 16,         /* of C in one piece of work */
+    AHEAD = 2048,         /* bytes that are asked for before they are read; beyond the page, where hardware stops */
     LEAST_BYTES = 1 << 16 /* of W for each thread that is woken */
 };
 #ifdef __AVX512F__
