@@ -13,7 +13,6 @@ enum {
     GROUP = 4,            /* rows of A at once: their sums stay in registers */
     SHALLOW = 16,         /* depth up to which rows of W are shorter than is worth a sum over lanes */
     COLUMNS = 16,         /* of C in one piece of work */
-    AHEAD = 2048,         /* bytes that are asked for before they are read; beyond the page, where hardware stops */
     LEAST_BYTES = 1 << 16 /* of W for each thread that is woken */
 };
 #ifdef __AVX512F__
@@ -23,14 +22,11 @@ enum { SUMS = 2 };
 #endif
 
 #if defined(__AVX512F__)
-INLINE tn_vec widen_half(__m256i half, const tn_dtype dtype) {
+INLINE tn_vec load_half(const uint16_t *w, const tn_dtype dtype) {
+    __m256i half = _mm256_loadu_si256((const __m256i *)(const void *)w);
     if (dtype == TN_DTYPE_BF16)
         return (tn_vec)_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
     return (tn_vec)_mm512_cvtph_ps(half);
-}
-
-INLINE tn_vec load_half(const uint16_t *w, const tn_dtype dtype) {
-    return widen_half(_mm256_loadu_si256((const __m256i *)(const void *)w), dtype);
 }
 #elif defined(__AVX2__)
 INLINE tn_vec load_half(const uint16_t *w, const tn_dtype dtype) {
@@ -57,6 +53,24 @@ INLINE tn_vec load_as(const void *w, int64_t index, const tn_dtype dtype) {
     return dtype == TN_DTYPE_F32 ? tn_load((const float *)w + index) : load_half((const uint16_t *)w + index, dtype);
 }
 
+/* y = two vectors from w[index]. */
+INLINE void load_pair(tn_vec y[2], const void *w, int64_t index, const tn_dtype dtype) {
+#if defined(__AVX512BW__)
+    /* one load for both; a permutation moves halves to the upper parts of floats */
+    if (dtype == TN_DTYPE_BF16) {
+        const __m512i low = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0, 7, 0, 6, 0, 5, 0, 4, 0, 3,
+                                             0, 2, 0, 1, 0, 0, 0);
+        const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+        __m512i halves = _mm512_loadu_si512((const uint16_t *)w + index);
+        y[0] = (tn_vec)_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, low, halves));
+        y[1] = (tn_vec)_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, high, halves));
+        return;
+    }
+#endif
+    y[0] = load_as(w, index, dtype);
+    y[1] = load_as(w, index + TN_LANES, dtype);
+}
+
 /* The last `count` elements of a row, zeros above. */
 static tn_vec load_rest(const void *w, int64_t index, int64_t count, tn_dtype dtype) {
     float rest[TN_LANES] = {0};
@@ -68,7 +82,7 @@ static tn_vec load_rest(const void *w, int64_t index, int64_t count, tn_dtype dt
 INLINE void dot_rows(float *out, const float *x, int64_t x_stride, const void *w, int64_t index, int64_t depth,
                      const tn_dtype dtype, const int rows) {
     tn_vec acc[GROUP][SUMS];
-    const int64_t step = SUMS * TN_LANES, size = dtype == TN_DTYPE_F32 ? 4 : 2;
+    const int64_t step = SUMS * TN_LANES;
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 16
@@ -77,14 +91,15 @@ INLINE void dot_rows(float *out, const float *x, int64_t x_stride, const void *w
     int64_t p = 0;
     for (; p + step <= depth; p += step) {
 #pragma GCC unroll 16
-        for (int64_t ahead = 0; ahead < step * size; ahead += 64)
-            __builtin_prefetch((const char *)w + (index + p) * size + AHEAD + ahead);
+        for (int s = 0; s < SUMS; s += 2) {
+            tn_vec y[2];
+            load_pair(y, w, index + p + s * TN_LANES, dtype);
 #pragma GCC unroll 16
-        for (int s = 0; s < SUMS; s++) {
-            tn_vec y = load_as(w, index + p + s * TN_LANES, dtype);
-#pragma GCC unroll 16
-            for (int i = 0; i < rows; i++)
-                acc[i][s] = tn_vec_muladd(tn_load(x + i * x_stride + p + s * TN_LANES), y, acc[i][s]);
+            for (int i = 0; i < rows; i++) {
+                const float *part = x + i * x_stride + p + s * TN_LANES;
+                acc[i][s] = tn_vec_muladd(tn_load(part), y[0], acc[i][s]);
+                acc[i][s + 1] = tn_vec_muladd(tn_load(part + TN_LANES), y[1], acc[i][s + 1]);
+            }
         }
     }
     for (; p + TN_LANES <= depth; p += TN_LANES) {
@@ -127,21 +142,25 @@ INLINE void put(const product *job, int64_t row, int64_t col, float sum) {
     *c = job->beta == 0 ? job->alpha * sum : tn_muladd(job->beta, *c, job->alpha * sum);
 }
 
-/* Columns [from, to) of C. */
+/* Rows [first, first + rows) of columns [from, to) of C. */
+INLINE void columns_of_rows(const product *job, int64_t first, int64_t from, int64_t to, const tn_dtype dtype,
+                            const int rows) {
+    float sums[COLUMNS][GROUP];
+    const float *x = job->x + first * job->x_stride;
+    for (int64_t j = from; j < to; j++)
+        dot_rows(sums[j - from], x, job->x_stride, job->w, j * job->w_stride, job->depth, dtype, rows);
+    for (int i = 0; i < rows; i++)
+        for (int64_t j = from; j < to; j++)
+            put(job, first + i, j, sums[j - from][i]);
+}
+
 INLINE void columns_as(const product *job, int64_t from, int64_t to, const tn_dtype dtype) {
-    for (int64_t j = from; j < to; j++) {
-        for (int64_t i = 0; i < job->rows; i += GROUP) {
-            float sums[GROUP];
-            const float *x = job->x + i * job->x_stride;
-            int64_t rows = tn_min_i64(GROUP, job->rows - i), index = j * job->w_stride;
-            switch (rows) {
-            case 1: dot_rows(sums, x, job->x_stride, job->w, index, job->depth, dtype, 1); break;
-            case 2: dot_rows(sums, x, job->x_stride, job->w, index, job->depth, dtype, 2); break;
-            case 3: dot_rows(sums, x, job->x_stride, job->w, index, job->depth, dtype, 3); break;
-            default: dot_rows(sums, x, job->x_stride, job->w, index, job->depth, dtype, 4); break;
-            }
-            for (int64_t r = 0; r < rows; r++)
-                put(job, i + r, j, sums[r]);
+    for (int64_t i = 0; i < job->rows; i += GROUP) {
+        switch (tn_min_i64(GROUP, job->rows - i)) {
+        case 1: columns_of_rows(job, i, from, to, dtype, 1); break;
+        case 2: columns_of_rows(job, i, from, to, dtype, 2); break;
+        case 3: columns_of_rows(job, i, from, to, dtype, 3); break;
+        default: columns_of_rows(job, i, from, to, dtype, 4); break;
         }
     }
 }
