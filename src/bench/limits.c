@@ -93,8 +93,22 @@ static double time_blas(const tn_limits *l, const tn_limit_shape *s) {
     return tn_seconds() - start;
 }
 
-/* Sums words, so that nothing but reading takes time; each thread walks one run of the memory. */
-static double time_read(const char *memory) {
+enum { LINE = 32 }; /* words that are read of one run before the next */
+
+/* Sum of `runs` runs of memory side by side, each `words` long. */
+static uint64_t sum_runs(const uint64_t *word, int64_t words, int64_t runs) {
+    uint64_t sums[LINE] = {0}, total = 0;
+    for (int64_t i = 0; i < words; i += LINE)
+        for (int64_t run = 0; run < runs; run++)
+            for (int j = 0; j < LINE; j++)
+                sums[j] += word[run * words + i + j];
+    for (int j = 0; j < LINE; j++)
+        total += sums[j];
+    return total;
+}
+
+/* Sums words, so that nothing but reading takes time; each thread walks one or several runs of the memory. */
+static double time_read(const char *memory, int64_t runs) {
     static volatile uint64_t kept;
     uint64_t total = 0;
     double start = tn_seconds();
@@ -105,15 +119,8 @@ static double time_read(const char *memory) {
         threads = omp_get_num_threads();
         index = omp_get_thread_num();
 #endif
-        const int64_t words = MEMORY / (int64_t)sizeof(uint64_t), from = words * index / threads / 32 * 32;
-        const int64_t to = words * (index + 1) / threads / 32 * 32;
-        const uint64_t *word = (const uint64_t *)(const void *)memory;
-        uint64_t sums[32] = {0};
-        for (int64_t i = from; i < to; i += 32)
-            for (int j = 0; j < 32; j++)
-                sums[j] += word[i + j];
-        for (int j = 0; j < 32; j++)
-            total += sums[j];
+        const int64_t words = MEMORY / (int64_t)sizeof(uint64_t) / threads / runs / LINE * LINE;
+        total += sum_runs((const uint64_t *)(const void *)memory + index * runs * words, words, runs);
     }
     kept = total;
     return kept ? tn_seconds() - start : 0;
@@ -141,7 +148,8 @@ void tn_limits_measure(tn_limits *l) {
         l->best.sgemm_mix_flops = flops / best_seconds;
     }
     for (int i = 0; i < READS; i++)
-        l->round.read_bandwidth = at_least(l->round.read_bandwidth, MEMORY / time_read(l->memory));
+        for (int64_t runs = 1; runs <= 4; runs *= 4)
+            l->round.read_bandwidth = at_least(l->round.read_bandwidth, MEMORY / time_read(l->memory, runs));
     l->best.sgemm_flops = at_least(l->best.sgemm_flops, l->round.sgemm_flops);
     l->best.read_bandwidth = at_least(l->best.read_bandwidth, l->round.read_bandwidth);
 }

@@ -1,9 +1,10 @@
 /* Products of few rows, compiled once per instruction set: C[m,n] = alpha A[m,k] B[k,n] + beta C with B = W^T, W [n, k] by
  * rows, as generation makes them for each token.
  *
- * They cost what reading W costs. So W is read once and in order, each thread one run of consecutive rows, which is the
- * pattern that processors fetch ahead; bf16 and f16 are widened in registers. An element is summed by one thread in an
- * order that depends on k alone: the bits depend neither on the threads nor on the number of rows. */
+ * They cost what reading W costs. So W is read once and each thread walks a few long runs of consecutive rows, which is the
+ * pattern that processors fetch ahead; rows taken side by side would be many short runs. bf16 and f16 are widened in
+ * registers. An element is summed by one thread in an order that depends on k alone: the bits depend neither on the threads
+ * nor on the number of rows. */
 #include "kernel/cpu/simd.h"
 
 #define INLINE static inline __attribute__((always_inline))
@@ -18,7 +19,7 @@ enum {
 #ifdef __AVX512F__
 enum { SUMS = 4 }; /* of a row at once, for the latency of additions */
 #else
-enum { SUMS = 2 };
+enum { SUMS = 2, WIDE = 4 };
 #endif
 
 #if defined(__AVX512F__)
@@ -125,6 +126,55 @@ INLINE void dot_rows(float *out, const float *x, int64_t x_stride, const void *w
     }
 }
 
+/* The same of one row of A with WIDE rows of W at once, in the same order: x is loaded once for them. */
+INLINE void dot_wide(float *out, const float *x, const void *w, int64_t index, int64_t w_stride, int64_t depth,
+                     const tn_dtype dtype) {
+    tn_vec acc[WIDE][SUMS];
+    const int64_t step = SUMS * TN_LANES;
+#pragma GCC unroll 16
+    for (int j = 0; j < WIDE; j++)
+#pragma GCC unroll 16
+        for (int s = 0; s < SUMS; s++)
+            acc[j][s] = (tn_vec){0};
+    int64_t p = 0;
+    for (; p + step <= depth; p += step) {
+        tn_vec part[SUMS];
+#pragma GCC unroll 16
+        for (int s = 0; s < SUMS; s++)
+            part[s] = tn_load(x + p + s * TN_LANES);
+#pragma GCC unroll 16
+        for (int j = 0; j < WIDE; j++) {
+#pragma GCC unroll 16
+            for (int s = 0; s < SUMS; s += 2) {
+                tn_vec y[2];
+                load_pair(y, w, index + j * w_stride + p + s * TN_LANES, dtype);
+                acc[j][s] = tn_vec_muladd(part[s], y[0], acc[j][s]);
+                acc[j][s + 1] = tn_vec_muladd(part[s + 1], y[1], acc[j][s + 1]);
+            }
+        }
+    }
+    for (; p + TN_LANES <= depth; p += TN_LANES) {
+#pragma GCC unroll 16
+        for (int j = 0; j < WIDE; j++)
+            acc[j][0] = tn_vec_muladd(tn_load(x + p), load_as(w, index + j * w_stride + p, dtype), acc[j][0]);
+    }
+    if (p < depth) {
+        tn_vec part = load_rest(x, p, depth - p, TN_DTYPE_F32);
+#pragma GCC unroll 16
+        for (int j = 0; j < WIDE; j++)
+            acc[j][0] = tn_vec_muladd(part, load_rest(w, index + j * w_stride + p, depth - p, dtype), acc[j][0]);
+    }
+#pragma GCC unroll 16
+    for (int j = 0; j < WIDE; j++) {
+#pragma GCC unroll 16
+        for (int s = SUMS / 2; s > 0; s /= 2)
+#pragma GCC unroll 16
+            for (int t = 0; t < s; t++)
+                acc[j][t] += acc[j][t + s];
+        out[j] = tn_sum_lanes(acc[j][0]);
+    }
+}
+
 typedef struct {
     float *c;
     int64_t ldc;
@@ -154,7 +204,7 @@ INLINE void columns_of_rows(const product *job, int64_t first, int64_t from, int
             put(job, first + i, j, sums[j - from][i]);
 }
 
-INLINE void columns_as(const product *job, int64_t from, int64_t to, const tn_dtype dtype) {
+INLINE void piece_as(const product *job, int64_t from, int64_t to, const tn_dtype dtype) {
     for (int64_t i = 0; i < job->rows; i += GROUP) {
         switch (tn_min_i64(GROUP, job->rows - i)) {
         case 1: columns_of_rows(job, i, from, to, dtype, 1); break;
@@ -181,9 +231,34 @@ INLINE void shallow_columns(const product *job, int64_t from, int64_t to, const 
     }
 }
 
+/* One row of A: rows of W from as many places of the range as are taken at once, so that each place is a long run. */
+INLINE void row_as(const product *job, int64_t from, int64_t to, const tn_dtype dtype) {
+    const int64_t apart = (to - from) / WIDE;
+    for (int64_t j = from; j < from + apart; j++) {
+        float sums[WIDE];
+        dot_wide(sums, job->x, job->w, j * job->w_stride, apart * job->w_stride, job->depth, dtype);
+        for (int i = 0; i < WIDE; i++)
+            put(job, 0, j + i * apart, sums[i]);
+    }
+    for (int64_t j = from + apart * WIDE; j < to; j++) {
+        float sum[GROUP];
+        dot_rows(sum, job->x, job->x_stride, job->w, j * job->w_stride, job->depth, dtype, 1);
+        put(job, 0, j, sum[0]);
+    }
+}
+
+INLINE void columns_as(const product *job, int64_t from, int64_t to, const tn_dtype dtype) {
+    if (job->rows == 1)
+        row_as(job, from, to, dtype);
+    else
+        for (int64_t j = from; j < to; j += COLUMNS)
+            piece_as(job, j, tn_min_i64(j + COLUMNS, to), dtype);
+}
+
 static void columns(const product *job, int64_t from, int64_t to) {
     if (job->dtype == TN_DTYPE_F32 && job->depth <= SHALLOW)
-        shallow_columns(job, from, to, job->depth);
+        for (int64_t j = from; j < to; j += COLUMNS)
+            shallow_columns(job, j, tn_min_i64(j + COLUMNS, to), job->depth);
     else if (job->dtype == TN_DTYPE_F32)
         columns_as(job, from, to, TN_DTYPE_F32);
     else if (job->dtype == TN_DTYPE_BF16)
@@ -210,8 +285,13 @@ void TN_FOR_ISA(tn_product_, )(float *c, int64_t ldc, tn_operand a, tn_operand b
         return;
     }
     const product job = {c, ldc, a.data, a.row_stride, b.data, b.col_stride, b.dtype, alpha, beta, m, k};
-    const int64_t pieces = (n + COLUMNS - 1) / COLUMNS;
-#pragma omp parallel for schedule(static) if (worth_waking(&job, n))
-    for (int64_t piece = 0; piece < pieces; piece++)
-        columns(&job, piece * COLUMNS, tn_min_i64((piece + 1) * COLUMNS, n));
+#pragma omp parallel if (worth_waking(&job, n))
+    {
+        int64_t team = 1, index = 0;
+#ifdef _OPENMP
+        team = omp_get_num_threads();
+        index = omp_get_thread_num();
+#endif
+        columns(&job, n * index / team, n * (index + 1) / team);
+    }
 }
