@@ -12,14 +12,15 @@
 enum {
     FEW_ROWS = 8,         /* of A */
     GROUP = 4,            /* rows of A at once: their sums stay in registers */
+    WIDE = 4,             /* rows of W at once, for one row of A */
     SHALLOW = 16,         /* depth up to which rows of W are shorter than is worth a sum over lanes */
-    COLUMNS = 16,         /* of C in one piece of work */
+    COLUMNS = 16,         /* of C that several rows of A take before the next of A */
     LEAST_BYTES = 1 << 16 /* of W for each thread that is woken */
 };
 #ifdef __AVX512F__
 enum { SUMS = 4 }; /* of a row at once, for the latency of additions */
 #else
-enum { SUMS = 2, WIDE = 4 };
+enum { SUMS = 2 };
 #endif
 
 #if defined(__AVX512F__)
