@@ -2,10 +2,12 @@
 #ifndef TENON_TENON_H
 #define TENON_TENON_H
 
+#include <tenon/bench.h>
 #include <tenon/error.h>
 #include <tenon/evaluate.h>
 #include <tenon/generate.h>
 #include <tenon/model.h>
+#include <tenon/profile.h>
 #include <tenon/train.h>
 
 #endif

@@ -3,6 +3,7 @@
 #define TENON_TRAIN_H
 
 #include <tenon/model.h>
+#include <tenon/profile.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -46,6 +47,7 @@ typedef struct tn_train_options {
     int64_t keep_checkpoints;  /* newest ones kept; 2 */
     bool resume;               /* go on from the newest good checkpoint in `out`, from the start when there is none */
     bool resume_changed;       /* go on although data or settings changed */
+    tn_profile *profile;       /* NULL, or where time per phase and op is added up; costs little */
     const char *run_config;    /* text saved as out/config.yaml and in checkpoints; may be NULL */
 } tn_train_options;
 TN_API void tn_train_options_default(tn_train_options *options);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "cli/commands.h"
+#include "cli/profile_table.h"
 #include "cli/train_options.h"
 #include "train/report.h"
 
@@ -113,18 +114,22 @@ static tn_status train(const tn_invocation *call, tn_buf *effective) {
         .cookie = &d, .start = show_start, .step = show_step, .resumed = show_resumed, .warning = show_warning};
     tn_train_options options;
     tn_train_result result;
+    tn_profile profile = {0};
     tn_model *model;
     if (!c->train.out)
         return tn_fail(TN_ERROR_ARGUMENT, "--out is missing: name a folder for the result");
     TN_TRY(tn_cli_prepare_training(call, &options, &model));
     tn_cli_effective_config(effective, call->options);
     options.run_config = tn_buf_text(effective);
+    options.profile = c->profile ? &profile : NULL;
     d.model = model;
     stop_on(SIGINT);
     stop_on(SIGTERM);
     tn_status status = tn_train(model, &options, &callbacks, &result);
     if (status == TN_OK)
         show_result(&d, &result, &options);
+    if (options.profile && (status == TN_OK || status == TN_ERROR_INTERRUPTED))
+        tn_cli_print_profile(&profile);
     tn_train_result_free(&result);
     tn_model_free(model);
     if (status == TN_ERROR_INTERRUPTED) {

@@ -4,6 +4,7 @@
 
 #include "cli/cli.h"
 
+extern const tn_command tn_command_bench;
 extern const tn_command tn_command_chat;
 extern const tn_command tn_command_eval;
 extern const tn_command tn_command_forward;

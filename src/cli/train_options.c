@@ -94,6 +94,10 @@ static const tn_option output[] = {
      .high = INFINITY,
      .value_name = "N",
      .help = "newest checkpoints kept"},
+    {.name = "profile",
+     .type = TN_OPTION_BOOL,
+     TN_FIELD(tn_cli_train, profile),
+     .help = "print at the end where the time went, by phase and op"},
     {.name = "resume",
      .type = TN_OPTION_BOOL,
      TN_FIELD(tn_cli_train, train.resume),
@@ -112,7 +116,7 @@ static const tn_option output[] = {
     {0},
 };
 
-static const tn_option adapter[] = {
+const tn_option tn_cli_method_options[] = {
     {.name = "method",
      .type = TN_OPTION_STRING,
      TN_FIELD(tn_cli_train, adapter.method),
@@ -338,16 +342,24 @@ static const tn_option training[] = {
 };
 
 const tn_option_table tn_cli_train_tables[] = {
-    {tn_cli_model_options, offsetof(tn_cli_train, model)}, {files, 0}, {adapter, 0}, {training, 0}, {output, 0}, {0},
+    {tn_cli_model_options, offsetof(tn_cli_train, model)},
+    {files, 0},
+    {tn_cli_method_options, 0},
+    {training, 0},
+    {output, 0},
+    {0},
 };
 
 tn_status tn_cli_prepare_training(const tn_invocation *call, tn_train_options *train, tn_model **out) {
     const tn_cli_train *c = call->config;
-    bool create = c->adapter.init && strcmp(c->adapter.init, "random") == 0;
     *train = c->train;
     train->drop_long = c->too_long == 1;
+    return tn_cli_prepare_model(c, c->adapter.init && strcmp(c->adapter.init, "random") == 0, out);
+}
+
+tn_status tn_cli_prepare_model(const tn_cli_train *c, bool create, tn_model **out) {
     tn_set_threads(c->model.threads);
-    TN_TRY(create ? tn_model_create(c->model.model, train->seed, out) : tn_model_load(c->model.model, out));
+    TN_TRY(create ? tn_model_create(c->model.model, c->train.seed, out) : tn_model_load(c->model.model, out));
     tn_cli_warn_about_model(*out);
     tn_status status;
     if (c->from_adapter) {
@@ -356,9 +368,9 @@ tn_status tn_cli_prepare_training(const tn_invocation *call, tn_train_options *t
             status = tn_cli_prove_adapter(*out, c->from_adapter);
     } else {
         tn_adapter_options options = c->adapter;
-        if (create)
+        if (options.init && strcmp(options.init, "random") == 0)
             options.init = "kaiming";
-        status = tn_model_add_adapter(*out, &options, train->seed);
+        status = tn_model_add_adapter(*out, &options, c->train.seed);
     }
     if (status != TN_OK) {
         tn_model_free(*out);

@@ -11,12 +11,17 @@ typedef struct tn_cli_train {
     tn_train_options train;
     const char *from_adapter, *config;
     int too_long;
+    bool profile;
 } tn_cli_train;
 
 extern const tn_option_table tn_cli_train_tables[];
+extern const tn_option tn_cli_method_options[]; /* those of them that say what is trained */
 
 /* Loads or creates the model with its adapter and completes `train` from the other options. */
 tn_status tn_cli_prepare_training(const tn_invocation *call, tn_train_options *train, tn_model **out);
+
+/* The model, from config.json alone when `create`, with the adapter that the options describe. */
+tn_status tn_cli_prepare_model(const tn_cli_train *options, bool create, tn_model **out);
 
 /* Prints what a plan says: model, trained share, data, memory. */
 void tn_cli_print_plan(const tn_model *model, const tn_train_plan *plan);

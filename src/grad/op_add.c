@@ -27,6 +27,7 @@ static void add_backward(tn_tape *tape, tn_node *base) {
 }
 
 void tn_op_add(tn_tape *tape, tn_var *y, tn_var *x, float scale) {
+    tn_op_begin(tape, "add");
     y->needs_grad = y->needs_grad || x->needs_grad;
     if (tn_tape_live(tape))
         tape->kernels->add(y->data, x->data, scale, y->rows * y->cols);
@@ -35,4 +36,5 @@ void tn_op_add(tn_tape *tape, tn_var *y, tn_var *x, float scale) {
         node->x = x;
         node->scale = scale;
     }
+    tn_op_end(tape);
 }

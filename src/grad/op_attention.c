@@ -55,6 +55,7 @@ static void attention_backward(tn_tape *tape, tn_node *base) {
 
 tn_var *tn_op_attention(tn_tape *tape, tn_var *q, tn_var *k, tn_var *v, const tn_span *spans, int64_t span_count,
                         const tn_attention_shape *shape) {
+    tn_op_begin(tape, "attention");
     tn_var *out = tn_var_new(tape, q->rows, q->cols, q->needs_grad || k->needs_grad || v->needs_grad);
     tn_var *lse = tn_var_new(tape, q->rows, shape->heads, false);
     tape->flops += 2 * product_flops(spans, span_count, shape);
@@ -72,14 +73,17 @@ tn_var *tn_op_attention(tn_tape *tape, tn_var *q, tn_var *k, tn_var *v, const tn
         node->shape = *shape;
     }
     tn_drop(tape, lse);
+    tn_op_end(tape);
     return out;
 }
 
 tn_var *tn_op_attention_cached(tn_tape *tape, tn_var *q, const float *k, const float *v, const tn_span *spans,
                                int64_t span_count, const tn_attention_shape *shape) {
+    tn_op_begin(tape, "attention");
     tn_var *out = tn_var_new(tape, q->rows, q->cols, false);
     tape->flops += 2 * product_flops(spans, span_count, shape);
     if (tn_tape_live(tape))
         tape->kernels->attention_forward(out->data, NULL, q->data, k, v, spans, span_count, shape);
+    tn_op_end(tape);
     return out;
 }

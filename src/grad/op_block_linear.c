@@ -46,6 +46,7 @@ static void block_linear_backward(tn_tape *tape, tn_node *base) {
 
 tn_var *tn_op_block_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, int64_t blocks) {
     int64_t rows = x->rows, in = x->cols, out = weight->tensor.shape[0], width = in / blocks, height = out / blocks;
+    tn_op_begin(tape, "block linear");
     tn_var *y = tn_var_new(tape, rows, out, x->needs_grad || weight->trainable);
     tape->flops += 2.0 * (double)rows * (double)out * (double)width;
     for (int64_t i = 0; i < blocks && tn_tape_live(tape); i++)
@@ -57,5 +58,6 @@ tn_var *tn_op_block_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, in
         node->weight = weight;
         node->blocks = blocks;
     }
+    tn_op_end(tape);
     return y;
 }

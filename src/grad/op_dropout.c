@@ -21,6 +21,7 @@ static void dropout_backward(tn_tape *tape, tn_node *base) {
 }
 
 tn_var *tn_op_dropout(tn_tape *tape, tn_var *x, float p, uint64_t seed, uint64_t stream) {
+    tn_op_begin(tape, "dropout");
     tn_var *y = tn_var_new(tape, x->rows, x->cols, x->needs_grad);
     if (tn_tape_live(tape))
         tape->kernels->dropout(y->data, false, x->data, p, seed, stream, x->rows * x->cols);
@@ -31,5 +32,6 @@ tn_var *tn_op_dropout(tn_tape *tape, tn_var *x, float p, uint64_t seed, uint64_t
         node->seed = seed;
         node->stream = stream;
     }
+    tn_op_end(tape);
     return y;
 }

@@ -14,6 +14,7 @@ static void embedding_backward(tn_tape *tape, tn_node *base) {
 }
 
 tn_var *tn_op_embedding(tn_tape *tape, const int32_t *ids, int64_t count, const tn_weight *table) {
+    tn_op_begin(tape, "embedding");
     int64_t cols = table->tensor.shape[1];
     tn_var *y = tn_var_new(tape, count, cols, table->trainable);
     if (tn_tape_live(tape))
@@ -23,5 +24,6 @@ tn_var *tn_op_embedding(tn_tape *tape, const int32_t *ids, int64_t count, const 
         node->ids = ids;
         node->table = table;
     }
+    tn_op_end(tape);
     return y;
 }

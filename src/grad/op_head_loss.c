@@ -19,8 +19,10 @@ static void loss_of_piece(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *
     tn_var *logits = head(tape, context, picked);
     tn_drop(tape, picked);
     bool back = tape->recording && logits->needs_grad;
+    tn_op_begin(tape, "cross entropy");
     if (tn_tape_live(tape))
         tape->kernels->cross_entropy(losses, correct, logits->data, labels, back ? grad_scale : 0, count, logits->cols);
+    tn_op_end(tape);
     if (back) {
         logits->grad = logits->value;
         logits->value = (tn_block){0};

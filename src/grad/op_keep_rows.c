@@ -19,6 +19,7 @@ static void keep_rows_backward(tn_tape *tape, tn_node *base) {
 }
 
 tn_var *tn_op_keep_rows(tn_tape *tape, tn_var *x, const bool *keep) {
+    tn_op_begin(tape, "keep rows");
     tn_var *y = tn_var_new(tape, x->rows, x->cols, x->needs_grad);
     if (tn_tape_live(tape))
         tape->kernels->keep_rows(y->data, false, x->data, keep, x->rows, x->cols);
@@ -27,5 +28,6 @@ tn_var *tn_op_keep_rows(tn_tape *tape, tn_var *x, const bool *keep) {
         node->x = x;
         node->keep = keep;
     }
+    tn_op_end(tape);
     return y;
 }

@@ -30,6 +30,7 @@ static void linear_backward(tn_tape *tape, tn_node *base) {
 }
 
 tn_var *tn_op_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, const tn_weight *bias) {
+    tn_op_begin(tape, "linear");
     int64_t rows = x->rows, in = weight->tensor.shape[1], out = weight->tensor.shape[0];
     bool needs_grad = x->needs_grad || weight->trainable || (bias && bias->trainable);
     tn_var *y = tn_var_new(tape, rows, out, needs_grad);
@@ -46,5 +47,6 @@ tn_var *tn_op_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, const tn
         node->weight = weight;
         node->bias = bias;
     }
+    tn_op_end(tape);
     return y;
 }

@@ -48,6 +48,7 @@ static void low_rank_backward(tn_tape *tape, tn_node *base) {
 
 void tn_op_low_rank(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *a, const tn_weight *b, const tn_weight *bias,
                     float scale) {
+    tn_op_begin(tape, "low rank");
     int64_t rows = x->rows, out = b->tensor.shape[0], in = a->tensor.shape[1], rank = a->tensor.shape[0];
     const tn_kernels *k = tape->kernels;
     y->needs_grad = y->needs_grad || x->needs_grad || a->trainable || b->trainable || (bias && bias->trainable);
@@ -69,4 +70,5 @@ void tn_op_low_rank(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *a, con
         node->scale = scale;
     }
     tn_drop(tape, u);
+    tn_op_end(tape);
 }

@@ -33,6 +33,7 @@ static void low_rank_embedding_backward(tn_tape *tape, tn_node *base) {
 
 void tn_op_low_rank_embedding(tn_tape *tape, tn_var *y, const int32_t *ids, const tn_weight *a, const tn_weight *b,
                               float scale) {
+    tn_op_begin(tape, "low rank embedding");
     int64_t rows = y->rows, cols = y->cols, rank = a->tensor.shape[0], vocab = a->tensor.shape[1];
     y->needs_grad = y->needs_grad || a->trainable || b->trainable;
     tn_var *u = tn_var_new(tape, rows, rank, false);
@@ -51,4 +52,5 @@ void tn_op_low_rank_embedding(tn_tape *tape, tn_var *y, const int32_t *ids, cons
         node->scale = scale;
     }
     tn_drop(tape, u);
+    tn_op_end(tape);
 }

@@ -18,6 +18,7 @@ static void replace_embeddings_backward(tn_tape *tape, tn_node *base) {
 }
 
 void tn_op_replace_embeddings(tn_tape *tape, tn_var *y, const int32_t *ids, const tn_weight *rows, const int32_t *indices) {
+    tn_op_begin(tape, "replace tokens");
     y->needs_grad = y->needs_grad || rows->trainable;
     if (tn_tape_live(tape))
         tape->kernels->replace_rows(y->data, ids, rows->tensor.data, indices, y->rows, y->cols, rows->tensor.shape[0]);
@@ -27,6 +28,7 @@ void tn_op_replace_embeddings(tn_tape *tape, tn_var *y, const int32_t *ids, cons
         node->indices = indices;
         node->rows = rows;
     }
+    tn_op_end(tape);
 }
 
 static void replace_logits_backward(tn_tape *tape, tn_node *base) {
@@ -52,6 +54,7 @@ static void replace_logits_backward(tn_tape *tape, tn_node *base) {
 }
 
 void tn_op_replace_logits(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *rows, const int32_t *indices) {
+    tn_op_begin(tape, "replace tokens");
     int64_t count = rows->tensor.shape[0];
     y->needs_grad = y->needs_grad || x->needs_grad || rows->trainable;
     tn_block z = tn_scratch_take(tape, x->rows * count);
@@ -67,4 +70,5 @@ void tn_op_replace_logits(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *
         node->indices = indices;
         node->rows = rows;
     }
+    tn_op_end(tape);
 }

@@ -20,6 +20,7 @@ static void rmsnorm_backward(tn_tape *tape, tn_node *base) {
 }
 
 tn_var *tn_op_rmsnorm(tn_tape *tape, tn_var *x, const tn_weight *weight, float eps, int64_t groups) {
+    tn_op_begin(tape, "rmsnorm");
     tn_var *y = tn_var_new(tape, x->rows, x->cols, x->needs_grad || weight->trainable);
     tn_var *rstd = tn_var_new(tape, x->rows, groups, false);
     if (tn_tape_live(tape))
@@ -33,5 +34,6 @@ tn_var *tn_op_rmsnorm(tn_tape *tape, tn_var *x, const tn_weight *weight, float e
         node->groups = groups;
     }
     tn_drop(tape, rstd);
+    tn_op_end(tape);
     return y;
 }

@@ -18,6 +18,7 @@ static void rope_backward(tn_tape *tape, tn_node *base) {
 
 void tn_op_rope(tn_tape *tape, tn_var *x, const int32_t *positions, const tn_rope_table *table, int64_t heads,
                 int64_t head_size) {
+    tn_op_begin(tape, "rope");
     if (tn_tape_live(tape))
         tape->kernels->rope(x->data, positions, table->cos, table->sin, false, x->rows, heads, head_size);
     rope_node *node = tn_node_new(tape, sizeof *node, rope_backward, x);
@@ -27,4 +28,5 @@ void tn_op_rope(tn_tape *tape, tn_var *x, const int32_t *positions, const tn_rop
         node->heads = heads;
         node->head_size = head_size;
     }
+    tn_op_end(tape);
 }

@@ -23,6 +23,7 @@ static void scale_columns_backward(tn_tape *tape, tn_node *base) {
 }
 
 tn_var *tn_op_scale_columns(tn_tape *tape, tn_var *x, const tn_weight *factors) {
+    tn_op_begin(tape, "scale columns");
     tn_var *y = tn_var_new(tape, x->rows, x->cols, x->needs_grad || factors->trainable);
     if (tn_tape_live(tape))
         tape->kernels->scale_columns(y->data, false, x->data, factors->tensor.data, x->rows, x->cols);
@@ -31,5 +32,6 @@ tn_var *tn_op_scale_columns(tn_tape *tape, tn_var *x, const tn_weight *factors) 
         node->x = factors->trainable ? tn_node_save(&node->node, x) : x;
         node->factors = factors;
     }
+    tn_op_end(tape);
     return y;
 }

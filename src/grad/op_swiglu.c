@@ -23,6 +23,7 @@ static void swiglu_backward(tn_tape *tape, tn_node *base) {
 }
 
 tn_var *tn_op_swiglu(tn_tape *tape, tn_var *gate, tn_var *up) {
+    tn_op_begin(tape, "swiglu");
     tn_var *y = tn_var_new(tape, gate->rows, gate->cols, gate->needs_grad || up->needs_grad);
     if (tn_tape_live(tape))
         tape->kernels->swiglu_forward(y->data, gate->data, up->data, gate->rows * gate->cols);
@@ -31,5 +32,6 @@ tn_var *tn_op_swiglu(tn_tape *tape, tn_var *gate, tn_var *up) {
         node->gate = tn_node_save(&node->node, gate);
         node->up = tn_node_save(&node->node, up);
     }
+    tn_op_end(tape);
     return y;
 }

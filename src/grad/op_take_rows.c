@@ -20,6 +20,7 @@ static void take_rows_backward(tn_tape *tape, tn_node *base) {
 }
 
 tn_var *tn_op_take_rows(tn_tape *tape, tn_var *x, const int32_t *rows, int64_t count) {
+    tn_op_begin(tape, "take rows");
     tn_var *y = tn_var_new(tape, count, x->cols, x->needs_grad);
     if (tn_tape_live(tape))
         tape->kernels->embedding_forward(y->data, rows, x->data, TN_DTYPE_F32, count, x->cols);
@@ -28,5 +29,6 @@ tn_var *tn_op_take_rows(tn_tape *tape, tn_var *x, const int32_t *rows, int64_t c
         node->x = x;
         node->rows = rows;
     }
+    tn_op_end(tape);
     return y;
 }

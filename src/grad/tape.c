@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 
 enum { CHUNK_BYTES = 256 << 10 };
@@ -95,6 +96,15 @@ void tn_scratch_give(tn_tape *tape, tn_block *block) {
     *block = (tn_block){0};
 }
 
+void tn_op_start_clock(tn_tape *tape) {
+    tape->op_flops = tape->flops;
+    tape->op_started = tn_seconds();
+}
+
+void tn_op_stop_clock(tn_tape *tape) {
+    tn_profile_add(tape->profile, tape->phase, tape->op, tn_seconds() - tape->op_started, tape->flops - tape->op_flops);
+}
+
 tn_var *tn_var_new(tn_tape *tape, int64_t rows, int64_t cols, bool needs_grad) {
     tn_var *var = tn_tape_store(tape, sizeof *var);
     int64_t count;
@@ -127,6 +137,7 @@ void *tn_node_new(tn_tape *tape, size_t size, void (*backward)(tn_tape *, tn_nod
         return NULL;
     node->backward = backward;
     node->previous = tape->last;
+    node->op = tape->op;
     node->out = out;
     tape->last = node;
     if (!out->producer)
@@ -162,15 +173,28 @@ tn_mark tn_tape_mark(const tn_tape *tape) {
     return (tn_mark){.last = tape->last, .chunk = tape->chunk, .filled = tape->chunk ? tape->chunk->filled : 0};
 }
 
+/* A checkpointed block has no name: its time is that of the ops that run again. */
+static void run_backward(tn_tape *tape, tn_node *node) {
+    if (!node->op) {
+        node->backward(tape, node);
+        return;
+    }
+    tn_op_begin(tape, node->op);
+    node->backward(tape, node);
+    tn_op_end(tape);
+}
+
 /* A result nobody used has no gradient: its node only lets go of what it saved. */
 void tn_tape_backward_to(tn_tape *tape, tn_mark mark) {
     bool recording = tape->recording;
+    tn_phase phase = tape->phase;
     tape->recording = false;
+    tape->phase = TN_PHASE_BACKWARD;
     while (tape->last != mark.last) {
         tn_node *node = tape->last;
         tape->last = node->previous;
         if (node->out->grad.taken && tape->status == TN_OK)
-            node->backward(tape, node);
+            run_backward(tape, node);
         for (int i = 0; i < node->saved_count; i++)
             tn_drop(tape, node->saved[i]);
         if (node->out->producer == node) {
@@ -178,6 +202,7 @@ void tn_tape_backward_to(tn_tape *tape, tn_mark mark) {
         }
     }
     tape->recording = recording;
+    tape->phase = phase;
     tape->chunk = mark.chunk ? mark.chunk : tape->chunks;
     if (tape->chunk)
         tape->chunk->filled = mark.chunk ? mark.filled : 0;
@@ -198,8 +223,10 @@ static void checkpoint_backward(tn_tape *tape, tn_node *base) {
     checkpoint_node *node = (checkpoint_node *)base;
     tn_mark mark = tn_tape_mark(tape);
     tape->recording = true;
+    tape->phase = TN_PHASE_RECOMPUTATION;
     tn_var *out = node->fn(tape, node->context, base->saved[0]);
     tape->recording = false;
+    tape->phase = TN_PHASE_BACKWARD;
     out->grad = base->out->grad;
     base->out->grad = (tn_block){0};
     tn_drop(tape, out);
@@ -211,6 +238,7 @@ tn_var *tn_checkpointed(tn_tape *tape, tn_block_fn fn, void *context, tn_var *in
     tape->recording = false;
     tn_var *out = fn(tape, context, in);
     tape->recording = recording;
+    tape->op = NULL;
     checkpoint_node *node = tn_node_new(tape, sizeof *node, checkpoint_backward, out);
     if (node) {
         node->fn = fn;

@@ -8,6 +8,7 @@
 #define TN_GRAD_TAPE_H
 
 #include "grad/heap.h"
+#include "grad/profile.h"
 #include "kernel/kernel.h"
 
 /* A weight of the model: a frozen tensor of any float type in a mapping, or a trained f32 tensor in the parameter store. */
@@ -38,6 +39,7 @@ typedef struct tn_tape tn_tape;
 typedef struct tn_node {
     void (*backward)(tn_tape *tape, struct tn_node *node);
     struct tn_node *previous;
+    const char *op; /* whose it is, for a profile */
     tn_var *out;
     tn_var *saved[5]; /* released after backward */
     int saved_count;
@@ -49,7 +51,11 @@ struct tn_tape {
     bool rehearsal, recording;
     tn_status status;
     tn_node *last;
-    double flops;                         /* of everything run since the last reset: 2 per multiply-add of matrix products */
+    double flops;        /* of everything run since the last reset: 2 per multiply-add of matrix products */
+    tn_profile *profile; /* NULL, or where the time of ops is added up */
+    tn_phase phase;
+    const char *op; /* running now; ops do not nest */
+    double op_started, op_flops;
     struct tn_tape_chunk *chunks, *chunk; /* storage of nodes, vars and blocks: a stack reused by every step */
     tn_var failed_var;
 };
@@ -78,6 +84,19 @@ tn_var *tn_checkpointed(tn_tape *tape, tn_block_fn fn, void *context, tn_var *in
 /* True when kernels may run: no rehearsal, no failure. */
 static inline bool tn_tape_live(const tn_tape *tape) {
     return !tape->rehearsal && tape->status == TN_OK;
+}
+
+/* Around everything an op does forward: its name, for its nodes and for a profile. */
+void tn_op_start_clock(tn_tape *tape);
+void tn_op_stop_clock(tn_tape *tape);
+static inline void tn_op_begin(tn_tape *tape, const char *name) {
+    tape->op = name;
+    if (tape->profile)
+        tn_op_start_clock(tape);
+}
+static inline void tn_op_end(tn_tape *tape) {
+    if (tape->profile)
+        tn_op_stop_clock(tape);
 }
 
 tn_var *tn_var_new(tn_tape *tape, int64_t rows, int64_t cols, bool needs_grad);

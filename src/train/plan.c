@@ -60,18 +60,22 @@ static tn_status validation_heap(tn_trainer *t, int64_t *bytes) {
     return TN_OK;
 }
 
-static tn_status decide_checkpointing(tn_trainer *t, int64_t *heap) {
-    const char *wish = t->options->checkpointing;
-    TN_TRY(training_heap(t, TN_CHECKPOINTING_OFF, heap));
+tn_status tn_checkpointing_choose(const char *wish, int64_t heap, tn_checkpointing *out) {
+    *out = TN_CHECKPOINTING_OFF;
     if (strcmp(wish, "off") == 0)
         return TN_OK;
     if (strcmp(wish, "on") != 0 && strcmp(wish, "auto") != 0)
         return tn_fail(TN_ERROR_ARGUMENT, "checkpointing '%s' is not one of auto, on, off", wish);
     uint64_t available = tn_memory_available();
-    if (strcmp(wish, "auto") == 0 && (!available || (double)*heap < MEMORY_SHARE * (double)available))
-        return TN_OK;
-    t->checkpointing = TN_CHECKPOINTING_ON;
-    return training_heap(t, TN_CHECKPOINTING_ON, heap);
+    if (strcmp(wish, "on") == 0 || (available && (double)heap >= MEMORY_SHARE * (double)available))
+        *out = TN_CHECKPOINTING_ON;
+    return TN_OK;
+}
+
+static tn_status decide_checkpointing(tn_trainer *t, int64_t *heap) {
+    TN_TRY(training_heap(t, TN_CHECKPOINTING_OFF, heap));
+    TN_TRY(tn_checkpointing_choose(t->options->checkpointing, *heap, &t->checkpointing));
+    return t->checkpointing == TN_CHECKPOINTING_ON ? training_heap(t, TN_CHECKPOINTING_ON, heap) : TN_OK;
 }
 
 /* Seconds per FLOP of the model's own largest product at the batch's size. */

@@ -20,6 +20,12 @@ typedef struct {
     bool anew;      /* checkpoints in the folder are of another run, kept until there is one of this */
 } run;
 
+/* A stretch of time for the profile, when there is one, up to now. */
+static void count_time(const run *r, tn_phase phase, const char *op, double since) {
+    if (r->t.options->profile)
+        tn_profile_add(r->t.options->profile, phase, op, tn_seconds() - since, 0);
+}
+
 static uint64_t hash_values(const tn_params *params) {
     return tn_hash(TN_HASH_START, params->values, (size_t)params->total * sizeof(float));
 }
@@ -40,9 +46,12 @@ static tn_status run_part(run *r, const tn_batch *batch, uint64_t dropout_seed, 
                           double *loss_sum) {
     tn_trainer *t = &r->t;
     tn_pass pass;
+    double start = tn_seconds();
     tn_pass_from_batch(batch, t->spans, &pass);
+    count_time(r, TN_PHASE_DATA, "batches", start);
     tn_tape_reset(&t->tape);
     t->tape.recording = true;
+    t->tape.profile = t->options->profile;
     tn_forward forward = {.tape = &t->tape, .training = true, .dropout_seed = dropout_seed};
     tn_pass_loss(t->model, &forward, &pass, t->checkpointing, grad_scale, t->losses, NULL);
     TN_TRY(tn_tape_status(&t->tape));
@@ -79,9 +88,11 @@ static tn_status run_step(run *r, int64_t step, tn_train_step *out) {
     for (int64_t i = 0; i < o->accumulate; i++)
         labelled += tn_order_size(&t->order, first + i).labelled;
     tn_optimizer_zero_grad(&t->optimizer);
+    count_time(r, TN_PHASE_OPTIMIZER, "zero gradients", start);
     for (int64_t i = 0; i < o->accumulate; i++)
         TN_TRY(run_micro_batch(r, first + i, step, 1.0f / (float)labelled, &loss_sum, out));
     out->loss = loss_sum / (double)labelled;
+    double update = tn_seconds();
     out->grad_norm = tn_optimizer_grad_norm(&t->optimizer);
     out->lr = o->lr * tn_schedule_factor(t->schedule, step - 1, t->steps, o->warmup);
     if (!isfinite(out->grad_norm))
@@ -89,6 +100,7 @@ static tn_status run_step(run *r, int64_t step, tn_train_step *out) {
                        "the gradient is not finite at step %lld; the last checkpoint is kept; try a lower learning rate",
                        (long long)step);
     tn_optimizer_step(&t->optimizer, step, out->lr, out->grad_norm, o->grad_clip);
+    count_time(r, TN_PHASE_OPTIMIZER, "adamw", update);
     out->epoch = (double)(first + o->accumulate) / (double)tn_order_per_epoch(&t->order);
     out->seconds = tn_seconds() - start;
     r->tokens += out->tokens;
@@ -110,6 +122,7 @@ tn_status tn_trainer_validate(tn_trainer *t, double *loss) {
             tn_pass_from_batch(&part.batch, t->spans, &pass);
             tn_tape_reset(&t->tape);
             t->tape.recording = false;
+            t->tape.profile = NULL; /* as a whole it is one row */
             tn_forward forward = {.tape = &t->tape};
             tn_pass_loss(t->model, &forward, &pass, TN_CHECKPOINTING_OFF, 0, t->losses, NULL);
             TN_TRY(tn_tape_status(&t->tape));
@@ -170,6 +183,22 @@ static bool is_due(int64_t every, int64_t step, int64_t steps) {
     return step == steps || (every > 0 && step % every == 0);
 }
 
+static tn_status validate_and_save(run *r, int64_t step, tn_train_step *event) {
+    const tn_train_options *o = r->t.options;
+    double start = tn_seconds();
+    if (r->t.valid.count && is_due(o->eval_every, step, r->t.steps)) {
+        TN_TRY(validate(r, step, &event->valid_loss));
+        count_time(r, TN_PHASE_OTHER, "validation", start);
+    }
+    start = tn_seconds();
+    event->saved = is_due(o->save_every, step, r->t.steps);
+    if (event->saved) {
+        TN_TRY(save_checkpoint(r, step));
+        count_time(r, TN_PHASE_OTHER, "checkpoints", start);
+    }
+    return TN_OK;
+}
+
 static tn_status train_steps(run *r) {
     tn_trainer *t = &r->t;
     const tn_train_options *o = t->options;
@@ -180,13 +209,8 @@ static tn_status train_steps(run *r) {
         TN_TRY(tn_metrics_step(&r->metrics, &event, is_due(o->log_every, step, t->steps)));
         if (step == STEPS_BEFORE_DEAD || (step == t->steps && step > 1 && step < STEPS_BEFORE_DEAD))
             TN_TRY(check_learning(r, step));
-        if (t->valid.count && is_due(o->eval_every, step, t->steps))
-            TN_TRY(validate(r, step, &event.valid_loss));
-        event.saved = is_due(o->save_every, step, t->steps);
-        if (event.saved) {
-            TN_TRY(save_checkpoint(r, step));
-            saved = step;
-        }
+        TN_TRY(validate_and_save(r, step, &event));
+        saved = event.saved ? step : saved;
         bool go_on = !t->callbacks->step || t->callbacks->step(t->callbacks->cookie, &event);
         if (!go_on && step < t->steps) {
             if (saved != step)
@@ -316,6 +340,8 @@ tn_status tn_train(tn_model *model, const tn_train_options *options, const tn_tr
         int64_t first = r.state.step + 1;
         r.started = tn_seconds();
         status = train_steps(&r);
+        if (options->profile)
+            options->profile->seconds += tn_seconds() - r.started;
         if (status == TN_OK)
             status = finish(&r, first, out);
     }

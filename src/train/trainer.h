@@ -41,6 +41,9 @@ void tn_trainer_free(tn_trainer *trainer);
  * briefly). */
 tn_status tn_trainer_plan(tn_trainer *trainer, bool calibrate, tn_train_plan *plan);
 
+/* Whether activations are recomputed: `wish` is "auto", "on" or "off", `heap` the bytes of a step that keeps them. */
+tn_status tn_checkpointing_choose(const char *wish, int64_t heap, tn_checkpointing *out);
+
 /* Mean loss over the validation set; an error when it is not finite. */
 tn_status tn_trainer_validate(tn_trainer *trainer, double *loss);
 

@@ -278,6 +278,24 @@ static void the_config_of_a_run_gives_the_same_bytes_again(void **state) {
     tiny_assert_same_metrics("again-1", "again-2");
 }
 
+/* A profile adds up, and changes nothing that is written. */
+static void profile_says_where_the_time_went(void **state) {
+    (void)state;
+    tenon_well(COMMON "--steps 4 --checkpointing on --out unprofiled");
+    assert_null(strstr(tn_buf_text(&output), "recomputation"));
+    tenon_well(COMMON "--steps 4 --checkpointing on --profile --out profiled");
+    PRINTED("\nprofile ");
+    PRINTED("\nforward ");
+    PRINTED("\n  linear ");
+    PRINTED("\nrecomputation ");
+    PRINTED("\nbackward ");
+    PRINTED("\n  adamw                        4 ");
+    PRINTED("\n  validation ");
+    PRINTED("\nwhole ");
+    tiny_assert_same_file("unprofiled", "profiled", "adapter_model.safetensors");
+    tiny_assert_same_metrics("unprofiled", "profiled");
+}
+
 static void flags_win_over_the_run_file(void **state) {
     (void)state;
     tiny_write_text(tiny_path("run.yaml"), "model: base\ndata: data.jsonl\nout: from-file\nsteps: 5\nrank: 2\nthreads: 1\n");
@@ -370,6 +388,7 @@ int main(void) {
         cmocka_unit_test(a_full_disk_costs_neither_checkpoint_nor_adapter),
         cmocka_unit_test(predicted_memory_is_what_training_takes),
         cmocka_unit_test(the_config_of_a_run_gives_the_same_bytes_again),
+        cmocka_unit_test(profile_says_where_the_time_went),
         cmocka_unit_test(flags_win_over_the_run_file),
         cmocka_unit_test(wrong_options_and_keys_name_the_nearest),
         cmocka_unit_test(ranks_that_do_not_fit_are_explained),

@@ -125,6 +125,56 @@ static void memory_is_given_back_on_the_way(void **state) {
     }
 }
 
+static int64_t calls_of(const tn_profile *profile, tn_phase phase, const char *op) {
+    return tn_profile_sum(profile, phase, op).calls;
+}
+
+/* Ops are counted in the phase they ran in, their FLOPs are the tape's, and a rehearsal counts the same. */
+static void profile_counts_every_op_in_its_phase(void **state) {
+    static stack s;
+    (void)state;
+    for (int rehearsal = 0; rehearsal < 2; rehearsal++) {
+        for (int checkpointed = 0; checkpointed < 2; checkpointed++) {
+            tn_tape tape;
+            tn_profile profile = {0};
+            double flops = 0, seconds = 0;
+            fill(&s);
+            assert_ok(tn_tape_init(&tape, tn_kernels_cpu(), rehearsal ? 0 : 8 << 20));
+            tape.profile = &profile;
+            step(&s, &tape, checkpointed);
+            for (int64_t i = 0; i < profile.count; i++) {
+                flops += profile.rows[i].flops;
+                seconds += profile.rows[i].seconds;
+                assert_true(profile.rows[i].seconds >= 0);
+            }
+            assert_true(flops == s.flops && seconds > 0);
+            assert_int_equal(calls_of(&profile, TN_PHASE_FORWARD, "linear"), BLOCKS);
+            assert_int_equal(calls_of(&profile, TN_PHASE_RECOMPUTATION, "linear"), checkpointed ? BLOCKS : 0);
+            assert_int_equal(calls_of(&profile, TN_PHASE_BACKWARD, "linear"), BLOCKS);
+            assert_int_equal(calls_of(&profile, TN_PHASE_BACKWARD, "low rank"), BLOCKS);
+            assert_true(tn_profile_sum(&profile, TN_PHASE_FORWARD, "rmsnorm").flops == 0);
+            assert_true(tn_profile_sum(&profile, TN_PHASE_FORWARD, "linear").flops == 2.0 * BLOCKS * T * C * C);
+            tn_tape_free(&tape);
+        }
+    }
+}
+
+/* What comes up after the table is full is added to its last row. */
+static void full_profile_keeps_the_sum(void **state) {
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyz";
+    tn_profile profile = {0};
+    double flops = 0;
+    (void)state;
+    for (int phase = 0; phase < TN_PHASES; phase++)
+        for (int i = 0; i < 26; i++)
+            tn_profile_add(&profile, (tn_phase)phase, letters + i, 0, 1);
+    assert_int_equal(profile.count, TN_PROFILE_ROWS);
+    for (int64_t i = 0; i < profile.count; i++)
+        flops += profile.rows[i].flops;
+    assert_true(flops == TN_PHASES * 26);
+    assert_string_equal(profile.rows[TN_PROFILE_ROWS - 1].op, "rest");
+}
+
 static void reset_tape_gives_the_same_step_again(void **state) {
     static stack first, second;
     tn_tape tape;
@@ -257,6 +307,8 @@ int main(void) {
         cmocka_unit_test(recomputation_changes_no_bit_and_saves_memory),
         cmocka_unit_test(rehearsal_counts_what_a_step_needs),
         cmocka_unit_test(memory_is_given_back_on_the_way),
+        cmocka_unit_test(profile_counts_every_op_in_its_phase),
+        cmocka_unit_test(full_profile_keeps_the_sum),
         cmocka_unit_test(reset_tape_gives_the_same_step_again),
         cmocka_unit_test(exhausted_memory_is_an_error_at_every_size),
         cmocka_unit_test(failure_sticks_until_the_reset),

@@ -23,6 +23,10 @@ static const attention_case cases[] = {
     {"narrow window over key blocks", {1, 1, 8, 20, 0.25f}, 1, {{0, 600, 0, 600}}},
     {"decode", {6, 2, 64, 0, 0.125f}, 2, {{0, 1, 0, 523}, {1, 1, 523, 40}}},
     {"decode in a window", {6, 2, 16, 100, 0.25f}, 2, {{0, 1, 0, 523}, {1, 3, 523, 140}}},
+    {"decode in a wide window", {3, 3, 24, 200, 0.25f}, 2, {{0, 1, 0, 523}, {1, 1, 523, 130}}},
+    {"decode of large pieces", {28, 4, 128, 0, 0.09f}, 1, {{0, 1, 0, 1901}}},
+    {"decode of large heads", {64, 1, 300, 0, 0.06f}, 1, {{0, 1, 0, 300}}},
+    {"decode of small heads", {2, 2, 6, 0, 0.3f}, 1, {{0, 1, 0, 400}}},
     {"chunk after a cache", {2, 1, 16, 0, 0.25f}, 2, {{0, 70, 0, 600}, {70, 4, 600, 19}}},
     {"large scores", {2, 1, 16, 0, 20}, 1, {{0, 300, 0, 300}}},
     {"many spans",
@@ -125,13 +129,15 @@ static void decoding_row_by_row_gives_what_one_pass_gives(void **state) {
 
 static void a_broken_key_shows_in_every_query_that_sees_it(void **state) {
     (void)state;
-    enum { ROWS = 70, SIZE = 8 };
+    enum { ROWS = 170, SIZE = 8 };
     const tn_attention_shape shape = {1, 1, SIZE, 0, 0.25f};
     FOR_EACH_TABLE(t) {
         float *q = noise(ROWS * SIZE, 1), *k = noise(ROWS * SIZE, 1), *v = noise(ROWS * SIZE, 1);
         float *out = floats(ROWS * SIZE);
-        tn_span span = {0, ROWS, 0, ROWS};
+        tn_span span = {0, ROWS, 0, ROWS}, last = {0, 1, 0, ROWS};
         k[30 * SIZE] = NAN;
+        t->attention_forward(out, NULL, q, k, v, &last, 1, &shape);
+        assert_true(isnan(out[0]));
         t->attention_forward(out, NULL, q, k, v, &span, 1, &shape);
         for (int64_t i = 0; i < ROWS; i++)
             assert_true(isnan(out[i * SIZE]) == (i >= 30));

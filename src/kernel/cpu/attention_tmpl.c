@@ -10,7 +10,10 @@ enum {
     KEYS = 256,
     PIECE = 128, /* keys whose gradients one task owns when keys are shared out */
     ROW_KEYS = 128,
-    FEW_QUERIES = 4 /* up to so many, rows are taken one by one, straight through the keys: decoding */
+    DECODE_KEYS = 64, /* of one query, read at once for all heads */
+    LEAST_SIZE = 8,
+    PARTIALS = 32768, /* floats of their results */
+    FEW_QUERIES = 4   /* up to so many, rows are taken one by one, straight through the keys: decoding */
 };
 
 /* One head of one span: pointers to its first query or key; `q_stride` is the row stride of q, out, dout and dq. */
@@ -150,34 +153,114 @@ static inline void add_values(float *restrict out, const float *p, const float *
     }
 }
 
-static inline void attend_row_of_size(float *out, float *lse, const view *at, int64_t d, int64_t i) {
-    float scores[ROW_KEYS], max = -INFINITY, sum = 0;
-    const float *q = at->q + i * at->q_stride;
-    int64_t start = first_key(at, i), end = end_key(at, i);
+/* A row on its way through the keys: out = sum over the keys so far of exp(s - max) v, sum that of exp(s - max). */
+typedef struct {
+    float *out, max, sum;
+} partial;
+
+static void begin_row(partial *row, float *out, int64_t d) {
+    *row = (partial){out, -INFINITY, 0};
     memset(out, 0, (size_t)d * sizeof *out);
-    for (int64_t key = start; key < end; key += ROW_KEYS) {
-        int64_t count = tn_min_i64(ROW_KEYS, end - key);
-        row_scores(scores, q, at->k + key * at->kv_stride, at, d, count);
-        float old = max, here = tn_max_of(scores, count);
-        max = here > old ? here : old;
-        float correction = key > start ? tn_exp(old - max) : 0;
-        sum = sum * correction + tn_exp_in_place(scores, max, count);
-        if (key > start && correction != 1)
-            tn_scale_in_place(out, correction, d);
-        add_values(out, scores, at->v + key * at->kv_stride, at, d, count);
-    }
-    tn_scale_in_place(out, 1 / sum, d);
-    if (lse)
-        *lse = max + logf(sum);
+}
+
+/* Keys [key, end), ROW_KEYS at most. */
+static inline void attend_keys_of_size(partial *row, const float *q, const view *at, int64_t d, int64_t key, int64_t end) {
+    float scores[ROW_KEYS], before = row->max;
+    row_scores(scores, q, at->k + key * at->kv_stride, at, d, end - key);
+    float here = tn_max_of(scores, end - key);
+    row->max = here > before ? here : before;
+    float correction = row->sum > 0 ? tn_exp(before - row->max) : 0;
+    row->sum = row->sum * correction + tn_exp_in_place(scores, row->max, end - key);
+    if (correction != 0 && correction != 1)
+        tn_scale_in_place(row->out, correction, d);
+    add_values(row->out, scores, at->v + key * at->kv_stride, at, d, end - key);
 }
 
 /* The usual head sizes as constants, which the compiler unrolls. */
-static void attend_row(float *out, float *lse, const view *at, int64_t i) {
+static void attend_keys(partial *row, const float *q, const view *at, int64_t key, int64_t end) {
     switch (at->head_size) {
-    case 64: attend_row_of_size(out, lse, at, 64, i); break;
-    case 128: attend_row_of_size(out, lse, at, 128, i); break;
-    default: attend_row_of_size(out, lse, at, at->head_size, i); break;
+    case 64: attend_keys_of_size(row, q, at, 64, key, end); break;
+    case 128: attend_keys_of_size(row, q, at, 128, key, end); break;
+    default: attend_keys_of_size(row, q, at, at->head_size, key, end); break;
     }
+}
+
+static void end_row(const partial *row, float *lse, int64_t d) {
+    tn_scale_in_place(row->out, 1 / row->sum, d);
+    if (lse)
+        *lse = row->max + logf(row->sum);
+}
+
+static void attend_row(float *out, float *lse, const view *at, int64_t i) {
+    partial row;
+    int64_t end = end_key(at, i);
+    begin_row(&row, out, at->head_size);
+    for (int64_t key = first_key(at, i); key < end; key += ROW_KEYS)
+        attend_keys(&row, at->q + i * at->q_stride, at, key, tn_min_i64(key + ROW_KEYS, end));
+    end_row(&row, lse, at->head_size);
+}
+
+/* One query over many keys, as in decoding: the keys are cut into pieces, each of which is read once and in order for all
+ * heads, and the pieces' results are joined in order. How many there are depends on the shape alone. */
+typedef struct {
+    const tn_span *span;
+    const tn_attention_shape *shape;
+    int64_t first, piece, pieces;
+} decoding;
+
+/* False when there are too few keys, or heads too large for the results of two pieces (or too small to matter). */
+static bool cut_keys(decoding *job, const tn_span *span, const tn_attention_shape *shape) {
+    *job = (decoding){.span = span, .shape = shape};
+    job->first = shape->window > 0 ? tn_max_i64(span->kv_rows - shape->window, 0) : 0;
+    int64_t keys = span->kv_rows - job->first, most = PARTIALS / (shape->heads * (shape->head_size + 2));
+    if (span->q_rows != 1 || keys < 2 * DECODE_KEYS || most < 2 || shape->head_size < LEAST_SIZE)
+        return false;
+    job->piece = tn_max_i64(DECODE_KEYS, (keys + most - 1) / most);
+    job->pieces = (keys + job->piece - 1) / job->piece;
+    return true;
+}
+
+static void attend_piece(const decoding *job, partial *rows, const float *q, const float *k, const float *v, int64_t index) {
+    int64_t heads = job->shape->heads, from = job->first + index * job->piece;
+    int64_t to = tn_min_i64(from + job->piece, job->span->kv_rows);
+    for (int64_t key = from; key < to; key += DECODE_KEYS) {
+        for (int64_t head = 0; head < heads; head++) {
+            view at = view_of(q, k, v, job->span, job->shape, head);
+            attend_keys(&rows[head], at.q, &at, key, tn_min_i64(key + DECODE_KEYS, to));
+        }
+    }
+}
+
+/* out = the sum of the pieces' outputs, each scaled to the largest maximum. */
+static void join_pieces(float *out, float *lse, const partial *rows, int64_t pieces, int64_t heads, int64_t d) {
+    partial whole;
+    begin_row(&whole, out, d);
+    for (int64_t piece = 0; piece < pieces; piece++)
+        whole.max = rows[piece * heads].max > whole.max ? rows[piece * heads].max : whole.max;
+    for (int64_t piece = 0; piece < pieces; piece++) {
+        const partial *row = &rows[piece * heads];
+        float factor = tn_exp(row->max - whole.max);
+        whole.sum += row->sum * factor;
+#pragma omp simd
+        for (int64_t c = 0; c < d; c++)
+            out[c] = tn_muladd(factor, row->out[c], out[c]);
+    }
+    end_row(&whole, lse, d);
+}
+
+static void decode(const decoding *job, float *out, float *lse, const float *q, const float *k, const float *v) {
+    float outs[PARTIALS];
+    partial rows[PARTIALS / (LEAST_SIZE + 2)];
+    const int64_t heads = job->shape->heads, d = job->shape->head_size, q_at = job->span->q_start * heads;
+    const bool parallel = tn_worth_threads(job->pieces * job->piece * heads * d);
+#pragma omp parallel for schedule(static) if (parallel)
+    for (int64_t piece = 0; piece < job->pieces; piece++) {
+        for (int64_t head = 0; head < heads; head++)
+            begin_row(&rows[piece * heads + head], outs + (piece * heads + head) * d, d);
+        attend_piece(job, rows + piece * heads, q, k, v, piece);
+    }
+    for (int64_t head = 0; head < heads; head++)
+        join_pieces(out + (q_at + head) * d, lse ? lse + q_at + head : NULL, rows + head, job->pieces, heads, d);
 }
 
 /* Of all spans: the largest q_rows and kv_rows, and an estimate of the work. */
@@ -210,14 +293,19 @@ void TN_FOR_ISA(tn_attention_forward_, )(float *out, float *lse, const float *q,
                                          const tn_span *spans, int64_t span_count, const tn_attention_shape *shape) {
     const extent e = measure(spans, span_count);
     const int64_t blocks = blocks_in(e.q_rows, QUERIES), heads = shape->heads;
-    /* the last queries see the most keys: they go first, so that no thread is left with one at the end */
+    decoding job;
+    for (int64_t index = 0; index < span_count; index++)
+        if (cut_keys(&job, &spans[index], shape))
+            decode(&job, out, lse, q, k, v);
+            /* the last queries see the most keys: they go first, so that no thread is left with one at the end */
 #pragma omp parallel for collapse(3) schedule(dynamic) if (worth_threads(&e, shape))
     for (int64_t index = 0; index < span_count; index++) {
         for (int64_t head = 0; head < heads; head++) {
             for (int64_t later = 0; later < blocks; later++) {
                 const tn_span *span = &spans[index];
                 int64_t first = (blocks - 1 - later) * QUERIES, end = tn_min_i64(first + QUERIES, span->q_rows);
-                if (first >= end)
+                decoding done;
+                if (first >= end || cut_keys(&done, span, shape))
                     continue;
                 view at = view_of(q, k, v, span, shape, head);
                 float *to = out + span->q_start * at.q_stride + head * at.head_size;

@@ -423,7 +423,7 @@ static bool all_finite(const float *x, int64_t count) {
 const tn_kernels TN_FOR_ISA(tn_kernels_, ) = {
     .name = TN_TEXT(TN_ISA),
     TN_PLAIN_KERNELS,
-    .gemm = TN_FOR_ISA(tn_gemm_, ),
+    .gemm = TN_FOR_ISA(tn_product_, ),
     .gemm_serial = TN_SERIAL_GEMM,
     .rmsnorm_forward = rmsnorm_forward,
     .rmsnorm_backward = rmsnorm_backward,

@@ -39,6 +39,14 @@ extern const tn_kernels tn_kernels_avx2;
 extern const tn_kernels tn_kernels_avx512;
 #endif
 
+/* The table's gemm: few rows by gemv_tmpl.c, which is compiled once per instruction set, all else by tn_gemm_<isa>. */
+#define TN_DECLARE_PRODUCT(isa)                                                                                             \
+    void tn_product_##isa(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n, \
+                          int64_t k);
+TN_DECLARE_PRODUCT(generic)
+TN_DECLARE_PRODUCT(avx2)
+TN_DECLARE_PRODUCT(avx512)
+
 /* Attention, as in the table; attention_tmpl.c is compiled once per instruction set. */
 #define TN_DECLARE_ATTENTION(isa)                                                                                           \
     void tn_attention_forward_##isa(float *out, float *lse, const float *q, const float *k, const float *v,                 \

@@ -1,0 +1,155 @@
+/* Each product runs by Tenon's own kernels and by OpenBLAS, and the faster counts, so that the limit is the machine's and
+ * not that of the code under test. */
+#include "bench/limits.h"
+
+#include <cblas.h>
+
+#include "base/clock.h"
+#include "base/rng.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+enum {
+    WIDEST = 16384, /* columns of a vocabulary that are enough to tell how fast its product is */
+    MEMORY = 256 << 20,
+    READS = 2, /* in a round */
+};
+
+static void add_shape(tn_limits *l, int64_t rows, const tn_module *module, bool backward) {
+    const tn_tensor *w = &tn_module_weight(module)->tensor;
+    int64_t out = w->shape[0] < WIDEST ? w->shape[0] : WIDEST, in = w->shape[1];
+    for (int64_t i = 0; i < l->count; i++)
+        if (l->shapes[i].rows == rows && l->shapes[i].in == in && l->shapes[i].out == out &&
+            l->shapes[i].backward == backward)
+            return;
+    if (rows > 0 && l->count < TN_LIMIT_SHAPES)
+        l->shapes[l->count++] = (tn_limit_shape){.rows = rows, .in = in, .out = out, .backward = backward};
+}
+
+static int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+static float *random_floats(int64_t count, uint32_t which) {
+    float *values = tn_pages_alloc((size_t)count * sizeof *values);
+    if (values)
+        tn_fill_uniform(values, (size_t)count, 0, tn_stream(TN_STREAM_DATA, which), -1, 1);
+    return values;
+}
+
+tn_status tn_limits_init(tn_limits *l, const tn_model *model, int64_t training_rows, int64_t prompt_rows) {
+    const tn_decoder_layer *layer = &model->decoder->layers[0];
+    const tn_module *modules[] = {layer->q, layer->k, layer->o, layer->gate, layer->down};
+    *l = (tn_limits){.kernels = model->kernels};
+    for (size_t i = 0; i < sizeof modules / sizeof *modules; i++) {
+        add_shape(l, training_rows, modules[i], false);
+        add_shape(l, training_rows, modules[i], true);
+        add_shape(l, prompt_rows, modules[i], false);
+    }
+    int64_t head_rows = tn_head_loss_rows(model->decoder->config.vocab_size);
+    add_shape(l, training_rows < head_rows ? training_rows : head_rows, model->decoder->head, false);
+    add_shape(l, training_rows < head_rows ? training_rows : head_rows, model->decoder->head, true);
+    for (int64_t i = 0; i < l->count; i++) {
+        const tn_limit_shape *s = &l->shapes[i];
+        l->x_count = larger(l->x_count, s->rows * larger(s->in, s->out));
+        l->w_count = larger(l->w_count, s->in * s->out);
+    }
+    l->y_count = l->x_count;
+    l->x = random_floats(l->x_count, 0);
+    l->w = random_floats(l->w_count, 1);
+    l->y = random_floats(l->y_count, 2);
+    l->memory = tn_pages_alloc(MEMORY);
+    if (!l->x || !l->w || !l->y || !l->memory)
+        return tn_fail_memory("the measurement of the machine");
+    for (int64_t i = 0; i < MEMORY; i += 4096) /* untouched pages would all be the one page of zeros */
+        l->memory[i] = 1;
+    openblas_set_num_threads(tn_threads());
+    return TN_OK;
+}
+
+void tn_limits_free(tn_limits *l) {
+    tn_pages_free(l->x, (size_t)l->x_count * sizeof *l->x);
+    tn_pages_free(l->w, (size_t)l->w_count * sizeof *l->w);
+    tn_pages_free(l->y, (size_t)l->y_count * sizeof *l->y);
+    tn_pages_free(l->memory, MEMORY);
+    *l = (tn_limits){0};
+}
+
+static double time_ours(const tn_limits *l, const tn_limit_shape *s) {
+    tn_operand w = s->backward ? tn_rows_of(l->w, TN_DTYPE_F32, s->in) : tn_transpose_of(l->w, TN_DTYPE_F32, s->in);
+    int64_t depth = s->backward ? s->out : s->in, width = s->backward ? s->in : s->out;
+    double start = tn_seconds();
+    l->kernels->gemm(l->y, width, tn_rows_of(l->x, TN_DTYPE_F32, depth), w, 1, 0, s->rows, width, depth);
+    return tn_seconds() - start;
+}
+
+static double time_blas(const tn_limits *l, const tn_limit_shape *s) {
+    int64_t depth = s->backward ? s->out : s->in, width = s->backward ? s->in : s->out;
+    double start = tn_seconds();
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, s->backward ? CblasNoTrans : CblasTrans, (blasint)s->rows, (blasint)width,
+                (blasint)depth, 1, l->x, (blasint)depth, l->w, (blasint)s->in, 0, l->y, (blasint)width);
+    return tn_seconds() - start;
+}
+
+enum { LINE = 32 }; /* words that are read of one run before the next */
+
+/* Sum of `runs` runs of memory side by side, each `words` long. */
+static uint64_t sum_runs(const uint64_t *word, int64_t words, int64_t runs) {
+    uint64_t sums[LINE] = {0}, total = 0;
+    for (int64_t i = 0; i < words; i += LINE)
+        for (int64_t run = 0; run < runs; run++)
+            for (int j = 0; j < LINE; j++)
+                sums[j] += word[run * words + i + j];
+    for (int j = 0; j < LINE; j++)
+        total += sums[j];
+    return total;
+}
+
+/* Sums words, so that nothing but reading takes time; each thread walks one or several runs of the memory. */
+static double time_read(const char *memory, int64_t runs) {
+    static volatile uint64_t kept;
+    uint64_t total = 0;
+    double start = tn_seconds();
+#pragma omp parallel reduction(+ : total)
+    {
+        int64_t threads = 1, index = 0;
+#ifdef _OPENMP
+        threads = omp_get_num_threads();
+        index = omp_get_thread_num();
+#endif
+        const int64_t words = MEMORY / (int64_t)sizeof(uint64_t) / threads / runs / LINE * LINE;
+        total += sum_runs((const uint64_t *)(const void *)memory + index * runs * words, words, runs);
+    }
+    kept = total;
+    return kept ? tn_seconds() - start : 0;
+}
+
+static double at_least(double a, double b) {
+    return a > b ? a : b;
+}
+
+void tn_limits_measure(tn_limits *l) {
+    double flops = 0, seconds = 0, best_seconds = 0;
+    l->round = (tn_bench_limits){0};
+    for (int64_t i = 0; i < l->count; i++) {
+        tn_limit_shape *s = &l->shapes[i];
+        double work = 2.0 * (double)s->rows * (double)s->in * (double)s->out;
+        double ours = time_ours(l, s), blas = time_blas(l, s), fastest = ours < blas ? ours : blas;
+        s->best = s->best > 0 && s->best < fastest ? s->best : fastest;
+        l->round.sgemm_flops = at_least(l->round.sgemm_flops, work / fastest);
+        flops += work;
+        seconds += fastest;
+        best_seconds += s->best;
+    }
+    if (seconds > 0) {
+        l->round.sgemm_mix_flops = flops / seconds;
+        l->best.sgemm_mix_flops = flops / best_seconds;
+    }
+    for (int i = 0; i < READS; i++)
+        for (int64_t runs = 1; runs <= 4; runs *= 4)
+            l->round.read_bandwidth = at_least(l->round.read_bandwidth, MEMORY / time_read(l->memory, runs));
+    l->best.sgemm_flops = at_least(l->best.sgemm_flops, l->round.sgemm_flops);
+    l->best.read_bandwidth = at_least(l->best.read_bandwidth, l->round.read_bandwidth);
+}
