@@ -1,8 +1,11 @@
 /* Attention in blocks of queries and keys (FlashAttention, Dao et al. 2022), compiled once per instruction set.
  *
- * Forward, per (span, head, block of queries): S = scale q k^T by blocks of keys, a running maximum and sum by rows, and
- * out = P v rescaled whenever the maximum grows. Backward: P = exp(S - lse) again, dv += P^T dout,
- * dS = P * (dout v^T - rowsum(dout * out)), dq = scale dS k, dk += scale dS^T q. The score blocks live on the stack. */
+ * Forward, per (span, head, block of queries): S = scale q k^T by blocks of keys, a running maximum and sum of each query,
+ * and out = P v rescaled whenever the maximum grows. Backward: P = exp(S - lse) again, dv += P^T dout,
+ * dS = P * (dout v^T - rowsum(dout * out)), dq = scale dS k, dk += scale dS^T q. Blocks of scores live on the stack, a row
+ * for each key: so a vector holds queries side by side, and every product reads its wide operands in place. */
+#include <float.h>
+
 #include "kernel/cpu/simd.h"
 
 enum {
@@ -48,60 +51,92 @@ static int64_t first_key(const view *at, int64_t i) {
     return at->window > 0 ? tn_max_i64(end_key(at, i) - at->window, 0) : 0;
 }
 
-/* Queries [first, end) against keys [key, key_end), and what of a row the mask leaves. */
+/* Queries [first, end) against keys [key, key_end); `width` is their number in whole vectors. */
 typedef struct {
-    int64_t first, end, key, key_end;
+    int64_t first, end, key, key_end, width;
 } block;
 
-static void visible(const view *at, const block *b, int64_t row, int64_t *from, int64_t *to) {
-    *from = tn_max_i64(first_key(at, b->first + row) - b->key, 0);
-    *to = tn_min_i64(end_key(at, b->first + row), b->key_end) - b->key;
-    if (*to < *from)
-        *to = *from = 0;
+static block block_of(int64_t first, int64_t end, int64_t key, int64_t key_end) {
+    int64_t rows = end - first;
+    return (block){first, end, key, tn_min_i64(key + KEYS, key_end), (rows + TN_LANES - 1) / TN_LANES * TN_LANES};
 }
 
-static void zero_masked(float *row, int64_t from, int64_t to, int64_t count) {
-    memset(row, 0, (size_t)from * sizeof *row);
-    memset(row + to, 0, (size_t)(count - to) * sizeof *row);
+/* The queries of the block, counted from its first, that see its j-th key. */
+static void visible(const view *at, const block *b, int64_t j, int64_t *from, int64_t *to) {
+    int64_t newest = b->key + j - (at->kv_rows - at->q_rows); /* the first query that stands on the key or behind it */
+    int64_t last = at->window > 0 ? tn_min_i64(newest + at->window, b->end) : b->end;
+    *from = tn_min_i64(tn_max_i64(newest - b->first, 0), b->end - b->first);
+    *to = tn_max_i64(last - b->first, *from);
 }
 
-/* s = factor * a b^T for the block, a by queries and b by keys. */
-static void block_product(float *s, const view *at, const block *b, const float *a, const float *keys, float factor) {
-    TN_SERIAL_GEMM(s, KEYS, tn_rows_of(a + b->first * at->q_stride, TN_DTYPE_F32, at->q_stride),
-                   tn_transpose_of(keys + b->key * at->kv_stride, TN_DTYPE_F32, at->kv_stride), factor, 0, b->end - b->first,
-                   b->key_end - b->key, at->head_size);
+/* s[j] is the row of key j, of which queries that do not see it get `value`. */
+static void set_masked(float *s, const view *at, const block *b, float value) {
+    for (int64_t j = 0; j < b->key_end - b->key; j++) {
+        int64_t from, to;
+        visible(at, b, j, &from, &to);
+        for (int64_t i = 0; i < from; i++)
+            s[j * QUERIES + i] = value;
+        for (int64_t i = to; i < b->width; i++)
+            s[j * QUERIES + i] = value;
+    }
+}
+
+/* s = factor * keys rows^T for the block: keys (k or v) by rows of s, queries (q or dout) by columns. */
+static void block_product(float *s, const view *at, const block *b, const float *keys, const float *queries, float factor) {
+    TN_SERIAL_GEMM(s, QUERIES, tn_rows_of(keys + b->key * at->kv_stride, TN_DTYPE_F32, at->kv_stride),
+                   tn_transpose_of(queries + b->first * at->q_stride, TN_DTYPE_F32, at->q_stride), factor, 0,
+                   b->key_end - b->key, b->end - b->first, at->head_size);
+}
+
+/* max = the largest of its queries' scores so far. */
+static void raise_maxima(float *max, const float *s, const block *b) {
+    for (int64_t c = 0; c < b->width; c += TN_LANES) {
+        tn_vec most = tn_load(max + c);
+        for (int64_t j = 0; j < b->key_end - b->key; j++)
+            most = tn_vec_max(tn_load(s + j * QUERIES + c), most);
+        memcpy(max + c, &most, sizeof most);
+    }
+}
+
+/* s = exp(s - max), and sum += the sums over the keys. */
+static void exponentials(float *s, const float *max, float *sum, const block *b) {
+    const int64_t width = b->width;
+    for (int64_t j = 0; j < b->key_end - b->key; j++) {
+        float *row = s + j * QUERIES;
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) {
+            row[i] = tn_exp(row[i] - max[i]);
+            sum[i] += row[i];
+        }
+    }
 }
 
 static void attend_block(float *out, float *lse, int64_t lse_stride, const view *at, int64_t first, int64_t end) {
     _Alignas(64) float s[QUERIES * KEYS];
-    float max[QUERIES], sum[QUERIES];
-    int64_t last = end_key(at, end - 1), start = first_key(at, first);
-    for (int64_t i = 0; i < end - first; i++) {
-        max[i] = -INFINITY;
+    float max[QUERIES], old[QUERIES], sum[QUERIES];
+    int64_t last = end_key(at, end - 1), start = first_key(at, first), rows = end - first;
+    for (int64_t i = 0; i < QUERIES; i++) {
+        max[i] = -FLT_MAX; /* finite, for queries that see nothing of the first keys */
         sum[i] = 0;
     }
     for (int64_t key = start; key < last; key += KEYS) {
-        block b = {first, end, key, tn_min_i64(key + KEYS, last)};
-        block_product(s, at, &b, at->q, at->k, at->scale);
-        for (int64_t i = 0; i < end - first; i++) {
-            float *row = s + i * KEYS;
-            int64_t from, to;
-            visible(at, &b, i, &from, &to);
-            zero_masked(row, from, to, b.key_end - key);
-            if (from == to)
-                continue;
-            float old = max[i], here = tn_max_of(row + from, to - from);
-            max[i] = here > old ? here : old;
-            float correction = key > start ? tn_exp(old - max[i]) : 0;
-            sum[i] = sum[i] * correction + tn_exp_in_place(row + from, max[i], to - from);
-            if (key > start && correction != 1)
+        block b = block_of(first, end, key, last);
+        block_product(s, at, &b, at->k, at->q, at->scale);
+        set_masked(s, at, &b, -INFINITY);
+        memcpy(old, max, sizeof old);
+        raise_maxima(max, s, &b);
+        for (int64_t i = 0; i < rows && key > start; i++) {
+            float correction = tn_exp(old[i] - max[i]);
+            sum[i] *= correction;
+            if (correction != 1)
                 tn_scale_in_place(out + (first + i) * at->q_stride, correction, at->head_size);
         }
-        TN_SERIAL_GEMM(out + first * at->q_stride, at->q_stride, tn_rows_of(s, TN_DTYPE_F32, KEYS),
-                       tn_rows_of(at->v + key * at->kv_stride, TN_DTYPE_F32, at->kv_stride), 1, key > start, end - first,
+        exponentials(s, max, sum, &b);
+        TN_SERIAL_GEMM(out + first * at->q_stride, at->q_stride, tn_transpose_of(s, TN_DTYPE_F32, QUERIES),
+                       tn_rows_of(at->v + key * at->kv_stride, TN_DTYPE_F32, at->kv_stride), 1, key > start, rows,
                        at->head_size, b.key_end - key);
     }
-    for (int64_t i = 0; i < end - first; i++) {
+    for (int64_t i = 0; i < rows; i++) {
         tn_scale_in_place(out + (first + i) * at->q_stride, 1 / sum[i], at->head_size);
         if (lse)
             lse[(first + i) * lse_stride] = max[i] + logf(sum[i]);
@@ -349,26 +384,28 @@ static backward backward_of(const arguments *args, const tn_span *span, int64_t 
 }
 
 /* p = exp(s - lse), 0 where masked. */
-static void probabilities(float *p, const backward *back, const block *b) {
-    block_product(p, &back->at, b, back->at.q, back->at.k, back->at.scale);
-    for (int64_t i = 0; i < b->end - b->first; i++) {
-        float *row = p + i * KEYS;
-        int64_t from, to;
-        visible(&back->at, b, i, &from, &to);
-        zero_masked(row, from, to, b->key_end - b->key);
-        tn_exp_in_place(row + from, back->lse[(b->first + i) * back->lse_stride], to - from);
+static void probabilities(float *p, const float *lse, const view *at, const block *b) {
+    const int64_t width = b->width;
+    block_product(p, at, b, at->k, at->q, at->scale);
+    for (int64_t j = 0; j < b->key_end - b->key; j++) {
+        float *row = p + j * QUERIES;
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++)
+            row[i] = tn_exp(row[i] - lse[i]);
     }
+    set_masked(p, at, b, 0);
 }
 
-/* ds = p * (dout v^T - delta). */
+/* ds = p * (v dout^T - delta). */
 static void score_gradients(float *ds, const float *p, const float *delta, const backward *back, const block *b) {
-    block_product(ds, &back->at, b, back->dout, back->at.v, 1);
-    for (int64_t i = 0; i < b->end - b->first; i++) {
-        float *row = ds + i * KEYS;
-        const float *p_row = p + i * KEYS;
+    const int64_t width = b->width;
+    block_product(ds, &back->at, b, back->at.v, back->dout, 1);
+    for (int64_t j = 0; j < b->key_end - b->key; j++) {
+        float *row = ds + j * QUERIES;
+        const float *p_row = p + j * QUERIES;
 #pragma omp simd
-        for (int64_t j = 0; j < b->key_end - b->key; j++)
-            row[j] = p_row[j] * (row[j] - delta[i]);
+        for (int64_t i = 0; i < width; i++)
+            row[i] = p_row[i] * (row[i] - delta[i]);
     }
 }
 
@@ -376,24 +413,27 @@ static void score_gradients(float *ds, const float *p, const float *delta, const
 static void backward_block(const backward *back, int64_t first, int64_t end, int64_t low, int64_t high) {
     _Alignas(64) float p[QUERIES * KEYS], ds[QUERIES * KEYS];
     const view *at = &back->at;
-    float delta[QUERIES];
+    float delta[QUERIES] = {0}, lse[QUERIES] = {0};
     int64_t start = tn_max_i64(low, first_key(at, first)), last = tn_min_i64(high, end_key(at, end - 1));
-    for (int64_t i = 0; i < end - first && start < last; i++)
-        delta[i] = tn_dot(back->dout + (first + i) * at->q_stride, back->out + (first + i) * at->q_stride, at->head_size);
+    int64_t rows = end - first, q_at = first * at->q_stride;
+    for (int64_t i = 0; i < rows && start < last; i++) {
+        delta[i] = tn_dot(back->dout + q_at + i * at->q_stride, back->out + q_at + i * at->q_stride, at->head_size);
+        lse[i] = back->lse[(first + i) * back->lse_stride];
+    }
     for (int64_t key = start; key < last; key += KEYS) {
-        block b = {first, end, key, tn_min_i64(key + KEYS, last)};
-        int64_t rows = end - first, count = b.key_end - key, q_at = first * at->q_stride, kv_at = key * at->kv_stride;
-        probabilities(p, back, &b);
+        block b = block_of(first, end, key, last);
+        int64_t count = b.key_end - key, kv_at = key * at->kv_stride;
+        probabilities(p, lse, at, &b);
         score_gradients(ds, p, delta, back, &b);
         if (back->dq)
-            TN_SERIAL_GEMM(back->dq + q_at, at->q_stride, tn_rows_of(ds, TN_DTYPE_F32, KEYS),
+            TN_SERIAL_GEMM(back->dq + q_at, at->q_stride, tn_transpose_of(ds, TN_DTYPE_F32, QUERIES),
                            tn_rows_of(at->k + kv_at, TN_DTYPE_F32, at->kv_stride), at->scale, key > start, rows,
                            at->head_size, count);
         if (!back->dk)
             continue;
-        TN_SERIAL_GEMM(back->dk + kv_at, at->kv_stride, tn_transpose_of(ds, TN_DTYPE_F32, KEYS),
+        TN_SERIAL_GEMM(back->dk + kv_at, at->kv_stride, tn_rows_of(ds, TN_DTYPE_F32, QUERIES),
                        tn_rows_of(at->q + q_at, TN_DTYPE_F32, at->q_stride), at->scale, 1, count, at->head_size, rows);
-        TN_SERIAL_GEMM(back->dv + kv_at, at->kv_stride, tn_transpose_of(p, TN_DTYPE_F32, KEYS),
+        TN_SERIAL_GEMM(back->dv + kv_at, at->kv_stride, tn_rows_of(p, TN_DTYPE_F32, QUERIES),
                        tn_rows_of(back->dout + q_at, TN_DTYPE_F32, at->q_stride), 1, 1, count, at->head_size, rows);
     }
 }
