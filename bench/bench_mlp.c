@@ -35,7 +35,7 @@ static const bench_case cases[] = {
     {"mlp2048-forward-merged", 2048, 1024, 8, MERGED, false},
     {"mlp2048-backward-full", 2048, 1024, 8, FULL, true},
     {"mlp2048-backward-lora", 2048, 1024, 8, LORA, true},
-    {"limit", 1024, 0, 0, NONE, false},
+    {"limit", 512, 0, 0, NONE, false},
     {"branch512-r8-forward", 512, 0, 8, LORA, false},
     {"branch512-r8-backward", 512, 0, 8, LORA, true},
     {"branch1024-r8-forward", 1024, 0, 8, LORA, false},
