@@ -122,7 +122,8 @@ static inline void row_scores(float *scores, const float *q, const float *k, con
             s2 = tn_vec_muladd(part, tn_load(k2 + c), s2);
             s3 = tn_vec_muladd(part, tn_load(k3 + c), s3);
         }
-        float sums[4] = {tn_sum_lanes(s0), tn_sum_lanes(s1), tn_sum_lanes(s2), tn_sum_lanes(s3)};
+        float sums[4];
+        tn_sum_lanes_of_four(sums, s0, s1, s2, s3);
         for (int row = 0; row < 4; row++) {
             for (int64_t c = whole; c < d; c++)
                 sums[row] = tn_muladd(q[c], k[row * stride + c], sums[row]);
@@ -220,13 +221,28 @@ static bool cut_keys(decoding *job, const tn_span *span, const tn_attention_shap
     return true;
 }
 
+/* Asks for part `index` of `parts` of keys [from, to) and their values: heads walk them in strides, which processors do not
+ * foresee. */
+static void foresee_keys(const decoding *job, const float *k, const float *v, int64_t from, int64_t to, int64_t index,
+                         int64_t parts) {
+    const int64_t row = job->shape->kv_heads * job->shape->head_size, line = 64 / (int64_t)sizeof(float);
+    const int64_t first = (job->span->kv_start + from) * row, lines = ((to - from) * row + line - 1) / line;
+    for (int64_t i = lines * index / parts; i < lines * (index + 1) / parts; i++) {
+        __builtin_prefetch(k + first + i * line);
+        __builtin_prefetch(v + first + i * line);
+    }
+}
+
 static void attend_piece(const decoding *job, partial *rows, const float *q, const float *k, const float *v, int64_t index) {
     int64_t heads = job->shape->heads, from = job->first + index * job->piece;
     int64_t to = tn_min_i64(from + job->piece, job->span->kv_rows);
+    foresee_keys(job, k, v, from, tn_min_i64(from + DECODE_KEYS, to), 0, 1);
     for (int64_t key = from; key < to; key += DECODE_KEYS) {
+        int64_t end = tn_min_i64(key + DECODE_KEYS, to), next = tn_min_i64(end + DECODE_KEYS, job->span->kv_rows);
         for (int64_t head = 0; head < heads; head++) {
             view at = view_of(q, k, v, job->span, job->shape, head);
-            attend_keys(&rows[head], at.q, &at, key, tn_min_i64(key + DECODE_KEYS, to));
+            foresee_keys(job, k, v, end, next, head, heads);
+            attend_keys(&rows[head], at.q, &at, key, end);
         }
     }
 }
