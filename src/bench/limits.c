@@ -93,16 +93,17 @@ static double time_blas(const tn_limits *l, const tn_limit_shape *s) {
     return tn_seconds() - start;
 }
 
-enum { LINE = 32 }; /* words that are read of one run before the next */
+enum { LINE = 32, SUMS = 16 }; /* words that are read of one run before the next; and sums that fit into registers */
 
 /* Sum of `runs` runs of memory side by side, each `words` long. */
 static uint64_t sum_runs(const uint64_t *word, int64_t words, int64_t runs) {
-    uint64_t sums[LINE] = {0}, total = 0;
+    uint64_t sums[SUMS] = {0}, total = 0;
     for (int64_t i = 0; i < words; i += LINE)
         for (int64_t run = 0; run < runs; run++)
-            for (int j = 0; j < LINE; j++)
-                sums[j] += word[run * words + i + j];
-    for (int j = 0; j < LINE; j++)
+            for (int64_t at = run * words + i; at < run * words + i + LINE; at += SUMS)
+                for (int j = 0; j < SUMS; j++)
+                    sums[j] += word[at + j];
+    for (int j = 0; j < SUMS; j++)
         total += sums[j];
     return total;
 }
