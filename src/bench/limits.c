@@ -131,6 +131,13 @@ static double at_least(double a, double b) {
     return a > b ? a : b;
 }
 
+void tn_limits_read(tn_limits *l) {
+    for (int i = 0; i < READS; i++)
+        for (int64_t runs = 1; runs <= 4; runs *= 4)
+            l->round.read_bandwidth = at_least(l->round.read_bandwidth, MEMORY / time_read(l->memory, runs));
+    l->best.read_bandwidth = at_least(l->best.read_bandwidth, l->round.read_bandwidth);
+}
+
 void tn_limits_measure(tn_limits *l) {
     double flops = 0, seconds = 0, best_seconds = 0;
     l->round = (tn_bench_limits){0};
@@ -148,9 +155,6 @@ void tn_limits_measure(tn_limits *l) {
         l->round.sgemm_mix_flops = flops / seconds;
         l->best.sgemm_mix_flops = flops / best_seconds;
     }
-    for (int i = 0; i < READS; i++)
-        for (int64_t runs = 1; runs <= 4; runs *= 4)
-            l->round.read_bandwidth = at_least(l->round.read_bandwidth, MEMORY / time_read(l->memory, runs));
     l->best.sgemm_flops = at_least(l->best.sgemm_flops, l->round.sgemm_flops);
-    l->best.read_bandwidth = at_least(l->best.read_bandwidth, l->round.read_bandwidth);
+    tn_limits_read(l);
 }
