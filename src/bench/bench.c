@@ -75,6 +75,7 @@ static void record(bench *b, const char *weights, const char *work, const tn_ben
 static tn_status generate(bench *b, const char *weights, bool with_adapter) {
     tn_bench_sample prompt, decode;
     TN_TRY(tn_bench_generate(b->model, b->options, with_adapter, &prompt, &decode));
+    tn_limits_read(&b->limits); /* memory's speed changes with its other users */
     record(b, weights, "prompt", &prompt);
     record(b, weights, "decode", &decode);
     return TN_OK;

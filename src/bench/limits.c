@@ -93,16 +93,17 @@ static double time_blas(const tn_limits *l, const tn_limit_shape *s) {
     return tn_seconds() - start;
 }
 
-enum { LINE = 32 }; /* words that are read of one run before the next */
+enum { LINE = 32, SUMS = 16 }; /* words that are read of one run before the next; and sums that fit into registers */
 
 /* Sum of `runs` runs of memory side by side, each `words` long. */
 static uint64_t sum_runs(const uint64_t *word, int64_t words, int64_t runs) {
-    uint64_t sums[LINE] = {0}, total = 0;
+    uint64_t sums[SUMS] = {0}, total = 0;
     for (int64_t i = 0; i < words; i += LINE)
         for (int64_t run = 0; run < runs; run++)
-            for (int j = 0; j < LINE; j++)
-                sums[j] += word[run * words + i + j];
-    for (int j = 0; j < LINE; j++)
+            for (int64_t at = run * words + i; at < run * words + i + LINE; at += SUMS)
+                for (int j = 0; j < SUMS; j++)
+                    sums[j] += word[at + j];
+    for (int j = 0; j < SUMS; j++)
         total += sums[j];
     return total;
 }
@@ -130,6 +131,13 @@ static double at_least(double a, double b) {
     return a > b ? a : b;
 }
 
+void tn_limits_read(tn_limits *l) {
+    for (int i = 0; i < READS; i++)
+        for (int64_t runs = 1; runs <= 4; runs *= 4)
+            l->round.read_bandwidth = at_least(l->round.read_bandwidth, MEMORY / time_read(l->memory, runs));
+    l->best.read_bandwidth = at_least(l->best.read_bandwidth, l->round.read_bandwidth);
+}
+
 void tn_limits_measure(tn_limits *l) {
     double flops = 0, seconds = 0, best_seconds = 0;
     l->round = (tn_bench_limits){0};
@@ -147,9 +155,6 @@ void tn_limits_measure(tn_limits *l) {
         l->round.sgemm_mix_flops = flops / seconds;
         l->best.sgemm_mix_flops = flops / best_seconds;
     }
-    for (int i = 0; i < READS; i++)
-        for (int64_t runs = 1; runs <= 4; runs *= 4)
-            l->round.read_bandwidth = at_least(l->round.read_bandwidth, MEMORY / time_read(l->memory, runs));
     l->best.sgemm_flops = at_least(l->best.sgemm_flops, l->round.sgemm_flops);
-    l->best.read_bandwidth = at_least(l->best.read_bandwidth, l->round.read_bandwidth);
+    tn_limits_read(l);
 }

@@ -13,10 +13,7 @@ enum {
     KEYS = 256,
     PIECE = 128, /* keys whose gradients one task owns when keys are shared out */
     ROW_KEYS = 128,
-    DECODE_KEYS = 64, /* of one query, read at once for all heads */
-    LEAST_SIZE = 8,
-    PARTIALS = 32768, /* floats of their results */
-    FEW_QUERIES = 4   /* up to so many, rows are taken one by one, straight through the keys: decoding */
+    FEW_QUERIES = 4 /* up to so many, rows are taken one by one, straight through the keys: decoding */
 };
 
 /* One head of one span: pointers to its first query or key; `q_stride` is the row stride of q, out, dout and dq. */
@@ -157,7 +154,8 @@ static inline void row_scores(float *scores, const float *q, const float *k, con
             s2 = tn_vec_muladd(part, tn_load(k2 + c), s2);
             s3 = tn_vec_muladd(part, tn_load(k3 + c), s3);
         }
-        float sums[4] = {tn_sum_lanes(s0), tn_sum_lanes(s1), tn_sum_lanes(s2), tn_sum_lanes(s3)};
+        float sums[4];
+        tn_sum_lanes_of_four(sums, s0, s1, s2, s3);
         for (int row = 0; row < 4; row++) {
             for (int64_t c = whole; c < d; c++)
                 sums[row] = tn_muladd(q[c], k[row * stride + c], sums[row]);
@@ -235,68 +233,8 @@ static void attend_row(float *out, float *lse, const view *at, int64_t i) {
     end_row(&row, lse, at->head_size);
 }
 
-/* One query over many keys, as in decoding: the keys are cut into pieces, each of which is read once and in order for all
- * heads, and the pieces' results are joined in order. How many there are depends on the shape alone. */
-typedef struct {
-    const tn_span *span;
-    const tn_attention_shape *shape;
-    int64_t first, piece, pieces;
-} decoding;
-
-/* False when there are too few keys, or heads too large for the results of two pieces (or too small to matter). */
-static bool cut_keys(decoding *job, const tn_span *span, const tn_attention_shape *shape) {
-    *job = (decoding){.span = span, .shape = shape};
-    job->first = shape->window > 0 ? tn_max_i64(span->kv_rows - shape->window, 0) : 0;
-    int64_t keys = span->kv_rows - job->first, most = PARTIALS / (shape->heads * (shape->head_size + 2));
-    if (span->q_rows != 1 || keys < 2 * DECODE_KEYS || most < 2 || shape->head_size < LEAST_SIZE)
-        return false;
-    job->piece = tn_max_i64(DECODE_KEYS, (keys + most - 1) / most);
-    job->pieces = (keys + job->piece - 1) / job->piece;
-    return true;
-}
-
-static void attend_piece(const decoding *job, partial *rows, const float *q, const float *k, const float *v, int64_t index) {
-    int64_t heads = job->shape->heads, from = job->first + index * job->piece;
-    int64_t to = tn_min_i64(from + job->piece, job->span->kv_rows);
-    for (int64_t key = from; key < to; key += DECODE_KEYS) {
-        for (int64_t head = 0; head < heads; head++) {
-            view at = view_of(q, k, v, job->span, job->shape, head);
-            attend_keys(&rows[head], at.q, &at, key, tn_min_i64(key + DECODE_KEYS, to));
-        }
-    }
-}
-
-/* out = the sum of the pieces' outputs, each scaled to the largest maximum. */
-static void join_pieces(float *out, float *lse, const partial *rows, int64_t pieces, int64_t heads, int64_t d) {
-    partial whole;
-    begin_row(&whole, out, d);
-    for (int64_t piece = 0; piece < pieces; piece++)
-        whole.max = rows[piece * heads].max > whole.max ? rows[piece * heads].max : whole.max;
-    for (int64_t piece = 0; piece < pieces; piece++) {
-        const partial *row = &rows[piece * heads];
-        float factor = tn_exp(row->max - whole.max);
-        whole.sum += row->sum * factor;
-#pragma omp simd
-        for (int64_t c = 0; c < d; c++)
-            out[c] = tn_muladd(factor, row->out[c], out[c]);
-    }
-    end_row(&whole, lse, d);
-}
-
-static void decode(const decoding *job, float *out, float *lse, const float *q, const float *k, const float *v) {
-    float outs[PARTIALS];
-    partial rows[PARTIALS / (LEAST_SIZE + 2)];
-    const int64_t heads = job->shape->heads, d = job->shape->head_size, q_at = job->span->q_start * heads;
-    const bool parallel = tn_worth_threads(job->pieces * job->piece * heads * d);
-#pragma omp parallel for schedule(static) if (parallel)
-    for (int64_t piece = 0; piece < job->pieces; piece++) {
-        for (int64_t head = 0; head < heads; head++)
-            begin_row(&rows[piece * heads + head], outs + (piece * heads + head) * d, d);
-        attend_piece(job, rows + piece * heads, q, k, v, piece);
-    }
-    for (int64_t head = 0; head < heads; head++)
-        join_pieces(out + (q_at + head) * d, lse ? lse + q_at + head : NULL, rows + head, job->pieces, heads, d);
-}
+/* Continues this file: needs what stands above, serves tn_attention_forward below. */
+#include "kernel/cpu/attention_decode.h"
 
 /* Of all spans: the largest q_rows and kv_rows, and an estimate of the work. */
 typedef struct {

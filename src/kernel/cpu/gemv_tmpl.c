@@ -55,24 +55,6 @@ INLINE tn_vec load_as(const void *w, int64_t index, const tn_dtype dtype) {
     return dtype == TN_DTYPE_F32 ? tn_load((const float *)w + index) : load_half((const uint16_t *)w + index, dtype);
 }
 
-/* y = two vectors from w[index]. */
-INLINE void load_pair(tn_vec y[2], const void *w, int64_t index, const tn_dtype dtype) {
-#if defined(__AVX512BW__)
-    /* one load for both; a permutation moves halves to the upper parts of floats */
-    if (dtype == TN_DTYPE_BF16) {
-        const __m512i low = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0, 7, 0, 6, 0, 5, 0, 4, 0, 3,
-                                             0, 2, 0, 1, 0, 0, 0);
-        const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-        __m512i halves = _mm512_loadu_si512((const uint16_t *)w + index);
-        y[0] = (tn_vec)_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, low, halves));
-        y[1] = (tn_vec)_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, high, halves));
-        return;
-    }
-#endif
-    y[0] = load_as(w, index, dtype);
-    y[1] = load_as(w, index + TN_LANES, dtype);
-}
-
 /* The last `count` elements of a row, zeros above. */
 static tn_vec load_rest(const void *w, int64_t index, int64_t count, tn_dtype dtype) {
     float rest[TN_LANES] = {0};
@@ -93,15 +75,11 @@ INLINE void dot_rows(float *out, const float *x, int64_t x_stride, const void *w
     int64_t p = 0;
     for (; p + step <= depth; p += step) {
 #pragma GCC unroll 16
-        for (int s = 0; s < SUMS; s += 2) {
-            tn_vec y[2];
-            load_pair(y, w, index + p + s * TN_LANES, dtype);
+        for (int s = 0; s < SUMS; s++) {
+            tn_vec y = load_as(w, index + p + s * TN_LANES, dtype);
 #pragma GCC unroll 16
-            for (int i = 0; i < rows; i++) {
-                const float *part = x + i * x_stride + p + s * TN_LANES;
-                acc[i][s] = tn_vec_muladd(tn_load(part), y[0], acc[i][s]);
-                acc[i][s + 1] = tn_vec_muladd(tn_load(part + TN_LANES), y[1], acc[i][s + 1]);
-            }
+            for (int i = 0; i < rows; i++)
+                acc[i][s] = tn_vec_muladd(tn_load(x + i * x_stride + p + s * TN_LANES), y, acc[i][s]);
         }
     }
     for (; p + TN_LANES <= depth; p += TN_LANES) {
@@ -146,12 +124,8 @@ INLINE void dot_wide(float *out, const float *x, const void *w, int64_t index, i
 #pragma GCC unroll 16
         for (int j = 0; j < WIDE; j++) {
 #pragma GCC unroll 16
-            for (int s = 0; s < SUMS; s += 2) {
-                tn_vec y[2];
-                load_pair(y, w, index + j * w_stride + p + s * TN_LANES, dtype);
-                acc[j][s] = tn_vec_muladd(part[s], y[0], acc[j][s]);
-                acc[j][s + 1] = tn_vec_muladd(part[s + 1], y[1], acc[j][s + 1]);
-            }
+            for (int s = 0; s < SUMS; s++)
+                acc[j][s] = tn_vec_muladd(part[s], load_as(w, index + j * w_stride + p + s * TN_LANES, dtype), acc[j][s]);
         }
     }
     for (; p + TN_LANES <= depth; p += TN_LANES) {

@@ -143,6 +143,26 @@ static inline float tn_sum_lanes(tn_vec v) {
     return v[0];
 }
 
+/* The sums of four vectors, for a third of the work of four sums. */
+static inline void tn_sum_lanes_of_four(float sums[4], tn_vec a, tn_vec b, tn_vec c, tn_vec d) {
+#if defined(__AVX512F__)
+    __m512d low = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+    __m512d high = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
+    __m512 all =
+        _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)), _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+#elif defined(__AVX2__)
+    __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+#else
+    sums[0] = tn_sum_lanes(a);
+    sums[1] = tn_sum_lanes(b);
+    sums[2] = tn_sum_lanes(c);
+    sums[3] = tn_sum_lanes(d);
+#endif
+}
+
 static inline float tn_max_lanes(tn_vec v) {
 #if defined(__AVX512F__)
     v = tn_vec_max(v, TN_SWAP_LANES(v, 8));
