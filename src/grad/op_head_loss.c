@@ -3,12 +3,13 @@
  * and its softmax overwrites the logits. */
 #include "grad/ops.h"
 
-/* Large enough for the head's product to be efficient, small enough to be lean. */
-enum { LOGITS_BYTES = 24 << 20, LEAST_ROWS = 64, MOST_ROWS = 1024 };
+/* Lean, and as many rows as the matrix product takes against the head's weight without packing that. */
+enum { LOGITS_BYTES = 24 << 20, UNIT_ROWS = 96, MOST_ROWS = 1024 };
 
 int64_t tn_head_loss_rows(int64_t vocab_size) {
     int64_t rows = LOGITS_BYTES / (int64_t)sizeof(float) / vocab_size;
-    return rows < LEAST_ROWS ? LEAST_ROWS : rows > MOST_ROWS ? MOST_ROWS : rows;
+    rows = rows < UNIT_ROWS ? UNIT_ROWS : rows > MOST_ROWS ? MOST_ROWS : rows;
+    return rows - rows % UNIT_ROWS;
 }
 
 /* One piece: forward, loss, and back to `hidden`. */
