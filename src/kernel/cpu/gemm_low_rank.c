@@ -3,7 +3,7 @@
  * Shallow (u B^T, du A): a panel of B, times alpha, stays in registers while some rows of C pass by, each read and written
  * once. Narrow (x A^T, dy B, dy^T u): a row of C is one vector; a few of them stay in registers over a depth of A, read in
  * place, and B. Both pack B only. */
-#include "kernel/cpu/gemm.h"
+#include "kernel/cpu/gemm_product.h"
 
 enum {
     MAX_SHALLOW = 16, /* depth; with more, tiles of C in registers are better */
@@ -15,25 +15,6 @@ enum {
     MAX_W = 16,
     MAX_NR = 32,
 };
-
-typedef struct product {
-    const tn_gemm_kernel *kernel;
-    float *c;
-    int64_t ldc;
-    tn_operand a, b;
-    float alpha, beta;
-    int64_t m, n, k;
-    int threads;
-} product;
-
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
-static tn_operand part(tn_operand x, int64_t row, int64_t col) {
-    x.data = (const char *)x.data + (row * x.row_stride + col * x.col_stride) * tn_dtype_size(x.dtype);
-    return x;
-}
 
 /* Few rows of C pass by at a time, all columns of the task each: their lines are near each other, and rows whose addresses
  * compete for the same lines of a cache are few. */
@@ -48,10 +29,10 @@ static void run_shallow(const product *job, int64_t row, int64_t col) {
         packed[i] *= job->alpha;
     for (; row < end; row += ROWS_AT_ONCE) {
         const float *a = part(job->a, row, 0).data;
-        float *c = job->c + row * job->ldc + col;
+        float *c = job->c.data + row * job->c.row_stride + col;
         for (int64_t j = 0; j < cols; j += kernel->nr)
-            kernel->shallow(c + j, job->ldc, a, job->a.row_stride, job->a.col_stride, packed + j * job->k, job->beta,
-                            smaller(end - row, ROWS_AT_ONCE), smaller(cols - j, kernel->nr), job->k);
+            kernel->shallow(c + j, job->c.row_stride, a, job->a.row_stride, job->a.col_stride, packed + j * job->k,
+                            job->beta, smaller(end - row, ROWS_AT_ONCE), smaller(cols - j, kernel->nr), job->k);
     }
 }
 
@@ -68,8 +49,8 @@ static void run_narrow(const product *job, int64_t row, int64_t rows) {
     for (int64_t p = 0; p < job->k; p += DEPTH) {
         int64_t depth = smaller(job->k - p, DEPTH);
         kernel->widen(packed, kernel->width, part(job->b, p, 0), depth, job->n, kernel->width);
-        kernel->narrow(job->c + row * job->ldc, job->ldc, part(job->a, row, p).data, job->a.row_stride, job->a.col_stride,
-                       packed, job->alpha, p ? 1.0f : job->beta, rows, job->n, depth);
+        kernel->narrow(job->c.data + row * job->c.row_stride, job->c.row_stride, part(job->a, row, p).data,
+                       job->a.row_stride, job->a.col_stride, packed, job->alpha, p ? 1.0f : job->beta, rows, job->n, depth);
     }
 }
 
@@ -85,7 +66,8 @@ bool tn_gemm_low_rank(const tn_gemm_kernel *kernel, bool parallel, float *c, int
                       float alpha, float beta, int64_t m, int64_t n, int64_t k) {
     if (m < LEAST_ROWS || a.dtype != TN_DTYPE_F32)
         return false;
-    product job = {kernel, c, ldc, a, b, alpha, beta, m, n, k, tn_gemm_threads(parallel, m, n, k)};
+    product job = {.kernel = kernel, .c = {c, ldc, 1}, .a = a, .b = b, .alpha = alpha, .beta = beta, .m = m, .n = n, .k = k};
+    job.threads = tn_gemm_threads(parallel, m, n, k);
     if (k <= MAX_SHALLOW && n >= kernel->nr)
         multiply_shallow(&job);
     else if (n > kernel->width / 2 && n <= kernel->width && k > MAX_SHALLOW)
