@@ -58,7 +58,7 @@ TN_API void tn_free_text(char *text);
 /* LoRA as the options of Hugging Face PEFT's LoraConfig name it. Zero-initialise, then tn_adapter_options_default. Strings
  * are the caller's. */
 typedef struct tn_adapter_options {
-    const char *method;          /* "lora", or "full" for training every weight */
+    const char *method;          /* "lora", "dora", or "full" for training every weight */
     int64_t rank;                /* 8 */
     double alpha;                /* 16 */
     double dropout;              /* 0: on the adapter's input, while training */

@@ -37,6 +37,7 @@ typedef struct tn_train_options {
     double grad_clip;          /* largest norm of all gradients; 0: no clipping; 1 */
     const char *schedule;      /* "constant", "linear", "cosine" (default), each after warmup */
     int64_t warmup;            /* steps of linear warmup; 0 */
+    double lora_plus_ratio;    /* LoRA+ (arXiv 2402.12354): learning rate of B as a multiple of the run's; 1 */
     const tn_lr_group *groups; /* may be NULL */
     size_t group_count;
     const char *checkpointing; /* activations: "auto" (default), "on", "off" */

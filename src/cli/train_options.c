@@ -8,7 +8,7 @@
 #include "base/format.h"
 
 static const char *const too_long_choices[] = {"cut", "drop", NULL};
-static const char *const method_choices[] = {"lora", "full", NULL};
+static const char *const method_choices[] = {"lora", "dora", "full", NULL};
 static const char *const bias_choices[] = {"none", "all", "lora_only", NULL};
 static const char *const schedule_choices[] = {"constant", "linear", "cosine", NULL};
 static const char *const checkpointing_choices[] = {"auto", "on", "off", NULL};
@@ -124,7 +124,7 @@ const tn_option tn_cli_method_options[] = {
      .choices = method_choices,
      .value_name = "NAME",
      .group = "Adapter",
-     .help = "full trains every weight"},
+     .help = "dora also trains the norms of the weights' rows, full every weight"},
     {.name = "rank",
      .type = TN_OPTION_INT,
      TN_FIELD(tn_cli_train, adapter.rank),
@@ -323,6 +323,14 @@ static const tn_option training[] = {
      .high = INFINITY,
      .value_name = "X",
      .help = "largest norm of all gradients; 0: no clipping"},
+    {.name = "lora-plus-ratio",
+     .type = TN_OPTION_FLOAT,
+     TN_FIELD(tn_cli_train, train.lora_plus_ratio),
+     .initial = "1",
+     .low = 0,
+     .high = INFINITY,
+     .value_name = "X",
+     .help = "LoRA+: B learns at this multiple of the rate, 16 in its paper"},
     {.name = "checkpointing",
      .type = TN_OPTION_STRING,
      TN_FIELD(tn_cli_train, train.checkpointing),

@@ -62,6 +62,10 @@ tn_var *tn_op_block_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, in
 /* y[t] = x[t] * factors by elements: factors [C]. */
 tn_var *tn_op_scale_columns(tn_tape *tape, tn_var *x, const tn_weight *factors);
 
+/* y[t] = (magnitude / norms) * (x[t] - bias) + bias by elements, norms being constants: magnitude, norms, bias [O]; bias may
+ * be NULL. norms must stay until backward. */
+tn_var *tn_op_magnitude(tn_tape *tape, tn_var *x, const tn_weight *magnitude, const float *norms, const tn_weight *bias);
+
 /* y[t] = x[t] where keep[t], else 0; keep [T] must stay until backward. */
 tn_var *tn_op_keep_rows(tn_tape *tape, tn_var *x, const bool *keep);
 

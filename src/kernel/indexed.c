@@ -1,4 +1,4 @@
-/* Moving and adding rows and columns by index. Few elements are touched, so plain loops serve every table. */
+/* Moving, adding and choosing rows and columns. Few elements are touched, or rarely, so plain loops serve every table. */
 #include <string.h>
 
 #include "kernel/cpu/tables.h"
@@ -50,5 +50,14 @@ void tn_gather_columns_and_clear(float *out, const int32_t *indices, float *y, i
             out[t * count + k] = y[t * cols + indices[k]];
             y[t * cols + indices[k]] = 0;
         }
+    }
+}
+
+void tn_keep_rows(float *y, bool accumulate, const float *x, const bool *keep, int64_t rows, int64_t cols) {
+    for (int64_t t = 0; t < rows; t++) {
+        for (int64_t c = 0; c < cols && keep[t]; c++)
+            y[t * cols + c] = (accumulate ? y[t * cols + c] : 0) + x[t * cols + c];
+        if (!keep[t] && !accumulate)
+            memset(y + t * cols, 0, (size_t)cols * sizeof *y);
     }
 }

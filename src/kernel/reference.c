@@ -309,6 +309,20 @@ static void sum_rows(float *out, const float *x, float factor, int64_t rows, int
     }
 }
 
+static void scale_columns(float *y, bool accumulate, const float *x, const float *factors, int64_t rows, int64_t cols) {
+    for (int64_t i = 0; i < rows * cols; i++)
+        y[i] = (accumulate ? y[i] : 0) + x[i] * factors[i % cols];
+}
+
+static void sum_products(float *out, const float *x, const float *y, int64_t rows, int64_t cols) {
+    for (int64_t j = 0; j < cols; j++) {
+        double sum = 0;
+        for (int64_t i = 0; i < rows; i++)
+            sum += (double)x[i * cols + j] * y[i * cols + j];
+        out[j] += (float)sum;
+    }
+}
+
 static void add(float *y, const float *x, float factor, int64_t count) {
     for (int64_t i = 0; i < count; i++)
         y[i] += factor * x[i];
@@ -379,6 +393,8 @@ const tn_kernels tn_kernels_reference = {
     .embedding_backward = embedding_backward,
     .add_bias = add_bias,
     .sum_rows = sum_rows,
+    .scale_columns = scale_columns,
+    .sum_products = sum_products,
     .add = add,
     .copy = copy,
     .fill = fill,

@@ -33,7 +33,7 @@ typedef struct tn_peft_config {
     const char *peft_type; /* "LORA" */
     int64_t rank;
     double alpha, dropout;
-    bool use_rslora, lora_bias, ensure_weight_tying;
+    bool use_rslora, use_dora, lora_bias, ensure_weight_tying;
     tn_bias_mode bias;
     const char *init; /* "kaiming", "gaussian", "pissa", "pissa_niter_K", "olora", "orthogonal", "random" (not a no-op) */
     const char *target_regex; /* full match; or NULL */

@@ -214,37 +214,22 @@ static tn_status read_bias(const reader *r) {
 }
 
 /* Keys read here, and keys that say nothing about the maths. */
-static const char *const known_keys[] = {"peft_type",
-                                         "r",
-                                         "lora_alpha",
-                                         "lora_dropout",
-                                         "use_rslora",
-                                         "lora_bias",
-                                         "bias",
-                                         "init_lora_weights",
-                                         "target_modules",
-                                         "exclude_modules",
-                                         "modules_to_save",
-                                         "layers_pattern",
-                                         "layers_to_transform",
-                                         "target_parameters",
-                                         "rank_pattern",
-                                         "alpha_pattern",
-                                         "trainable_token_indices",
-                                         "layer_replication",
-                                         "alora_invocation_tokens",
-                                         "use_bdlora",
-                                         "kasa_config",
-                                         "ensure_weight_tying",
-                                         "base_model_name_or_path",
-                                         "task_type",
-                                         "auto_mapping",
-                                         "peft_version",
-                                         "revision",
-                                         "inference_mode",
-                                         "fan_in_fan_out",
-                                         "megatron_core",
-                                         "qalora_group_size",
+static const char *const known_keys[] = {"peft_type",           "r",
+                                         "lora_alpha",          "lora_dropout",
+                                         "use_rslora",          "use_dora",
+                                         "lora_bias",           "bias",
+                                         "init_lora_weights",   "target_modules",
+                                         "exclude_modules",     "modules_to_save",
+                                         "layers_pattern",      "layers_to_transform",
+                                         "target_parameters",   "rank_pattern",
+                                         "alpha_pattern",       "trainable_token_indices",
+                                         "layer_replication",   "alora_invocation_tokens",
+                                         "use_bdlora",          "kasa_config",
+                                         "ensure_weight_tying", "base_model_name_or_path",
+                                         "task_type",           "auto_mapping",
+                                         "peft_version",        "revision",
+                                         "inference_mode",      "fan_in_fan_out",
+                                         "megatron_core",       "qalora_group_size",
                                          "runtime_config"};
 
 static tn_status refuse_unknown_keys(const reader *r) {
@@ -275,6 +260,7 @@ static tn_status read_all(const reader *r) {
     if (!(c->dropout >= 0 && c->dropout < 1))
         return wrong_type(r, "lora_dropout", "at least 0 and below 1");
     TN_TRY(tn_json_get_bool(r->json, "use_rslora", r->where, &c->use_rslora));
+    TN_TRY(tn_json_get_bool(r->json, "use_dora", r->where, &c->use_dora));
     TN_TRY(tn_json_get_bool(r->json, "lora_bias", r->where, &c->lora_bias));
     TN_TRY(tn_json_get_bool(r->json, "ensure_weight_tying", r->where, &c->ensure_weight_tying));
     TN_TRY(read_bias(r));

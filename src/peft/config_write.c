@@ -127,7 +127,7 @@ tn_status tn_peft_config_print(const tn_peft_config *c, tn_buf *out) {
     add_names(o, "target_parameters", NULL, c->target_parameters);
     add_text(o, "task_type", c->task_type ? c->task_type : "CAUSAL_LM");
     add_token_rows(o, c);
-    cJSON_AddFalseToObject(o, "use_dora");
+    cJSON_AddBoolToObject(o, "use_dora", c->use_dora);
     cJSON_AddBoolToObject(o, "use_rslora", c->use_rslora);
     tn_json_print(out, o, true);
     tn_buf_putc(out, '\n');

@@ -1,6 +1,6 @@
 /* LoRA (Hu et al. 2021, arXiv 2106.09685): y = W x + b + s (B A dropout(x) + b_B), s = alpha / r, or alpha / sqrt(r) for
  * rsLoRA (arXiv 2312.03732). A [R, C], B [O, R]. Embedding: y = E[i] + s B A[:, i], A [R, V], B [C, R]. When s0 B0 A0 was
- * taken out of the base (PiSSA, OLoRA, KaSA), - s0 B0 A0 x is added instead of changing W. */
+ * taken out of the base (PiSSA, OLoRA, KaSA), - s0 B0 A0 x is added instead of changing W. Variants have their own files. */
 #include "peft/lora.h"
 
 #include "base/rng.h"
@@ -8,7 +8,8 @@
 static tn_var *lora_linear(const tn_forward *forward, const tn_slot *base, const tn_module *module, tn_var *x, tn_var *y) {
     const tn_lora_slot *slot = (const tn_lora_slot *)base;
     tn_tape *tape = forward->tape;
-    (void)module;
+    if (slot->has_magnitude)
+        return tn_dora_linear(forward, slot, module, x, y);
     if (slot->a0.tensor.data)
         tn_op_low_rank(tape, y, x, &slot->a0, &slot->b0, NULL, -slot->scale0);
     tn_var *input = x;
@@ -33,7 +34,8 @@ static tn_var *lora_linear(const tn_forward *forward, const tn_slot *base, const
 static tn_var *lora_embedding(const tn_forward *forward, const tn_slot *base, const tn_module *module, const int32_t *ids,
                               tn_var *y) {
     const tn_lora_slot *slot = (const tn_lora_slot *)base;
-    (void)module;
+    if (slot->has_magnitude)
+        return tn_dora_embedding(forward, slot, module, ids, y);
     tn_op_low_rank_embedding(forward->tape, y, ids, &slot->a, &slot->b, slot->scale);
     return y;
 }
@@ -58,6 +60,10 @@ static tn_status lora_create(tn_adapter *adapter, tn_slot *base, tn_module *modu
     slot->b = matrix(slot->embedding ? cols : rows, rank / slot->b_blocks);
     TN_TRY(tn_adapter_declare(adapter, module, slot->embedding ? "lora_embedding_A" : "lora_A.weight", &slot->a));
     TN_TRY(tn_adapter_declare(adapter, module, slot->embedding ? "lora_embedding_B" : "lora_B.weight", &slot->b));
+    if (slot->has_magnitude) {
+        slot->magnitude = (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {slot->b.tensor.shape[0]}}};
+        TN_TRY(tn_adapter_declare(adapter, module, "lora_magnitude_vector", &slot->magnitude));
+    }
     if (slot->has_diagonal) {
         slot->diagonal = (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {rank}}};
         TN_TRY(tn_adapter_declare(adapter, module, "lora_diag", &slot->diagonal));
@@ -97,6 +103,8 @@ static tn_status lora_merge(const tn_slot *base, const tn_module *module, float 
         TN_TRY(tn_lora_variant_merge(slot, weight));
     if (slot->a0.tensor.data)
         add_product(weight, &slot->a0, &slot->b0, slot->embedding, -slot->scale0);
+    if (slot->has_magnitude)
+        TN_TRY(tn_dora_scale(slot, weight));
     if (slot->has_bias && bias)
         tn_kernels_cpu()->add(bias, slot->bias.tensor.data, slot->scale, slot->bias.tensor.shape[0]);
     return TN_OK;

@@ -8,9 +8,11 @@ typedef struct tn_lora_slot {
     tn_slot slot;
     tn_weight a, b, bias;       /* linear: A [R, C], B [O, R], bias [O]; embedding: A [R, V], B [C, R] */
     tn_weight a0, b0;           /* scale0 B0 A0 was taken out of the base, frozen; tensor.data NULL when nothing was */
+    tn_weight magnitude;        /* DoRA's m [O] */
+    double *base_squares;       /* [O] squared norms of the base's rows, for DoRA */
     tn_weight diagonal;         /* KaSA's d [R] */
     int64_t a_blocks, b_blocks; /* of a block-diagonal factor; 1: a full one */
-    bool has_bias, has_diagonal, embedding;
+    bool has_bias, has_diagonal, has_magnitude, embedding;
     bool needs_invocation; /* acts only on rows that forward->invoked marks */
     float scale, scale0, dropout;
 } tn_lora_slot;
@@ -39,6 +41,13 @@ bool tn_lora_is_plain(const tn_lora_slot *slot);
 /* y += s B (d * A x) with block-diagonal A or B, and the same merged: weight += s B diag(d) A. */
 void tn_lora_variant_forward(tn_tape *tape, const tn_lora_slot *slot, tn_var *y, tn_var *x);
 tn_status tn_lora_variant_merge(const tn_lora_slot *slot, float *weight);
+
+/* DoRA: the magnitude's starting values; the forward hooks; weight, with the low-rank update in it, scaled in place. */
+tn_status tn_dora_init(tn_adapter *adapter, tn_lora_slot *slot, const tn_module *module);
+tn_var *tn_dora_linear(const tn_forward *forward, const tn_lora_slot *slot, const tn_module *module, tn_var *x, tn_var *y);
+tn_var *tn_dora_embedding(const tn_forward *forward, const tn_lora_slot *slot, const tn_module *module, const int32_t *ids,
+                          tn_var *y);
+tn_status tn_dora_scale(const tn_lora_slot *slot, float *weight);
 
 /* KaSA: takes the R smallest singular components of the base's weight out of it, as a0 and b0. */
 tn_status tn_lora_truncate_base(tn_adapter *adapter, tn_lora_slot *slot, const tn_module *module);

@@ -163,6 +163,8 @@ tn_status tn_lora_init(tn_adapter *adapter, tn_lora_slot *slot, tn_module *modul
     const char *init = adapter->config.init;
     uint64_t stream = tn_stream(TN_STREAM_INIT, slot->slot.id * 2), stream_b = stream + 1;
     size_t a_count = (size_t)tn_tensor_count(&slot->a.tensor), b_count = (size_t)tn_tensor_count(&slot->b.tensor);
+    if (slot->has_magnitude)
+        TN_TRY(tn_dora_init(adapter, slot, module));
     if (slot->has_diagonal) {
         tn_fill_normal(slot->diagonal.tensor.data, (size_t)slot->a.tensor.shape[0], seed, stream + (UINT64_C(3) << 28), 0,
                        1);

@@ -9,7 +9,7 @@
 #include "tensor/linalg.h"
 
 bool tn_lora_is_plain(const tn_lora_slot *slot) {
-    return !slot->has_diagonal && slot->a_blocks == 1 && slot->b_blocks == 1;
+    return !slot->has_diagonal && slot->a_blocks <= 1 && slot->b_blocks <= 1;
 }
 
 void tn_lora_variant_forward(tn_tape *tape, const tn_lora_slot *slot, tn_var *y, tn_var *x) {
@@ -86,6 +86,12 @@ tn_status tn_lora_variant_choose(const tn_peft_config *config, const tn_module *
     int64_t least = weight->shape[0] < weight->shape[1] ? weight->shape[0] : weight->shape[1];
     bool is_variant = config->kasa || config->block_diagonal.blocks || config->invocation_count;
     slot->a_blocks = slot->b_blocks = 1;
+    slot->has_magnitude = config->use_dora;
+    if (config->use_dora && (is_variant || config->lora_bias || tn_lora_init_reduces_base(config->init)))
+        return tn_fail(TN_ERROR_UNSUPPORTED,
+                       "use_dora does not go with kasa_config, use_bdlora, alora_invocation_tokens, lora_bias or "
+                       "init_lora_weights %s",
+                       config->init);
     if (!is_variant)
         return TN_OK;
     if (module->kind != TN_MODULE_LINEAR || module->is_head)

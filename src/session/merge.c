@@ -92,6 +92,10 @@ static tn_status check_can_unmerge(const tn_adapter *adapter) {
         return tn_fail(TN_ERROR_UNSUPPORTED,
                        "this adapter replaced rows of the embedding (trainable_token_indices), so the base's "
                        "own cannot be restored from it; use the base that it was trained on");
+    if (adapter->config.use_dora)
+        return tn_fail(TN_ERROR_UNSUPPORTED,
+                       "DoRA's merged weights have lost the norms of the base's rows, so the base cannot "
+                       "be restored from them; use the base that it was trained on");
     if (adapter->config.kasa || (init && tn_lora_init_reduces_base(init)))
         return tn_fail(TN_ERROR_UNSUPPORTED,
                        "%s '%s' took a part out of the base that is computed from the base itself, so it cannot be undone "

@@ -243,14 +243,16 @@ tn_status tn_model_add_adapter(tn_model *model, const tn_adapter_options *option
     tn_model_remove_adapter(model);
     if (strcmp(name, "full") == 0)
         return tn_adapter_create_full(model->decoder, true, &model->adapter);
+    bool dora = strcmp(name, "dora") == 0; /* to PEFT a variant of LoRA */
     const tn_peft_method *const *method = tn_peft_methods;
-    while (*method && strcmp((*method)->name, name) != 0)
+    while (*method && strcmp((*method)->name, dora ? "lora" : name) != 0)
         method++;
     if (!*method)
-        return tn_fail(TN_ERROR_ARGUMENT, "there is no method '%s'; there are lora and full", name);
+        return tn_fail(TN_ERROR_ARGUMENT, "there is no method '%s'; there are lora, dora and full", name);
     tn_peft_config config;
     tn_peft_config_init(&config);
     tn_status status = config_of_options(options, &config);
+    config.use_dora = dora;
     config.base_model = tn_arena_strdup(&config.arena, model->decoder->dir);
     if (status != TN_OK) {
         tn_peft_config_free(&config);

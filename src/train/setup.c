@@ -19,6 +19,7 @@ void tn_train_options_default(tn_train_options *options) {
         .eps = 1e-8,
         .weight_decay = 0.01,
         .grad_clip = 1,
+        .lora_plus_ratio = 1,
         .schedule = "cosine",
         .checkpointing = "auto",
         .log_every = 1,
@@ -51,6 +52,7 @@ static tn_status check_options(const tn_train_options *o) {
     TN_TRY(check_number("eps", o->eps, 0, 1));
     TN_TRY(check_number("weight_decay", o->weight_decay, 0, 1e6));
     TN_TRY(check_number("grad_clip", o->grad_clip, 0, 1e12));
+    TN_TRY(check_number("lora_plus_ratio", o->lora_plus_ratio, 0, 1e6));
     TN_TRY(check_number("warmup", (double)o->warmup, 0, 1e12));
     TN_TRY(check_number("log_every", (double)o->log_every, 1, 1e12));
     TN_TRY(check_number("eval_every", (double)o->eval_every, 0, 1e12));
@@ -88,9 +90,16 @@ static tn_status read_data(tn_trainer *t) {
     return found ? tn_dataset_read(path, &options, &t->valid) : TN_OK;
 }
 
+static bool is_lora_b(const char *name) {
+    return strstr(name, ".lora_B.") || strstr(name, ".lora_embedding_B");
+}
+
+/* Groups overrule LoRA+. */
 static tn_status apply_groups(tn_trainer *t) {
     tn_params *params = &t->model->adapter->params;
     for (int64_t i = 0; i < params->count; i++) {
+        if (is_lora_b(params->entries[i].name))
+            params->entries[i].lr_scale = (float)t->options->lora_plus_ratio;
         for (size_t g = 0; g < t->options->group_count; g++) {
             const tn_lr_group *group = &t->options->groups[g];
             bool matches;
@@ -155,6 +164,7 @@ static tn_status describe_settings(tn_trainer *t) {
     cJSON_AddNumberToObject(s, "warmup", (double)o->warmup);
     snprintf(number, sizeof number, "%llu", (unsigned long long)o->seed);
     cJSON_AddStringToObject(s, "seed", number);
+    cJSON_AddNumberToObject(s, "lora-plus-ratio", o->lora_plus_ratio);
     describe_groups(o, s);
     cJSON_AddStringToObject(s, "method", adapter->method ? adapter->method->name : "full");
     if (adapter->method) {

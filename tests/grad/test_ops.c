@@ -151,6 +151,13 @@ static tn_var *run_block_linear(const operands *in) {
 static tn_var *run_scale_columns(const operands *in) {
     return tn_op_scale_columns(in->tape, in->values[0], in->weights[1]);
 }
+static const float some_norms[O] = {0.5f, 2, 1.5f, 0.75f, 3};
+static tn_var *run_magnitude(const operands *in) {
+    return tn_op_magnitude(in->tape, in->values[0], in->weights[1], some_norms, NULL);
+}
+static tn_var *run_magnitude_with_bias(const operands *in) {
+    return tn_op_magnitude(in->tape, in->values[0], in->weights[1], some_norms, in->weights[2]);
+}
 static tn_var *run_keep_rows(const operands *in) {
     static const bool keep[T] = {true, false, false, true, true, false, true};
     return tn_op_keep_rows(in->tape, in->values[0], keep);
@@ -196,6 +203,8 @@ static const op_case op_cases[] = {
     {"add scaled", run_add_scaled, 2, {{T, C, false}, {T, C, false}}},
     {"block linear", run_block_linear, 2, {{T, C, false}, {4, C / 2, true}}},
     {"scale columns", run_scale_columns, 2, {{T, C, false}, {1, C, true}}},
+    {"magnitude", run_magnitude, 2, {{T, O, false}, {1, O, true}}},
+    {"magnitude with bias", run_magnitude_with_bias, 3, {{T, O, false}, {1, O, true}, {1, O, true}}},
     {"keep rows", run_keep_rows, 1, {{T, C, false}}},
     {"dropout", run_dropout, 1, {{T, C, false}}},
     {"take rows", run_take_rows, 1, {{T, C, false}}},

@@ -130,6 +130,16 @@ static void check_rows(const tn_kernels *t, int64_t rows, int64_t cols) {
     t->add_bias(got, bias, 0.5f, rows, cols);
     expect_close("add_bias", got, want, count, ELEMENTWISE);
     float *want_sum = copy_of(bias, cols), *got_sum = copy_of(bias, cols);
+    for (int accumulate = 0; accumulate < 2; accumulate++) {
+        reference()->scale_columns(want, accumulate, x, bias, rows, cols);
+        t->scale_columns(got, accumulate, x, bias, rows, cols);
+        expect_close("scale_columns", got, want, count, ELEMENTWISE);
+    }
+
+    reference()->sum_products(want_sum, x, want, rows, cols);
+    t->sum_products(got_sum, x, want, rows, cols);
+    expect_close("sum_products", got_sum, want_sum, cols, SUMS);
+
     reference()->sum_rows(want_sum, x, -2, rows, cols);
     t->sum_rows(got_sum, x, -2, rows, cols);
     expect_close("sum_rows", got_sum, want_sum, cols, SUMS);

@@ -210,7 +210,7 @@ static void wrong_options_are_named(void **state) {
     static const struct {
         const char *key, *value, *words;
     } wrong[] = {
-        {"method", "dora", "no method 'dora'; there are lora and full"},
+        {"method", "lora-xs", "no method 'lora-xs'; there are lora, dora and full"},
         {"init", "svd", "initialisation 'svd' is not supported; there are kaiming"},
         {"init", "pissa_niter_0", "'pissa_niter_0' is not supported"},
         {"init", "pissa_niter_K", "'pissa_niter_K' is not supported"},
@@ -266,7 +266,8 @@ static void configuration_that_this_build_cannot_honour_is_refused(void **state)
     static const struct {
         const char *members, *words;
     } wrong[] = {
-        {"\"use_dora\": true", "this adapter uses 'use_dora', which this build does not support"},
+        {"\"use_qalora\": true", "this adapter uses 'use_qalora', which this build does not support"},
+        {"\"use_dora\": 1", "use_dora"},
         {"\"alora_invocation_tokens\": [1, -2]", "'alora_invocation_tokens' must be a whole number"},
         {"\"alora_invocation_tokens\": \"hi\"", "'alora_invocation_tokens' must be a number or a list"},
         {"\"use_bdlora\": 3", "'use_bdlora' must be an object"},

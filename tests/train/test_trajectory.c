@@ -103,7 +103,7 @@ static void compare_adapters(const char *got_dir, const char *dir) {
     tn_safetensors_close(&wanted);
 }
 
-static void follow(const char *name, const tn_lr_group *groups, size_t group_count) {
+static void follow(const char *name, const tn_lr_group *groups, size_t group_count, double lora_plus_ratio) {
     char dir[TN_PATH_MAX], base[TN_PATH_MAX], adapter[TN_PATH_MAX], path[TN_PATH_MAX];
     tn_train_options options;
     tn_model *model;
@@ -127,6 +127,7 @@ static void follow(const char *name, const tn_lr_group *groups, size_t group_cou
     options.warmup = (int64_t)number(t, "warmup_steps");
     options.groups = groups;
     options.group_count = group_count;
+    options.lora_plus_ratio = lora_plus_ratio;
     assert_int_equal(tn_path_join(base, dir, "base"), TN_OK);
     assert_int_equal(tn_path_join(adapter, dir, "adapter"), TN_OK);
     assert_int_equal(tn_model_load(base, &model), TN_OK);
@@ -141,28 +142,38 @@ static void follow(const char *name, const tn_lr_group *groups, size_t group_cou
 
 static void lora_follows_pytorch_for_twenty_steps(void **state) {
     (void)state;
-    follow("train_lora_qwen2", NULL, 0);
+    follow("train_lora_qwen2", NULL, 0, 1);
 }
 
 static void lora_without_warmup_and_clipping_follows_pytorch(void **state) {
     (void)state;
-    follow("train_lora_constant", NULL, 0);
+    follow("train_lora_constant", NULL, 0, 1);
 }
 
 static void rank_stabilised_lora_follows_pytorch(void **state) {
     (void)state;
-    follow("train_rslora", NULL, 0);
+    follow("train_rslora", NULL, 0, 1);
 }
 
 static void lora_with_biases_and_embedding_follows_pytorch(void **state) {
     (void)state;
-    follow("train_lora_bias_embed", NULL, 0);
+    follow("train_lora_bias_embed", NULL, 0, 1);
 }
 
 static void lora_plus_is_a_learning_rate_group(void **state) {
     (void)state;
     const tn_lr_group group = {.pattern = ".*lora_B.*", .lr_scale = 16};
-    follow("train_loraplus", &group, 1);
+    follow("train_loraplus", &group, 1, 1);
+}
+
+static void lora_plus_has_an_option_of_its_own(void **state) {
+    (void)state;
+    follow("train_loraplus", NULL, 0, 16);
+}
+
+static void dora(void **state) {
+    (void)state;
+    follow("train_dora", NULL, 0, 1);
 }
 
 static int remove_folder(void **state) {
@@ -178,6 +189,8 @@ int main(void) {
         cmocka_unit_test(rank_stabilised_lora_follows_pytorch),
         cmocka_unit_test(lora_with_biases_and_embedding_follows_pytorch),
         cmocka_unit_test(lora_plus_is_a_learning_rate_group),
+        cmocka_unit_test(lora_plus_has_an_option_of_its_own),
+        cmocka_unit_test(dora),
     };
     return cmocka_run_group_tests(tests, NULL, remove_folder);
 }

@@ -282,6 +282,39 @@ static void sum_rows(float *out, const float *x, float factor, int64_t rows, int
     }
 }
 
+static void scale_columns(float *y, bool accumulate, const float *x, const float *factors, int64_t rows, int64_t cols) {
+#pragma omp parallel for schedule(static) if (tn_worth_threads(rows * cols))
+    for (int64_t row = 0; row < rows; row++) {
+        float *to = y + row * cols;
+        const float *from = x + row * cols;
+        if (accumulate) {
+#pragma omp simd
+            for (int64_t j = 0; j < cols; j++)
+                to[j] += from[j] * factors[j];
+        } else {
+#pragma omp simd
+            for (int64_t j = 0; j < cols; j++)
+                to[j] = from[j] * factors[j];
+        }
+    }
+}
+
+static void sum_products(float *out, const float *x, const float *y, int64_t rows, int64_t cols) {
+#pragma omp parallel for schedule(static) if (tn_worth_threads(rows * cols))
+    for (int64_t at = 0; at < cols; at += COLUMNS) {
+        double sums[COLUMNS] = {0};
+        int64_t columns = tn_min_i64(COLUMNS, cols - at);
+        for (int64_t row = 0; row < rows; row++) {
+            const float *a = x + row * cols + at, *b = y + row * cols + at;
+#pragma omp simd
+            for (int64_t j = 0; j < columns; j++)
+                sums[j] += (double)a[j] * b[j];
+        }
+        for (int64_t j = 0; j < columns; j++)
+            out[at + j] += (float)sums[j];
+    }
+}
+
 static void add(float *y, const float *x, float factor, int64_t count) {
 #pragma omp parallel for schedule(static) if (tn_worth_threads(count))
     for (int64_t at = 0; at < count; at += TN_CHUNK) {
@@ -439,6 +472,8 @@ const tn_kernels TN_FOR_ISA(tn_kernels_, ) = {
     .embedding_backward = embedding_backward,
     .add_bias = add_bias,
     .sum_rows = sum_rows,
+    .scale_columns = scale_columns,
+    .sum_products = sum_products,
     .add = add,
     .copy = copy,
     .fill = fill,

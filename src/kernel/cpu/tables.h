@@ -22,15 +22,12 @@ void tn_replace_rows_backward(float *dreplacement, float *dy, const int32_t *ids
 void tn_put_columns(float *y, const int32_t *indices, const float *in, int64_t rows, int64_t count, int64_t cols);
 void tn_gather_columns_and_clear(float *out, const int32_t *indices, float *y, int64_t rows, int64_t count, int64_t cols);
 
-void tn_scale_columns(float *y, bool accumulate, const float *x, const float *factors, int64_t rows, int64_t cols);
-void tn_sum_products(float *out, const float *x, const float *y, int64_t rows, int64_t cols);
 void tn_keep_rows(float *y, bool accumulate, const float *x, const bool *keep, int64_t rows, int64_t cols);
 
 #define TN_PLAIN_KERNELS                                                                                                    \
     .gather_columns = tn_gather_columns, .scatter_columns = tn_scatter_columns, .replace_rows = tn_replace_rows,            \
     .replace_rows_backward = tn_replace_rows_backward, .put_columns = tn_put_columns,                                       \
-    .gather_columns_and_clear = tn_gather_columns_and_clear, .scale_columns = tn_scale_columns,                             \
-    .sum_products = tn_sum_products, .keep_rows = tn_keep_rows
+    .gather_columns_and_clear = tn_gather_columns_and_clear, .keep_rows = tn_keep_rows
 
 extern const tn_kernels tn_kernels_reference;
 extern const tn_kernels tn_kernels_generic;

@@ -1,0 +1,131 @@
+/* DoRA (Liu et al. 2024, arXiv 2402.09353): W' = m / n * (W + s B A), n the norms of the rows of W + s B A (for an embedding
+ * [V, C], of its columns), m trained, starting as the norms of W. n is a constant to the gradient, as in the paper and in
+ * PEFT, and comes without forming W + s B A:
+ *   n_o^2 = |W_o|^2 + 2 s (W A^T)_o . B_o + s^2 B_o (A A^T) B_o^T
+ * The bias is added afterwards, unscaled. With dropout the scaled output is that of the dropped input, its own difference to
+ * the plain output left in place: y = W x + b + m / n * (W + s B A) d(x) - W d(x). */
+#include <float.h>
+#include <math.h>
+
+#include "base/rng.h"
+#include "peft/lora.h"
+
+/* Rows of linear weights, columns of embeddings: [out, in] either way. */
+static tn_operand oriented(const tn_lora_slot *slot, const tn_module *module, int64_t *out, int64_t *in) {
+    const tn_tensor *w = &tn_module_weight(module)->tensor;
+    *out = w->shape[slot->embedding];
+    *in = w->shape[!slot->embedding];
+    return slot->embedding ? tn_transpose_of(w->data, w->dtype, w->shape[1]) : tn_rows_of(w->data, w->dtype, w->shape[1]);
+}
+
+/* squares [out] = the squared norms of W's rows (columns). */
+static tn_status square_norms(const tn_lora_slot *slot, const tn_module *module, double *squares) {
+    const tn_tensor *w = &tn_module_weight(module)->tensor;
+    int64_t rows = w->shape[0], cols = w->shape[1];
+    float *row = tn_malloc((size_t)cols * sizeof *row);
+    if (!row)
+        return tn_fail_memory("DoRA's norms");
+    for (int64_t i = 0; i < rows; i++) {
+        tn_convert_to_f32(row, (const char *)w->data + i * cols * tn_dtype_size(w->dtype), w->dtype, cols);
+        for (int64_t j = 0; j < cols; j++)
+            squares[slot->embedding ? j : i] += (double)row[j] * row[j];
+    }
+    tn_free(row);
+    return TN_OK;
+}
+
+tn_status tn_dora_init(tn_adapter *adapter, tn_lora_slot *slot, const tn_module *module) {
+    int64_t out = slot->magnitude.tensor.shape[0];
+    slot->base_squares = tn_arena_array(&adapter->arena, (size_t)out, sizeof *slot->base_squares);
+    if (!slot->base_squares)
+        return tn_fail_memory("DoRA's norms");
+    TN_TRY(square_norms(slot, module, slot->base_squares));
+    for (int64_t o = 0; o < out; o++)
+        ((float *)slot->magnitude.tensor.data)[o] = (float)sqrt(slot->base_squares[o]);
+    return TN_OK;
+}
+
+static double dot(const float *a, const float *b, int64_t count) {
+    double sum = 0;
+    for (int64_t i = 0; i < count; i++)
+        sum += (double)a[i] * b[i];
+    return sum;
+}
+
+/* Never 0, so that a row of zeros stays one. */
+static float norm_of(double square) {
+    return (float)fmax(sqrt(fmax(square, 0)), FLT_MIN);
+}
+
+/* n [out] on the tape's storage. */
+static const float *norms(tn_tape *tape, const tn_lora_slot *slot, const tn_module *module) {
+    int64_t rank = slot->a.tensor.shape[0], out, in;
+    tn_operand w = oriented(slot, module, &out, &in);
+    float *n = tn_tape_store(tape, (size_t)out * sizeof *n);
+    tn_block gram = tn_scratch_take(tape, rank * rank), bg = tn_scratch_take(tape, out * rank);
+    tn_block wa = tn_scratch_take(tape, out * rank);
+    tape->flops += 2.0 * (double)rank * ((double)in * (double)(out + rank) + (double)out * (double)rank);
+    if (n && tn_tape_live(tape)) {
+        const tn_kernels *k = tape->kernels;
+        const float *b = slot->b.tensor.data;
+        double s = slot->scale;
+        k->gemm(wa.data, rank, w, tn_weight_transpose(&slot->a), 1, 0, out, rank, in);
+        k->gemm(gram.data, rank, tn_weight_rows(&slot->a), tn_weight_transpose(&slot->a), 1, 0, rank, rank, in);
+        k->gemm(bg.data, rank, tn_weight_rows(&slot->b), tn_rows_of(gram.data, TN_DTYPE_F32, rank), 1, 0, out, rank, rank);
+        for (int64_t o = 0; o < out; o++)
+            n[o] = norm_of(slot->base_squares[o] + 2 * s * dot(wa.data + o * rank, b + o * rank, rank) +
+                           s * s * dot(bg.data + o * rank, b + o * rank, rank));
+    }
+    tn_scratch_give(tape, &wa);
+    tn_scratch_give(tape, &bg);
+    tn_scratch_give(tape, &gram);
+    return n;
+}
+
+tn_var *tn_dora_linear(const tn_forward *forward, const tn_lora_slot *slot, const tn_module *module, tn_var *x, tn_var *y) {
+    tn_tape *tape = forward->tape;
+    const float *n = norms(tape, slot, module);
+    if (!forward->training || slot->dropout == 0) {
+        tn_op_low_rank(tape, y, x, &slot->a, &slot->b, NULL, slot->scale);
+        tn_var *scaled = tn_op_magnitude(tape, y, &slot->magnitude, n, module->has_bias ? &module->bias : NULL);
+        tn_drop(tape, y);
+        return scaled;
+    }
+    tn_var *dropped =
+        tn_op_dropout(tape, x, slot->dropout, forward->dropout_seed, tn_stream(TN_STREAM_DROPOUT, slot->slot.id));
+    tn_var *z = tn_op_linear(tape, dropped, tn_module_weight(module), NULL);
+    tn_op_add(tape, y, z, -1);
+    tn_op_low_rank(tape, z, dropped, &slot->a, &slot->b, NULL, slot->scale);
+    tn_var *scaled = tn_op_magnitude(tape, z, &slot->magnitude, n, NULL);
+    tn_op_add(tape, y, scaled, 1);
+    tn_drop(tape, dropped);
+    tn_drop(tape, z);
+    tn_drop(tape, scaled);
+    return y;
+}
+
+tn_var *tn_dora_embedding(const tn_forward *forward, const tn_lora_slot *slot, const tn_module *module, const int32_t *ids,
+                          tn_var *y) {
+    tn_tape *tape = forward->tape;
+    const float *n = norms(tape, slot, module);
+    tn_op_low_rank_embedding(tape, y, ids, &slot->a, &slot->b, slot->scale);
+    tn_var *scaled = tn_op_magnitude(tape, y, &slot->magnitude, n, NULL);
+    tn_drop(tape, y);
+    return scaled;
+}
+
+tn_status tn_dora_scale(const tn_lora_slot *slot, float *weight) {
+    const float *m = slot->magnitude.tensor.data;
+    int64_t out = slot->magnitude.tensor.shape[0], in = slot->a.tensor.shape[1];
+    int64_t along = slot->embedding ? out : 1, across = slot->embedding ? 1 : in; /* strides of in and of out */
+    for (int64_t o = 0; o < out; o++) {
+        double square = 0;
+        float *row = weight + o * across;
+        for (int64_t i = 0; i < in; i++)
+            square += (double)row[i * along] * row[i * along];
+        float factor = m[o] / norm_of(square);
+        for (int64_t i = 0; i < in; i++)
+            row[i * along] *= factor;
+    }
+    return TN_OK;
+}
