@@ -402,7 +402,7 @@ void TN_FOR_ISA(tn_attention_backward_, )(float *dq, float *dk, float *dv, const
     const arguments args = {dout, out, lse, q, k, v, dq, dk, dv, shape};
     const extent e = measure(spans, span_count);
     const int64_t kv_heads = shape->kv_heads, heads = shape->heads;
-    if (e.largest * 8 <= e.total * (double)kv_heads) {
+    if (e.largest * 6 <= e.total * (double)kv_heads) {
 #pragma omp parallel for collapse(2) schedule(dynamic) if (worth_threads(&e, shape))
         for (int64_t index = 0; index < span_count; index++)
             for (int64_t head = 0; head < kv_heads; head++)
