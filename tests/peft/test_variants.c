@@ -31,6 +31,9 @@ static void what_does_not_fit_is_refused(void **state) {
         {"\"kasa_config\": {}, \"init_lora_weights\": \"pissa\", \"target_modules\": [\"q_proj\"]", "pissa"},
         {"\"kasa_config\": {}, \"target_modules\": [\"embed_tokens\"]", "'model.embed_tokens': kasa_config"},
         {"\"alora_invocation_tokens\": [3], \"target_modules\": [\"lm_head\"]", "'lm_head': kasa_config"},
+        {"\"use_dora\": true, \"lora_bias\": true, \"target_modules\": [\"q_proj\"]", "use_dora does not go with"},
+        {"\"use_dora\": true, \"init_lora_weights\": \"olora\", \"target_modules\": [\"q_proj\"]", "olora"},
+        {"\"use_dora\": true, \"kasa_config\": {}, \"target_modules\": [\"q_proj\"]", "use_dora does not go with"},
         {"\"alora_invocation_tokens\": [37], \"target_modules\": [\"q_proj\"]", "37 is outside the vocabulary"},
         {"\"use_bdlora\": {\"nblocks\": 2}, \"target_modules\": [\"q_proj\"]", "is in neither target_modules_bd_a"},
         {"\"r\": 4, \"use_bdlora\": {\"nblocks\": 3, \"target_modules_bd_a\": [\"q_proj\"]}, \"target_modules\": "
@@ -151,6 +154,62 @@ static void adapters_that_replace_the_same_tensor_do_not_go_together(void **stat
     tn_model_free(model);
 }
 
+/* --- DoRA --- */
+
+#define BIASED                                                                                                              \
+    "{\"model_type\": \"llama\", \"vocab_size\": 37, \"hidden_size\": 24, \"intermediate_size\": 40, "                      \
+    "\"num_hidden_layers\": 1, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"initializer_range\": 0.2, "        \
+    "\"attention_bias\": true, \"tie_word_embeddings\": true}"
+
+/* The module's output for fixed inputs, [5, 24]. */
+static void run_module(const tn_module *module, bool training, float out[5 * 24]) {
+    tn_tape tape;
+    assert_ok(tn_tape_init(&tape, tn_kernels_cpu(), 1 << 20));
+    tn_forward forward = {.tape = &tape, .training = training, .dropout_seed = 3};
+    tn_var *x = tn_var_new(&tape, 5, 24, false);
+    tn_fill_normal(x->data, 5 * 24, 4, 4, 0, 1);
+    tn_var *y = tn_linear_forward(&forward, module, x);
+    assert_ok(tn_tape_status(&tape));
+    memcpy(out, y->data, 5 * 24 * sizeof *out);
+    tn_tape_free(&tape);
+}
+
+/* The sums of the dropout path are others, but with next to nothing dropped they come to the same. */
+static void dora_with_dropout_is_dora_where_nothing_is_dropped(void **state) {
+    float without[5 * 24], with[5 * 24];
+    tn_adapter *adapter;
+    tn_model *model = create_model(BIASED, 2);
+    (void)state;
+    assert_ok(
+        attach(model, "\"r\": 4, \"use_dora\": true, \"lora_dropout\": 1e-30, \"target_modules\": [\"q_proj\"]", &adapter));
+    randomise_adapter(adapter, 5, 0.5f);
+    const tn_module *module = tn_decoder_module(model->decoder, "model.layers.0.self_attn.q_proj");
+    run_module(module, false, without);
+    run_module(module, true, with);
+    assert_true(largest_difference(with, without, 5 * 24) < 1e-5);
+    tn_adapter_free(adapter);
+    tn_model_free(model);
+}
+
+/* A fresh one changes nothing; and a row of zeros, which has no direction, stays zero. */
+static void fresh_dora_changes_nothing(void **state) {
+    float before[5 * 24], after[5 * 24], weight[24 * 24];
+    bool has_bias;
+    tn_adapter *adapter;
+    tn_model *model = create_model(BIASED, 2);
+    tn_module *module = tn_decoder_module(model->decoder, "model.layers.0.self_attn.q_proj");
+    (void)state;
+    memset(module->weight.tensor.data, 0, 24 * sizeof(float));
+    run_module(module, false, before);
+    assert_ok(attach(model, "\"r\": 4, \"use_dora\": true, \"target_modules\": [\"q_proj\"]", &adapter));
+    run_module(module, false, after);
+    assert_true(largest_difference(after, before, 5 * 24) < 1e-5);
+    assert_ok(tn_adapter_merged_weight(adapter, module, weight, NULL, &has_bias));
+    assert_true(largest_difference(weight, module->weight.tensor.data, 24 * 24) < 1e-6);
+    tn_adapter_free(adapter);
+    tn_model_free(model);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_does_not_fit_is_refused),
@@ -159,6 +218,8 @@ int main(void) {
         cmocka_unit_test(names_choose_among_several_adapters),
         cmocka_unit_test(adapters_are_not_saved_beside_others),
         cmocka_unit_test(adapters_that_replace_the_same_tensor_do_not_go_together),
+        cmocka_unit_test(dora_with_dropout_is_dora_where_nothing_is_dropped),
+        cmocka_unit_test(fresh_dora_changes_nothing),
     };
     return cmocka_run_group_tests_name("variants", tests, NULL, remove_temporary);
 }
