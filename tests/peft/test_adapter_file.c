@@ -182,7 +182,8 @@ static void configuration_errors_name_the_file_and_the_key(void **state) {
         const char *old, *new, *words;
         tn_status status;
     } wrong[] = {
-        {"\"use_dora\": false", "\"use_dora\": true", "'use_dora', which this build does not support", TN_ERROR_UNSUPPORTED},
+        {"\"use_dora\": false", "\"use_qalora\": true", "'use_qalora', which this build does not support",
+         TN_ERROR_UNSUPPORTED},
         {"\"r\": 4", "\"r\": \"four\"", "'r'", TN_ERROR_FORMAT},
         {"\"r\": 4", "\"r\": 0", "rank 0 does not fit model.layers.0.self_attn.q_proj", TN_ERROR_ARGUMENT},
         {"\"r\": 4", "\"r\": 4,", "adapter_config.json", TN_ERROR_FORMAT},

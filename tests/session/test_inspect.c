@@ -132,7 +132,7 @@ static void every_method_of_the_golden_data_is_named(void **state) {
     } cases[] = {
         {"golden/lora_basic/adapter", "LORA", 4, true, NULL},
         {"golden/lora_embedding/adapter", "LORA", 3, true, NULL},
-        {"golden/dora_basic/adapter", "LORA", 4, false, "use_dora"},
+        {"golden/dora_basic/adapter", "LORA", 4, true, NULL},
         {"golden/loha_basic/adapter", "LOHA", 4, false, "'LOHA'"},
         {"golden/lokr_basic/adapter", "LOKR", 4, false, "'LOKR'"},
         {"golden/vera_basic/adapter", "VERA", 6, false, "'VERA'"},
