@@ -144,14 +144,17 @@ INLINE void tile_rows(float *c, int64_t ldc, const float *a, int64_t a_row, int6
 }
 
 INLINE void tile_as(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
-                    float alpha, float beta, int64_t rows, int64_t cols, int64_t depth, const bool across) {
+                    float alpha, float beta, int64_t cols, int64_t depth, const bool across, const int rows) {
+    if (a_row == 1)
+        tile_rows(c, ldc, a, 1, a_step, b, b_step, alpha, beta, cols, depth, across, rows);
+    else
+        tile_rows(c, ldc, a, a_row, a_step, b, b_step, alpha, beta, cols, depth, across, rows);
+}
+
+static void tile(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
+                 float alpha, float beta, int64_t rows, int64_t cols, int64_t depth) {
 #define ROWS(r)                                                                                                             \
-    case r:                                                                                                                 \
-        if (a_row == 1)                                                                                                     \
-            tile_rows(c, ldc, a, 1, a_step, b, b_step, alpha, beta, cols, depth, across, r <= MR ? r : 1);                  \
-        else                                                                                                                \
-            tile_rows(c, ldc, a, a_row, a_step, b, b_step, alpha, beta, cols, depth, across, r <= MR ? r : 1);              \
-        break
+    case r: tile_as(c, ldc, a, a_row, a_step, b, b_step, alpha, beta, cols, depth, false, r <= MR ? r : 1); break
     switch (rows) {
         ROWS(1);
         ROWS(2);
@@ -171,14 +174,21 @@ INLINE void tile_as(float *c, int64_t ldc, const float *a, int64_t a_row, int64_
 #undef ROWS
 }
 
-static void tile(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
-                 float alpha, float beta, int64_t rows, int64_t cols, int64_t depth) {
-    tile_as(c, ldc, a, a_row, a_step, b, b_step, alpha, beta, rows, cols, depth, false);
-}
-
+/* Tiles of fewer rows, of which a product has few, are turned outside of the registers: that takes less code. */
 static void tile_across(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
                         float alpha, float beta, int64_t rows, int64_t cols, int64_t depth) {
-    tile_as(c, ldc, a, a_row, a_step, b, b_step, alpha, beta, rows, cols, depth, true);
+    float turned[MR * NR];
+    if (rows == MR) {
+        tile_as(c, ldc, a, a_row, a_step, b, b_step, alpha, beta, cols, depth, true, MR);
+        return;
+    }
+    tile(turned, NR, a, a_row, a_step, b, b_step, alpha, 0, rows, cols, depth);
+    for (int64_t j = 0; j < cols; j++) {
+        for (int64_t i = 0; i < rows; i++) {
+            float *to = c + i + j * ldc, value = turned[i * NR + j];
+            *to = beta == 0.0f ? value : beta * *to + value;
+        }
+    }
 }
 
 /* UNITS vectors of columns of at most SHALLOW_DEPTH rows of B stay in registers. */

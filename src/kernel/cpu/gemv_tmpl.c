@@ -40,7 +40,7 @@ INLINE tn_vec load_half(const uint16_t *w, const tn_dtype dtype) {
 #else
 /* f16 by its bits: exponent and fraction moved into place as a float are the value times 2^-112, subnormals too. */
 INLINE tn_vec load_half(const uint16_t *w, const tn_dtype dtype) {
-    tn_mask bits;
+    tn_mask bits = {0};
     for (int i = 0; i < TN_LANES; i++)
         bits[i] = w[i];
     if (dtype == TN_DTYPE_BF16)
