@@ -11,7 +11,7 @@ typedef struct tn_lora_slot {
     tn_weight magnitude;        /* DoRA's m [O] */
     double *base_squares;       /* [O] squared norms of the base's rows, for DoRA */
     tn_weight diagonal;         /* KaSA's d [R] */
-    int64_t a_blocks, b_blocks; /* of a block-diagonal factor; 1: a full one */
+    int64_t a_blocks, b_blocks; /* of a block-diagonal factor; 0 or 1: a full one */
     bool has_bias, has_diagonal, has_magnitude, embedding;
     bool needs_invocation; /* acts only on rows that forward->invoked marks */
     float scale, scale0, dropout;

@@ -187,6 +187,9 @@ static void dora_with_dropout_is_dora_where_nothing_is_dropped(void **state) {
     run_module(module, false, without);
     run_module(module, true, with);
     assert_true(largest_difference(with, without, 5 * 24) < 1e-5);
+    ((tn_lora_slot *)adapter->slots[0].slot)->dropout = 0.5f;
+    run_module(module, true, with);
+    assert_true(largest_difference(with, without, 5 * 24) > 0.01);
     tn_adapter_free(adapter);
     tn_model_free(model);
 }
