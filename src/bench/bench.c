@@ -183,5 +183,5 @@ fail:
 
 /* Values, gradients and two moments, all f32. */
 int64_t tn_bench_full_bytes(const tn_model *model) {
-    return tn_decoder_parameters(model->decoder) * 4 * (int64_t)sizeof(float);
+    return tn_network_parameters(model->network) * 4 * (int64_t)sizeof(float);
 }

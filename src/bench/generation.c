@@ -26,7 +26,7 @@ static bool replaces_base(const tn_adapter *adapter, const tn_weight *weight) {
 
 /* Bytes of weights that a token reads: all but the embedding, of which it is one row unless the head reads it too. */
 static double weight_bytes(const tn_model *model, bool with_adapter) {
-    const tn_decoder *d = model->decoder;
+    const tn_network *d = model->network;
     double bytes = 0;
     for (int64_t i = 0; i < d->module_count; i++) {
         const tn_module *m = &d->modules[i];

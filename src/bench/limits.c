@@ -49,8 +49,8 @@ tn_status tn_limits_init(tn_limits *l, const tn_model *model, int64_t training_r
         add_shape(l, prompt_rows, modules[i], false);
     }
     int64_t head_rows = tn_head_loss_rows(model->decoder->config.vocab_size);
-    add_shape(l, training_rows < head_rows ? training_rows : head_rows, model->decoder->head, false);
-    add_shape(l, training_rows < head_rows ? training_rows : head_rows, model->decoder->head, true);
+    add_shape(l, training_rows < head_rows ? training_rows : head_rows, model->network->head, false);
+    add_shape(l, training_rows < head_rows ? training_rows : head_rows, model->network->head, true);
     for (int64_t i = 0; i < l->count; i++) {
         const tn_limit_shape *s = &l->shapes[i];
         l->x_count = larger(l->x_count, s->rows * larger(s->in, s->out));

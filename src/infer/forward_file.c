@@ -230,7 +230,7 @@ tn_status tn_forward_file(tn_model *model, const char *input_path, const char *o
         goto fail;
     }
     if (with_grad && !model->adapter)
-        TN_TRY_GOTO(tn_adapter_create_full(model->decoder, true, &model->adapter));
+        TN_TRY_GOTO(tn_adapter_create_full(model->network, true, &model->adapter));
     if (merged && model->adapter)
         TN_TRY_GOTO(tn_session_merge_in_memory(model, &kept));
     status = run(model, &in, output_path, with_grad);

@@ -254,7 +254,7 @@ tn_status tn_chat_prompt(const tn_model *model, const char *messages_json, bool 
             TN_ERROR_UNSUPPORTED,
             "%s has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); give a plain prompt "
             "instead of a conversation",
-            model->decoder->dir);
+            model->network->dir);
     tn_status status = render_chat(model, messages_json, add_generation_prompt, &text);
     if (status == TN_OK)
         status = tn_model_encode(model, tn_buf_text(&text), text.length, false, ids, count);

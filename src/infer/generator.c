@@ -14,7 +14,7 @@ enum { PASS_TOKENS = 1024 };
 
 int64_t tn_generator_position_bytes(const tn_model *model) {
     const tn_decoder_config *config = &model->decoder->config;
-    return config->kv_heads * config->head_size * 2 * model->decoder->layer_count * (int64_t)sizeof(float);
+    return config->kv_heads * config->head_size * 2 * model->network->layer_count * (int64_t)sizeof(float);
 }
 
 static tn_status check_prompts(const tn_model *model, const tn_prompt *prompts, int64_t count) {

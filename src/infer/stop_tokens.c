@@ -26,7 +26,7 @@ tn_status tn_stop_tokens_read(const tn_model *model, tn_ids *out) {
         TN_TRY(add(out, config->eos[i]));
     if (model->tokenizer)
         TN_TRY(add(out, tn_tokenizer_eos(model->tokenizer)));
-    TN_TRY(tn_path_join(path, model->decoder->dir, "generation_config.json"));
+    TN_TRY(tn_path_join(path, model->network->dir, "generation_config.json"));
     if (!tn_path_exists(path))
         return TN_OK;
     cJSON *json;

@@ -90,9 +90,9 @@ static tn_var *block(tn_tape *tape, void *context, tn_var *x) {
 tn_var *tn_decoder_hidden(tn_decoder *model, const tn_forward *forward, const tn_tokens *tokens,
                           tn_checkpointing checkpointing) {
     tn_tape *tape = forward->tape;
-    tn_var *x = tn_embedding_forward(forward, model->embedding, tokens->ids, tokens->count);
-    block_context *contexts = tn_tape_store(tape, (size_t)model->layer_count * sizeof *contexts);
-    for (int64_t i = 0; i < model->layer_count && contexts; i++) {
+    tn_var *x = tn_embedding_forward(forward, model->net.embedding, tokens->ids, tokens->count);
+    block_context *contexts = tn_tape_store(tape, (size_t)model->net.layer_count * sizeof *contexts);
+    for (int64_t i = 0; i < model->net.layer_count && contexts; i++) {
         contexts[i] = (block_context){model, forward, tokens, i};
         tn_var *y = checkpointing == TN_CHECKPOINTING_ON ? tn_checkpointed(tape, block, &contexts[i], x)
                                                          : block(tape, &contexts[i], x);
@@ -107,25 +107,25 @@ tn_var *tn_decoder_hidden(tn_decoder *model, const tn_forward *forward, const tn
 tn_var *tn_decoder_logits(tn_tape *tape, void *context, tn_var *hidden) {
     const tn_decoder_head *head = context;
     (void)tape;
-    return tn_linear_forward(head->forward, head->model->head, hidden);
+    return tn_linear_forward(head->forward, head->model->net.head, hidden);
 }
 
 tn_status tn_kv_cache_init(tn_kv_cache *cache, const tn_decoder *model, int64_t sequences, int64_t capacity) {
     int64_t row = model->config.kv_heads * model->config.head_size, rows, floats, bytes;
-    *cache = (tn_kv_cache){.sequences = sequences, .capacity = capacity, .row = row, .layers = model->layer_count};
-    if (!tn_mul_i64(sequences, capacity, &rows) || !tn_mul_i64(rows, row * 2 * model->layer_count, &floats) ||
+    *cache = (tn_kv_cache){.sequences = sequences, .capacity = capacity, .row = row, .layers = model->net.layer_count};
+    if (!tn_mul_i64(sequences, capacity, &rows) || !tn_mul_i64(rows, row * 2 * model->net.layer_count, &floats) ||
         !tn_mul_i64(floats, (int64_t)sizeof(float), &bytes))
         return tn_fail(TN_ERROR_ARGUMENT, "a cache of %lld positions is too large", (long long)capacity);
     cache->bytes = bytes;
     cache->memory = tn_pages_alloc((size_t)bytes);
-    cache->k = tn_calloc((size_t)model->layer_count * 2, sizeof *cache->k);
+    cache->k = tn_calloc((size_t)model->net.layer_count * 2, sizeof *cache->k);
     cache->lengths = tn_calloc((size_t)sequences, sizeof *cache->lengths);
     if (!cache->memory || !cache->k || !cache->lengths) {
         tn_kv_cache_free(cache);
         return tn_fail_memory("the key and value cache");
     }
-    cache->v = cache->k + model->layer_count;
-    for (int64_t i = 0; i < model->layer_count * 2; i++)
+    cache->v = cache->k + model->net.layer_count;
+    for (int64_t i = 0; i < model->net.layer_count * 2; i++)
         cache->k[i] = (float *)(void *)cache->memory + i * rows * row;
     return TN_OK;
 }

@@ -4,9 +4,7 @@
 #define TN_MODEL_DECODER_H
 
 #include "model/config.h"
-#include "nn/module.h"
-#include "nn/params.h"
-#include "tensor/checkpoint.h"
+#include "model/network.h"
 
 typedef struct tn_decoder_layer {
     tn_module *input_norm, *q, *k, *v, *o, *q_norm, *k_norm, *post_norm, *gate, *up, *down;
@@ -23,26 +21,13 @@ typedef struct tn_decoder_stack {
 } tn_decoder_stack;
 
 typedef struct tn_decoder {
-    char *dir; /* where it was loaded from */
+    tn_network net; /* first, so that hooks of its kind find the decoder */
     tn_decoder_config config;
-    cJSON *json; /* config.json as read */
-    tn_checkpoint checkpoint;
-    tn_module *modules; /* in the order of the forward pass */
-    int64_t module_count;
-    tn_map by_name;
-    tn_decoder_layer *layers;
-    int64_t layer_count; /* of the stack: config.layers unless layers were replicated */
-    tn_module *embedding, *final_norm, *head;
+    tn_decoder_layer *layers; /* [net.layer_count]: config.layers unless layers were replicated */
+    tn_module *final_norm;
     tn_decoder_stack base_stack;
     float *rope_cos, *rope_sin;
     int64_t rope_positions;
-    float *random_weights; /* of --init random, else NULL */
-    int64_t random_bytes;
-    float *norm_weights; /* norms and biases widened to f32: kernels read those as such */
-    int64_t norm_bytes;
-    tn_arena arena;
-    int64_t unused_tensors; /* in the checkpoint, but not of this architecture; first one named */
-    const char *first_unused;
 } tn_decoder;
 
 /* Loads config.json and maps the weights of `dir`. Every tensor of the architecture must be there with its shape and without
@@ -53,20 +38,8 @@ tn_status tn_decoder_load(const char *dir, tn_decoder **out);
 tn_status tn_decoder_create(const char *path, uint64_t seed, tn_decoder **out);
 void tn_decoder_free(tn_decoder *model);
 
-tn_module *tn_decoder_module(const tn_decoder *model, const char *name); /* by dotted name; NULL when absent */
-
-/* Stacks ranges [start, end) of the base's layers, as PEFT's layer_replication: weights are shared, module names count the
- * stack. Call before anything is attached, and not on a stack. */
-tn_status tn_decoder_replicate(tn_decoder *model, const int64_t (*ranges)[2], int64_t count);
-
-/* Goes back to the base's own layers, after everything was detached; fine without a stack. */
-void tn_decoder_unreplicate(tn_decoder *model);
-
 /* Prepares positions 0 .. positions - 1; call before a forward that needs them. */
 tn_status tn_decoder_prepare(tn_decoder *model, int64_t positions);
-
-int64_t tn_decoder_parameters(const tn_decoder *model); /* distinct weights of the base */
-int64_t tn_decoder_bytes(const tn_decoder *model);      /* bytes of the base as stored */
 
 /* Keys and values of earlier positions, one row [K*D] per position and layer. */
 typedef struct tn_kv_cache {

@@ -71,7 +71,7 @@ static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_
     return tn_params_add(&adapter->params, name, weight);
 }
 
-static tn_status check_saved_names(const tn_decoder *model, tn_text_list names) {
+static tn_status check_saved_names(const tn_network *model, tn_text_list names) {
     for (size_t i = 0; i < names.count; i++) {
         bool found = false;
         for (int64_t m = 0; m < model->module_count && !found; m++)
@@ -84,7 +84,7 @@ static tn_status check_saved_names(const tn_decoder *model, tn_text_list names) 
 
 /* With ensure_weight_tying a tied head stays tied to the trained embedding; otherwise each goes its own way, as in PEFT. */
 static tn_status add_saved_modules(tn_adapter *adapter) {
-    tn_decoder *model = adapter->model;
+    tn_network *model = adapter->model;
     tn_text_list names = adapter->config.modules_to_save;
     TN_TRY(check_saved_names(model, names));
     for (int64_t i = 0; i < model->module_count; i++) {
@@ -93,7 +93,7 @@ static tn_status add_saved_modules(tn_adapter *adapter) {
             continue;
         if (module->tied && adapter->config.ensure_weight_tying && tn_peft_saves_module(names, module->tied->name))
             continue;
-        if (module == model->embedding && model->head->tied && !adapter->config.ensure_weight_tying) {
+        if (module == model->embedding && model->head && model->head->tied && !adapter->config.ensure_weight_tying) {
             model->head->weight = module->weight;
             model->head->tied = NULL;
         }
@@ -105,7 +105,7 @@ static tn_status add_saved_modules(tn_adapter *adapter) {
 }
 
 static tn_status add_biases(tn_adapter *adapter, const bool *selected) {
-    tn_decoder *model = adapter->model;
+    tn_network *model = adapter->model;
     for (int64_t i = 0; i < model->module_count && adapter->config.bias != TN_BIAS_NONE; i++) {
         tn_module *module = &model->modules[i];
         if (module->has_bias && (selected[i] || adapter->config.bias == TN_BIAS_ALL))
@@ -132,8 +132,10 @@ static tn_status check_token_indices(const tn_token_rows *rows, int64_t vocab) {
 }
 
 static tn_status add_token_rows(tn_adapter *adapter, const tn_token_rows *rows) {
-    tn_decoder *model = adapter->model;
+    tn_network *model = adapter->model;
     tn_module *module = model->embedding;
+    if (!module)
+        return tn_fail(TN_ERROR_ARGUMENT, "trainable_token_indices: this model takes no tokens");
     if (rows->module && strcmp(rows->module, "embed_tokens") != 0 && strcmp(rows->module, module->name) != 0)
         return tn_fail(TN_ERROR_UNSUPPORTED, "trainable_token_indices: only the input embedding '%s' is supported, not '%s'",
                        module->name, rows->module);
@@ -146,7 +148,7 @@ static tn_status add_token_rows(tn_adapter *adapter, const tn_token_rows *rows) 
     slot->rows = &slot->storage;
     slot->storage.tensor = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = 2, .shape = {rows->count, cols}};
     TN_TRY(tn_adapter_declare(adapter, module, "token_adapter.trainable_tokens_delta", &slot->storage));
-    if (!model->head->tied)
+    if (!model->head || !model->head->tied)
         return TN_OK;
     TN_TRY(add_slot(adapter, model->head, NULL, &tn_token_rows_hooks, sizeof(tn_token_rows_slot), &base));
     tn_token_rows_slot *follower = (tn_token_rows_slot *)base;
@@ -175,14 +177,17 @@ static tn_status resolve_all_linear(tn_adapter *adapter, const bool *selected) {
 }
 
 static tn_status build(tn_adapter *adapter, bool *selected) {
-    tn_decoder *model = adapter->model;
+    tn_network *model = adapter->model;
     tn_peft_config *config = &adapter->config;
     if (config->replication_count) {
-        TN_TRY(tn_decoder_replicate(model, (const int64_t(*)[2])config->replication, (int64_t)config->replication_count));
+        if (!model->kind->replicate)
+            return tn_fail(TN_ERROR_UNSUPPORTED, "layer_replication: the layers of a %s model cannot be stacked",
+                           model->family);
+        TN_TRY(model->kind->replicate(model, (const int64_t(*)[2])config->replication, (int64_t)config->replication_count));
         adapter->replicated = true;
     }
     if (!config->target_modules.count && !config->target_regex && !config->all_linear && !config->target_parameters.count)
-        TN_TRY(tn_peft_config_set_targets(config, "q_proj,v_proj"));
+        TN_TRY(tn_peft_config_set_targets(config, model->default_targets));
     TN_TRY(tn_lora_init_check(config->init));
     TN_TRY(tn_peft_select(model, config, adapter->method, selected));
     TN_TRY(resolve_all_linear(adapter, selected));
@@ -221,7 +226,7 @@ static void attach(tn_adapter *adapter) {
     adapter->attached = adapter->enabled = true;
 }
 
-tn_status tn_adapter_create(tn_decoder *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
+tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
                             uint64_t seed, tn_adapter **out) {
     tn_adapter *adapter = tn_calloc(1, sizeof *adapter);
     bool *selected = NULL;
@@ -237,7 +242,7 @@ tn_status tn_adapter_create(tn_decoder *model, const tn_peft_method *method, tn_
     *config = (tn_peft_config){0};
     int64_t modules = model->module_count;
     for (size_t i = 0; i < adapter->config.replication_count; i++)
-        modules += 11 * model->config.layers;
+        modules += model->module_count;
     selected = tn_calloc((size_t)modules, 1);
     if (!selected) {
         status = tn_fail_memory("the adapter");
@@ -256,7 +261,7 @@ fail:
     return status;
 }
 
-tn_status tn_adapter_create_full(tn_decoder *model, bool trainable, tn_adapter **out) {
+tn_status tn_adapter_create_full(tn_network *model, bool trainable, tn_adapter **out) {
     tn_adapter *adapter = tn_calloc(1, sizeof *adapter);
     tn_status status;
     *out = NULL;
@@ -289,8 +294,8 @@ static void restore_base(tn_adapter *adapter) {
         if (r->was_tied)
             r->module->tied = r->tied;
     }
-    tn_decoder *model = adapter->model;
-    if (model->config.tied)
+    tn_network *model = adapter->model;
+    if (model->tied)
         model->head->tied = model->embedding;
 }
 
@@ -306,7 +311,7 @@ void tn_adapter_free(tn_adapter *adapter) {
     }
     restore_base(adapter);
     if (adapter->replicated)
-        tn_decoder_unreplicate(adapter->model);
+        adapter->model->kind->unreplicate(adapter->model);
     tn_params_free(&adapter->params);
     tn_peft_config_free(&adapter->config);
     tn_arena_free(&adapter->arena);

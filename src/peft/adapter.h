@@ -2,7 +2,8 @@
 #ifndef TN_PEFT_ADAPTER_H
 #define TN_PEFT_ADAPTER_H
 
-#include "model/decoder.h"
+#include "model/network.h"
+#include "nn/params.h"
 #include "peft/method.h"
 
 typedef struct tn_adapter_slot {
@@ -21,7 +22,7 @@ typedef struct tn_replaced {
 } tn_replaced;
 
 struct tn_adapter {
-    tn_decoder *model;
+    tn_network *model;
     const tn_peft_method *method; /* NULL: full fine-tuning */
     tn_peft_config config;
     tn_params params; /* names are the file's keys without "base_model.model." (full: the checkpoint's names) */
@@ -38,11 +39,11 @@ struct tn_adapter {
 
 /* Makes an adapter for `model` with starting values by `seed`, attached. Takes the contents of `config` (also on failure).
  * With `trainable` the parameters have gradients. Fails when a target matches nothing, when a rank does not fit. */
-tn_status tn_adapter_create(tn_decoder *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
+tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
                             uint64_t seed, tn_adapter **out);
 
 /* Full fine-tuning: every base tensor becomes a trained f32 copy. */
-tn_status tn_adapter_create_full(tn_decoder *model, bool trainable, tn_adapter **out);
+tn_status tn_adapter_create_full(tn_network *model, bool trainable, tn_adapter **out);
 
 /* Detaches from the model and frees; NULL is fine. The model stays usable. */
 void tn_adapter_free(tn_adapter *adapter);
@@ -73,12 +74,12 @@ typedef struct tn_adapter_load_report {
 
 /* Reads a PEFT folder. Every tensor of the file must find its place and every place its tensor, of the right shape, without
  * NaN; errors name the first that do not and the nearest names. */
-tn_status tn_adapter_load(tn_decoder *model, const char *dir, const tn_adapter_load_options *options,
+tn_status tn_adapter_load(tn_network *model, const char *dir, const tn_adapter_load_options *options,
                           tn_adapter_load_report *report, tn_adapter **out);
 
 /* Loads a folder that may hold several adapters as PEFT saves them, the others in subfolders by name, as a
  * list. name: that one alone ("default": the folder's own), or NULL: all. */
-tn_status tn_adapter_load_all(tn_decoder *model, const char *dir, const char *name, const tn_adapter_load_options *options,
+tn_status tn_adapter_load_all(tn_network *model, const char *dir, const char *name, const tn_adapter_load_options *options,
                               tn_adapter **out);
 
 /* Writes adapter_config.json and adapter_model.safetensors (f32) of this one into `dir`, as PEFT's save_pretrained. An
@@ -111,7 +112,7 @@ bool tn_adapter_has(const tn_adapter *adapter, const tn_module *module);
 bool tn_adapter_changes(const tn_adapter *adapter, const tn_module *module);
 
 /* Modules that a configuration selects, in the model's order, into `selected` (one bool per module). */
-tn_status tn_peft_select(const tn_decoder *model, const tn_peft_config *config, const tn_peft_method *method,
+tn_status tn_peft_select(const tn_network *model, const tn_peft_config *config, const tn_peft_method *method,
                          bool *selected);
 
 /* True when modules_to_save names the module: its name ends in an entry, dot or not, as PEFT compares. */

@@ -15,7 +15,7 @@ static const tn_module *frozen_copy_of(const tn_adapter *adapter, const char *na
         return NULL;
     char module[512];
     snprintf(module, sizeof module, "%.*s", (int)(suffix - name), name);
-    return tn_decoder_module(adapter->model, module);
+    return tn_network_module(adapter->model, module);
 }
 
 /* Older and newer files spell a few keys differently. */
@@ -38,8 +38,8 @@ static tn_param *find_param(const tn_adapter *adapter, const char *name) {
 /* A head that ensure_weight_tying ties to a saved embedding is stored twice. */
 static bool is_tied_copy(const tn_adapter *adapter, const char *name) {
     const tn_module *head = adapter->model->head;
-    size_t length = strlen(head->name);
-    return head->tied && strncmp(name, head->name, length) == 0 && strcmp(name + length, ".weight") == 0;
+    size_t length = head ? strlen(head->name) : 0;
+    return head && head->tied && strncmp(name, head->name, length) == 0 && strcmp(name + length, ".weight") == 0;
 }
 
 static tn_status fail_unexpected(const tn_adapter *adapter, const char *path, const char *name) {
@@ -166,7 +166,7 @@ static tn_status read_config(const char *dir, tn_peft_config *config) {
     return status;
 }
 
-tn_status tn_adapter_load(tn_decoder *model, const char *dir, const tn_adapter_load_options *options,
+tn_status tn_adapter_load(tn_network *model, const char *dir, const tn_adapter_load_options *options,
                           tn_adapter_load_report *report, tn_adapter **out) {
     tn_peft_config config;
     tn_safetensors file;
@@ -246,7 +246,7 @@ static tn_status write_doubled(tn_safetensors_writer *writer, const tn_lora_slot
 /* The saved embedding that a head still follows; PEFT writes it under both names. NULL when there is none. */
 static const tn_param *embedding_of_tied_head(const tn_adapter *adapter) {
     const tn_module *head = adapter->model->head;
-    for (int64_t i = 0; i < adapter->params.count && adapter->config.ensure_weight_tying && head->tied; i++)
+    for (int64_t i = 0; i < adapter->params.count && adapter->config.ensure_weight_tying && head && head->tied; i++)
         if (adapter->params.entries[i].weight == &head->tied->weight)
             return &adapter->params.entries[i];
     return NULL;

@@ -67,7 +67,7 @@ static void free_names(name_list *names) {
         tn_free(names->items[i]);
 }
 
-static tn_status append_named(tn_decoder *model, const char *dir, const char *name, const tn_adapter_load_options *options,
+static tn_status append_named(tn_network *model, const char *dir, const char *name, const tn_adapter_load_options *options,
                               tn_adapter *first) {
     char folder[TN_PATH_MAX];
     tn_adapter *adapter;
@@ -76,7 +76,7 @@ static tn_status append_named(tn_decoder *model, const char *dir, const char *na
     return tn_adapter_append(first, adapter, name);
 }
 
-tn_status tn_adapter_load_all(tn_decoder *model, const char *dir, const char *name, const tn_adapter_load_options *options,
+tn_status tn_adapter_load_all(tn_network *model, const char *dir, const char *name, const tn_adapter_load_options *options,
                               tn_adapter **out) {
     char folder[TN_PATH_MAX];
     name_list names = {0};

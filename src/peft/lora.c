@@ -55,7 +55,7 @@ static tn_status lora_create(tn_adapter *adapter, tn_slot *base, tn_module *modu
     slot->embedding = module->kind == TN_MODULE_EMBEDDING;
     slot->scale = (float)tn_peft_scale(config, alpha, rank);
     slot->dropout = (float)config->dropout;
-    TN_TRY(tn_lora_variant_choose(config, module, rank, adapter->model->config.vocab_size, slot));
+    TN_TRY(tn_lora_variant_choose(config, module, rank, adapter->model->vocab_size, slot));
     slot->a = matrix(rank, slot->embedding ? rows : cols / slot->a_blocks);
     slot->b = matrix(slot->embedding ? cols : rows, rank / slot->b_blocks);
     TN_TRY(tn_adapter_declare(adapter, module, slot->embedding ? "lora_embedding_A" : "lora_A.weight", &slot->a));

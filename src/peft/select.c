@@ -81,7 +81,7 @@ static const char *leaf(const char *name) {
 }
 
 /* "none of the model's modules is named X; nearest: Y; it has a, b, c". */
-static tn_status fail_unmatched(const tn_decoder *model, const char *entry) {
+static tn_status fail_unmatched(const tn_network *model, const char *entry) {
     const char *leaves[64];
     size_t count = 0;
     tn_buf list = {0};
@@ -103,7 +103,7 @@ static tn_status fail_unmatched(const tn_decoder *model, const char *entry) {
     return status;
 }
 
-tn_status tn_peft_select(const tn_decoder *model, const tn_peft_config *config, const tn_peft_method *method,
+tn_status tn_peft_select(const tn_network *model, const tn_peft_config *config, const tn_peft_method *method,
                          bool *selected) {
     int64_t count = 0;
     tn_status status = TN_OK;

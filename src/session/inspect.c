@@ -201,7 +201,7 @@ static tn_status try_to_load(cJSON *out, const char *dir) {
     if (status != TN_OK)
         tn_inspect_add_problem(out, tn_error_message());
     else
-        cJSON_AddNumberToObject(out, "unused_tensors", (double)decoder->unused_tensors);
+        cJSON_AddNumberToObject(out, "unused_tensors", (double)decoder->net.unused_tensors);
     tn_decoder_free(decoder);
     return TN_OK;
 }

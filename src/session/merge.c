@@ -28,14 +28,14 @@ typedef struct {
 } output_tensor;
 
 /* Elements of the largest tensor of the modules and of what the checkpoint holds besides. */
-static int64_t largest_tensor(const tn_decoder *decoder) {
+static int64_t largest_tensor(const tn_network *network) {
     int64_t most = 1;
-    for (int64_t i = 0; i < decoder->module_count; i++) {
-        int64_t count = tn_tensor_count(&tn_module_weight(&decoder->modules[i])->tensor);
+    for (int64_t i = 0; i < network->module_count; i++) {
+        int64_t count = tn_tensor_count(&tn_module_weight(&network->modules[i])->tensor);
         most = count > most ? count : most;
     }
-    for (size_t f = 0; f < decoder->checkpoint.file_count; f++) {
-        const tn_safetensors *file = &decoder->checkpoint.files[f];
+    for (size_t f = 0; f < network->checkpoint.file_count; f++) {
+        const tn_safetensors *file = &network->checkpoint.files[f];
         for (size_t e = 0; e < file->count; e++) {
             int64_t count = tn_tensor_count(&file->entries[e].tensor);
             most = count > most ? count : most;
@@ -47,7 +47,7 @@ static int64_t largest_tensor(const tn_decoder *decoder) {
 /* A model made from a config.json alone has no stored type to keep: the one that config.json names is meant. */
 static const char *named_dtype(const tn_model *model) {
     static const char *const names[][2] = {{"float32", "f32"}, {"bfloat16", "bf16"}, {"float16", "f16"}};
-    const cJSON *json = model->decoder->json, *named = tn_json_get(json, "dtype");
+    const cJSON *json = model->network->json, *named = tn_json_get(json, "dtype");
     named = named ? named : tn_json_get(json, "torch_dtype");
     for (int i = 0; i < 3; i++)
         if (cJSON_IsString(named) && strcmp(named->valuestring, names[i][0]) == 0)
@@ -57,12 +57,12 @@ static const char *named_dtype(const tn_model *model) {
 
 static tn_status merger_init(merger *m, tn_model *model, const char *dtype, int direction) {
     bool keep = !dtype || strcmp(dtype, "keep") == 0;
-    if (keep && !model->decoder->checkpoint.file_count)
+    if (keep && !model->network->checkpoint.file_count)
         dtype = named_dtype(model);
     *m = (merger){.model = model, .direction = direction, .keep_dtype = !dtype || strcmp(dtype, "keep") == 0};
     if (!m->keep_dtype && (!tn_dtype_from_name(dtype, &m->dtype) || m->dtype > TN_DTYPE_BF16))
         return tn_fail(TN_ERROR_ARGUMENT, "dtype '%s' is not one of keep, f32, bf16, f16", dtype);
-    m->scratch = largest_tensor(model->decoder);
+    m->scratch = largest_tensor(model->network);
     size_t most = (size_t)m->scratch;
     m->weight = tn_pages_alloc(most * sizeof(float));
     m->bias = tn_pages_alloc(most * sizeof(float));
@@ -169,7 +169,7 @@ static void note_rounding(merger *m, const float *exact, const float *merged, tn
 
 /* In the checkpoint that is read; what merging adds is like the embedding there. */
 static tn_dtype stored_dtype(const merger *m, const output_tensor *t) {
-    const tn_decoder *d = m->model->decoder;
+    const tn_network *d = m->model->network;
     const tn_tensor *embedding = tn_checkpoint_find(&d->checkpoint, "model.embed_tokens.weight");
     return t->source ? t->source->dtype : embedding ? embedding->dtype : TN_DTYPE_F32;
 }
@@ -209,23 +209,23 @@ static tn_status write_tensor(merger *m, tn_safetensors_writer *writer, const ou
     return tn_safetensors_writer_data(writer, m->stored, count * tn_dtype_size(dtype));
 }
 
-static const tn_module *module_of(const tn_decoder *decoder, const char *name, bool *is_bias) {
+static const tn_module *module_of(const tn_network *network, const char *name, bool *is_bias) {
     const char *dot = strrchr(name, '.');
     int64_t at;
     *is_bias = dot && strcmp(dot, ".bias") == 0;
     if (!dot || (!*is_bias && strcmp(dot, ".weight") != 0))
         return NULL;
-    if (!tn_map_get(&decoder->by_name, name, (size_t)(dot - name), &at))
+    if (!tn_map_get(&network->by_name, name, (size_t)(dot - name), &at))
         return NULL;
-    const tn_module *module = &decoder->modules[at];
+    const tn_module *module = &network->modules[at];
     return *is_bias && !module->has_bias ? NULL : module;
 }
 
 /* What a merged model has and the base has not: a bias from lora_bias, a head that no longer follows the embedding. */
 static bool head_comes_apart(const tn_model *model) {
-    const tn_decoder *d = model->decoder;
+    const tn_network *d = model->network;
     const tn_adapter *adapter = model->adapter;
-    if (!d->config.tied || !adapter)
+    if (!d->tied || !adapter)
         return false;
     bool separate = !d->head->tied, follows = true;
     for (; adapter; adapter = adapter->next)
@@ -237,7 +237,7 @@ static bool head_comes_apart(const tn_model *model) {
 }
 
 static tn_status check_new_biases(merger *m) {
-    const tn_decoder *d = m->model->decoder;
+    const tn_network *d = m->model->network;
     for (int64_t i = 0; i < d->module_count && m->model->adapter; i++) {
         const tn_module *module = &d->modules[i];
         bool has_bias = module->has_bias;
@@ -276,31 +276,31 @@ fail:
 static const char *const head_weight = "lm_head.weight";
 
 /* A tensor may lie in a shard that the index does not name for it; then it is no part of the checkpoint. */
-static bool is_indexed(const tn_decoder *decoder, const tn_safetensors_entry *entry) {
-    return tn_checkpoint_find(&decoder->checkpoint, entry->name) == &entry->tensor;
+static bool is_indexed(const tn_network *network, const tn_safetensors_entry *entry) {
+    return tn_checkpoint_find(&network->checkpoint, entry->name) == &entry->tensor;
 }
 
 /* Appends a file's tensors, in its order, to `list`. A tied head that is stored all the same stays what it was for the
  * model: the embedding. */
-static size_t list_file(const tn_decoder *decoder, const tn_safetensors *file, output_tensor *list) {
+static size_t list_file(const tn_network *network, const tn_safetensors *file, output_tensor *list) {
     size_t count = 0;
     for (size_t e = 0; e < file->count; e++) {
         const tn_safetensors_entry *entry = &file->entries[e];
-        if (!is_indexed(decoder, entry))
+        if (!is_indexed(network, entry))
             continue;
         output_tensor *t = &list[count++];
         *t = (output_tensor){.name = entry->name, .source = &entry->tensor};
-        t->module = module_of(decoder, t->name, &t->is_bias);
-        if (t->module == decoder->head && decoder->config.tied)
+        t->module = module_of(network, t->name, &t->is_bias);
+        if (t->module == network->head && network->tied)
             t->source = NULL;
     }
     return count;
 }
 
-static size_t list_created(const tn_decoder *decoder, output_tensor *list, tn_arena *names) {
+static size_t list_created(const tn_network *network, output_tensor *list, tn_arena *names) {
     size_t count = 0;
-    for (int64_t i = 0; i < decoder->module_count; i++) {
-        const tn_module *module = &decoder->modules[i];
+    for (int64_t i = 0; i < network->module_count; i++) {
+        const tn_module *module = &network->modules[i];
         if (!module->tied)
             list[count++] = (output_tensor){.name = tn_arena_printf(names, "%s.weight", module->name), .module = module};
         if (module->has_bias)
@@ -315,18 +315,18 @@ static const char *base_name(const char *path) {
     return slash ? slash + 1 : path;
 }
 
-static tn_status write_index(const tn_decoder *decoder, const char *dir, bool with_head, int64_t bytes) {
+static tn_status write_index(const tn_network *network, const char *dir, bool with_head, int64_t bytes) {
     char path[TN_PATH_MAX];
     tn_buf text = {0};
     cJSON *index = cJSON_CreateObject(), *metadata = cJSON_AddObjectToObject(index, "metadata");
     cJSON *map = cJSON_AddObjectToObject(index, "weight_map");
     cJSON_AddNumberToObject(metadata, "total_size", (double)bytes);
     const char *last = "";
-    for (size_t f = 0; f < decoder->checkpoint.file_count; f++) {
-        const tn_safetensors *file = &decoder->checkpoint.files[f];
+    for (size_t f = 0; f < network->checkpoint.file_count; f++) {
+        const tn_safetensors *file = &network->checkpoint.files[f];
         last = base_name(file->path);
         for (size_t e = 0; e < file->count; e++)
-            if (is_indexed(decoder, &file->entries[e]))
+            if (is_indexed(network, &file->entries[e]))
                 cJSON_AddStringToObject(map, file->entries[e].name, last);
     }
     if (with_head)
@@ -344,7 +344,7 @@ static tn_status write_index(const tn_decoder *decoder, const char *dir, bool wi
 }
 
 static tn_status write_weights(merger *m, const char *dir, bool with_head) {
-    const tn_decoder *d = m->model->decoder;
+    const tn_network *d = m->model->network;
     char path[TN_PATH_MAX];
     size_t most = (size_t)d->module_count * 2 + 2;
     int64_t bytes = 0;
@@ -376,7 +376,7 @@ fail:
 static tn_status write_config(const merger *m, const char *dir, bool untied) {
     char path[TN_PATH_MAX];
     static const char *const torch_names[] = {"float32", "float16", "bfloat16"};
-    cJSON *json = cJSON_Duplicate(m->model->decoder->json, true);
+    cJSON *json = cJSON_Duplicate(m->model->network->json, true);
     tn_buf text = {0};
     if (!json)
         return tn_fail_memory("config.json");
@@ -438,12 +438,12 @@ static bool same_folder(const char *one, const char *other) {
  * part of the checkpoint. */
 static tn_status check_folder(const tn_model *model, const char *dir) {
     char path[TN_PATH_MAX];
-    if (same_folder(model->decoder->dir, dir))
+    if (same_folder(model->network->dir, dir))
         return tn_fail(TN_ERROR_ARGUMENT, "%s is the model's own folder; choose another one for the output", dir);
     if (model->adapter_dir && same_folder(model->adapter_dir, dir))
         return tn_fail(TN_ERROR_ARGUMENT, "%s is the adapter's folder; choose another one for the output", dir);
     TN_TRY(
-        tn_path_join(path, dir, model->decoder->checkpoint.sharded ? "model.safetensors" : "model.safetensors.index.json"));
+        tn_path_join(path, dir, model->network->checkpoint.sharded ? "model.safetensors" : "model.safetensors.index.json"));
     if (tn_path_exists(path))
         return tn_fail(TN_ERROR_ARGUMENT,
                        "%s belongs to another checkpoint; remove it or choose another folder for the output", path);
@@ -451,8 +451,8 @@ static tn_status check_folder(const tn_model *model, const char *dir) {
 }
 
 static uint64_t output_bytes(const merger *m) {
-    const tn_decoder *d = m->model->decoder;
-    return (uint64_t)(m->keep_dtype ? tn_decoder_bytes(d) : tn_decoder_parameters(d) * tn_dtype_size(m->dtype));
+    const tn_network *d = m->model->network;
+    return (uint64_t)(m->keep_dtype ? tn_network_bytes(d) : tn_network_parameters(d) * tn_dtype_size(m->dtype));
 }
 
 /* What is merged is the adapter, whether it acts at the moment or not. */
@@ -479,7 +479,7 @@ tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const ch
     TN_TRY_GOTO(tn_dir_check_writable(dir));
     TN_TRY_GOTO(tn_disk_check_free(dir, output_bytes(&m)));
     TN_TRY_GOTO(check_new_biases(&m));
-    TN_TRY_GOTO(write_weights(&m, dir, untied && !tn_checkpoint_find(&model->decoder->checkpoint, head_weight)));
+    TN_TRY_GOTO(write_weights(&m, dir, untied && !tn_checkpoint_find(&model->network->checkpoint, head_weight)));
     TN_TRY_GOTO(write_config(&m, dir, untied));
     TN_TRY_GOTO(tn_session_copy_words(model, dir));
     if (report)

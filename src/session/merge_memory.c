@@ -5,7 +5,7 @@
 
 /* Backwards, so that a tied head sees the embedding's own weight. */
 static tn_status merge_modules(tn_model *model, float *place) {
-    tn_decoder *d = model->decoder;
+    tn_network *d = model->network;
     for (int64_t i = d->module_count; i-- > 0;) {
         tn_module *module = &d->modules[i];
         tn_tensor *weight = &module->weight.tensor;
@@ -27,7 +27,7 @@ static tn_status merge_modules(tn_model *model, float *place) {
 }
 
 tn_status tn_session_merge_in_memory(tn_model *model, tn_merged *out) {
-    tn_decoder *d = model->decoder;
+    tn_network *d = model->network;
     tn_adapter *adapter = model->adapter;
     int64_t floats = 0;
     *out = (tn_merged){0};
@@ -57,7 +57,7 @@ tn_status tn_session_merge_in_memory(tn_model *model, tn_merged *out) {
 void tn_session_merged_free(tn_model *model, tn_merged *merged) {
     if (!merged->modules)
         return;
-    memcpy(model->decoder->modules, merged->modules, (size_t)model->decoder->module_count * sizeof *merged->modules);
+    memcpy(model->network->modules, merged->modules, (size_t)model->network->module_count * sizeof *merged->modules);
     tn_adapter_mute(model->adapter, false);
     tn_pages_free(merged->memory, (size_t)merged->bytes);
     tn_free(merged->modules);

@@ -22,11 +22,11 @@ static tn_status load_words(tn_model *model, const char *dir) {
         return tn_fail_memory("the model");
     if (tn_path_exists(path))
         TN_TRY(tn_tokenizer_load(dir, &model->tokenizer));
-    if (model->tokenizer && tn_tokenizer_vocab_size(model->tokenizer) > model->decoder->config.vocab_size) {
+    if (model->tokenizer && tn_tokenizer_vocab_size(model->tokenizer) > model->network->vocab_size) {
         int32_t bos = tn_tokenizer_bos(model->tokenizer);
-        if (bos >= model->decoder->config.vocab_size)
+        if (bos >= model->network->vocab_size)
             return tn_fail(TN_ERROR_MISMATCH, "%s: the tokenizer's tokens go beyond the model's vocabulary of %lld", path,
-                           (long long)model->decoder->config.vocab_size);
+                           (long long)model->network->vocab_size);
     }
     return tn_chat_template_load(dir, &model->chat_template);
 }
@@ -37,9 +37,10 @@ static tn_status assemble(tn_decoder *decoder, tn_model **out) {
         tn_decoder_free(decoder);
         return tn_fail_memory("the model");
     }
+    model->network = &decoder->net;
     model->decoder = decoder;
     model->kernels = tn_kernels_cpu();
-    tn_status status = load_words(model, decoder->dir);
+    tn_status status = load_words(model, model->network->dir);
     if (status != TN_OK) {
         tn_model_free(model);
         return status;
@@ -73,32 +74,42 @@ void tn_model_free(tn_model *model) {
     tn_free(model);
 }
 
+/* As most of the base is stored; vectors are widened on loading. */
+static const char *stored_dtype(const tn_network *network) {
+    for (int64_t i = 0; i < network->module_count; i++)
+        if (network->modules[i].weight.tensor.ndim > 1)
+            return tn_dtype_name(network->modules[i].weight.tensor.dtype);
+    return tn_dtype_name(TN_DTYPE_F32);
+}
+
 void tn_model_describe(const tn_model *model, tn_model_info *out) {
-    const tn_decoder *d = model->decoder;
-    const tn_decoder_config *c = &d->config;
+    const tn_network *n = model->network;
     *out = (tn_model_info){
-        .family = c->family,
-        .dtype = tn_dtype_name(d->embedding->weight.tensor.dtype),
-        .parameters = tn_decoder_parameters(d),
-        .bytes = tn_decoder_bytes(d),
-        .layers = d->layer_count,
-        .hidden_size = c->hidden_size,
-        .heads = c->heads,
-        .kv_heads = c->kv_heads,
-        .vocab_size = c->vocab_size,
-        .max_positions = c->max_positions,
-        .unused_tensors = d->unused_tensors,
-        .first_unused = d->first_unused,
+        .family = n->family,
+        .dtype = stored_dtype(n),
+        .parameters = tn_network_parameters(n),
+        .bytes = tn_network_bytes(n),
+        .layers = n->layer_count,
+        .vocab_size = n->vocab_size,
+        .unused_tensors = n->unused_tensors,
+        .first_unused = n->first_unused,
         .has_tokenizer = model->tokenizer != NULL,
         .has_chat_template = model->chat_template != NULL,
     };
+    if (model->decoder) {
+        const tn_decoder_config *c = &model->decoder->config;
+        out->hidden_size = c->hidden_size;
+        out->heads = c->heads;
+        out->kv_heads = c->kv_heads;
+        out->max_positions = c->max_positions;
+    }
 }
 
 static tn_status need_tokenizer(const tn_model *model) {
     if (model->tokenizer)
         return TN_OK;
     return tn_fail(TN_ERROR_UNSUPPORTED, "%s holds no tokenizer.json, so text cannot be turned into tokens",
-                   model->decoder->dir);
+                   model->network->dir);
 }
 
 tn_status tn_model_encode(const tn_model *model, const char *text, size_t length, bool add_special, int32_t **ids,
@@ -242,7 +253,7 @@ tn_status tn_model_add_adapter(tn_model *model, const tn_adapter_options *option
     const char *name = options->method ? options->method : "lora";
     tn_model_remove_adapter(model);
     if (strcmp(name, "full") == 0)
-        return tn_adapter_create_full(model->decoder, true, &model->adapter);
+        return tn_adapter_create_full(model->network, true, &model->adapter);
     bool dora = strcmp(name, "dora") == 0; /* to PEFT a variant of LoRA */
     const tn_peft_method *const *method = tn_peft_methods;
     while (*method && strcmp((*method)->name, dora ? "lora" : name) != 0)
@@ -253,19 +264,19 @@ tn_status tn_model_add_adapter(tn_model *model, const tn_adapter_options *option
     tn_peft_config_init(&config);
     tn_status status = config_of_options(options, &config);
     config.use_dora = dora;
-    config.base_model = tn_arena_strdup(&config.arena, model->decoder->dir);
+    config.base_model = tn_arena_strdup(&config.arena, model->network->dir);
     if (status != TN_OK) {
         tn_peft_config_free(&config);
         return status;
     }
-    return tn_adapter_create(model->decoder, *method, &config, true, seed, &model->adapter);
+    return tn_adapter_create(model->network, *method, &config, true, seed, &model->adapter);
 }
 
 tn_status tn_model_load_named_adapter(tn_model *model, const char *dir, const char *name, bool trainable,
                                       bool allow_partial) {
     tn_adapter_load_options options = {.trainable = trainable, .allow_partial = allow_partial};
     tn_model_remove_adapter(model);
-    TN_TRY(tn_adapter_load_all(model->decoder, dir, name, &options, &model->adapter));
+    TN_TRY(tn_adapter_load_all(model->network, dir, name, &options, &model->adapter));
     model->adapter_dir = tn_strdup(dir);
     if (model->adapter_dir)
         return TN_OK;

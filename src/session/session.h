@@ -5,12 +5,14 @@
 #include <tenon/model.h>
 
 #include "data/batch.h"
+#include "model/decoder.h"
 #include "peft/adapter.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 struct tn_model {
-    tn_decoder *decoder;
+    tn_network *network;             /* of whichever kind below */
+    tn_decoder *decoder;             /* a language model; NULL: not one */
     tn_tokenizer *tokenizer;         /* NULL when the folder has none */
     tn_chat_template *chat_template; /* NULL when the folder has none */
     tn_adapter *adapter;             /* NULL: the base alone */

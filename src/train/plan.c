@@ -158,13 +158,13 @@ tn_status tn_trainer_plan(tn_trainer *t, bool with_calibration, tn_train_plan *p
     for (int64_t i = 0; i < adapter->params.count; i++)
         plan->trainable += adapter->params.entries[i].count;
     int64_t store = adapter->params.total * (int64_t)sizeof(float);
-    plan->parameters = tn_decoder_parameters(t->model->decoder);
+    plan->parameters = tn_network_parameters(t->model->network);
     plan->steps = t->steps;
     plan->steps_per_epoch = (tn_order_per_epoch(&t->order) + t->options->accumulate - 1) / t->options->accumulate;
     plan->largest_batch_tokens = t->builder.bounds.tokens;
     plan->largest_pass_tokens = t->largest_part;
     plan->checkpointing = t->checkpointing == TN_CHECKPOINTING_ON;
-    plan->base_bytes = tn_decoder_bytes(t->model->decoder);
+    plan->base_bytes = tn_network_bytes(t->model->network);
     plan->adapter_bytes = store;
     plan->gradient_bytes = store;
     plan->optimizer_bytes = 2 * store;

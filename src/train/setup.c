@@ -115,7 +115,7 @@ static tn_status apply_groups(tn_trainer *t) {
 }
 
 /* Tells another base from this one: the beginnings of all frozen weights. What is trained stands in the checkpoint. */
-static void print_fingerprint(const tn_decoder *model, char text[static 24]) {
+static void print_fingerprint(const tn_network *model, char text[static 24]) {
     enum { BYTES_OF_EACH = 4096 };
     uint64_t hash = TN_HASH_START;
     for (int64_t i = 0; i < model->module_count; i++) {
@@ -147,8 +147,8 @@ static tn_status describe_settings(tn_trainer *t) {
     tn_buf text = {0}, config = {0};
     char number[24];
     tn_status status = TN_OK;
-    cJSON_AddStringToObject(s, "family", t->model->decoder->config.family);
-    cJSON_AddNumberToObject(s, "parameters", (double)tn_decoder_parameters(t->model->decoder));
+    cJSON_AddStringToObject(s, "family", t->model->network->family);
+    cJSON_AddNumberToObject(s, "parameters", (double)tn_network_parameters(t->model->network));
     cJSON_AddNumberToObject(s, "batch-size", (double)o->batch_size);
     cJSON_AddNumberToObject(s, "accumulate", (double)o->accumulate);
     cJSON_AddNumberToObject(s, "pass-tokens", (double)o->pass_tokens);
@@ -174,7 +174,7 @@ static tn_status describe_settings(tn_trainer *t) {
         cJSON_AddItemToObject(s, "adapter", json ? json : cJSON_CreateNull());
     }
     cJSON_AddNumberToObject(s, "trainable", (double)adapter->params.total);
-    print_fingerprint(t->model->decoder, number);
+    print_fingerprint(t->model->network, number);
     cJSON_AddStringToObject(s, "base", number);
     tn_json_print(&text, s, false);
     cJSON_Delete(s);

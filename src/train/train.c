@@ -226,7 +226,7 @@ static tn_status train_steps(run *r) {
 static tn_status check_output(const tn_trainer *t) {
     const tn_train_options *o = t->options;
     int64_t checkpoint = tn_train_state_bytes(t->model->adapter), there;
-    int64_t model = t->model->adapter->method ? 0 : tn_decoder_bytes(t->model->decoder);
+    int64_t model = t->model->adapter->method ? 0 : tn_network_bytes(t->model->network);
     if (!o->out)
         return tn_fail(TN_ERROR_ARGUMENT, "no output folder given");
     TN_TRY(tn_dir_create(o->out));
@@ -313,7 +313,7 @@ static tn_status finish(run *r, int64_t first_step, tn_train_result *result) {
         .predicted_peak_bytes = r->plan.peak_bytes,
     };
     TN_TRY(copy_curve(r, result));
-    TN_TRY(tn_metrics_report(m, r->t.options->out, &r->plan, result, r->t.model->decoder->dir));
+    TN_TRY(tn_metrics_report(m, r->t.options->out, &r->plan, result, r->t.model->network->dir));
     return tn_model_save_adapter(r->t.model, r->t.options->out);
 }
 

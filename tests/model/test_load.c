@@ -216,12 +216,12 @@ static void created_models_depend_on_the_seed_alone(void **state) {
     write_text(temporary("alone.json"), SMALL_LLAMA);
     for (int i = 0; i < 3; i++)
         assert_ok(tn_decoder_create(temporary("alone.json"), i == 2 ? 8 : 7, &model[i]));
-    size_t bytes = (size_t)model[0]->random_bytes;
-    assert_true(bytes > 0 && model[1]->random_bytes == model[0]->random_bytes);
-    assert_memory_equal(model[0]->random_weights, model[1]->random_weights, bytes);
-    assert_true(memcmp(model[0]->random_weights, model[2]->random_weights, bytes) != 0);
+    size_t bytes = (size_t)model[0]->net.random_bytes;
+    assert_true(bytes > 0 && model[1]->net.random_bytes == model[0]->net.random_bytes);
+    assert_memory_equal(model[0]->net.random_weights, model[1]->net.random_weights, bytes);
+    assert_true(memcmp(model[0]->net.random_weights, model[2]->net.random_weights, bytes) != 0);
     double sum = 0, square = 0;
-    const float *table = model[0]->embedding->weight.tensor.data;
+    const float *table = model[0]->net.embedding->weight.tensor.data;
     for (int i = 0; i < 37 * 24; i++) {
         sum += table[i];
         square += (double)table[i] * table[i];
@@ -232,7 +232,7 @@ static void created_models_depend_on_the_seed_alone(void **state) {
     /* no two tensors are alike */
     assert_true(memcmp(model[0]->layers[0].q->weight.tensor.data, model[0]->layers[1].q->weight.tensor.data,
                        24 * sizeof(float)) != 0);
-    assert_true(memcmp(model[0]->head->weight.tensor.data, table, 24 * sizeof(float)) != 0);
+    assert_true(memcmp(model[0]->net.head->weight.tensor.data, table, 24 * sizeof(float)) != 0);
     for (int i = 0; i < 3; i++)
         tn_decoder_free(model[i]);
 }
@@ -266,8 +266,8 @@ static void created_model_is_the_same_after_storing(void **state) {
         float *logits = probe(model, &count);
         stored = create_stored_model(configs[i], 3, i ? "stored" : "stored-llama", "f32");
         assert_true(probe_difference(stored, logits) == 0);
-        assert_int_equal(stored->decoder->unused_tensors, 0);
-        assert_int_equal(tn_decoder_parameters(stored->decoder), tn_decoder_parameters(model->decoder));
+        assert_int_equal(stored->network->unused_tensors, 0);
+        assert_int_equal(tn_network_parameters(stored->network), tn_network_parameters(model->network));
         tn_free(logits);
         tn_model_free(stored);
         tn_model_free(model);

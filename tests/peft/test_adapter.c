@@ -74,8 +74,8 @@ static uint64_t hash_of_tensor(uint64_t hash, const tn_tensor *t) {
 /* Every weight, bias and tie of the model. */
 static uint64_t hash_of_base(const tn_model *model) {
     uint64_t hash = TN_HASH_START;
-    for (int64_t i = 0; i < model->decoder->module_count; i++) {
-        const tn_module *module = &model->decoder->modules[i];
+    for (int64_t i = 0; i < model->network->module_count; i++) {
+        const tn_module *module = &model->network->modules[i];
         hash = hash_of_tensor(hash, &tn_module_weight(module)->tensor);
         hash = module->has_bias ? hash_of_tensor(hash, &module->bias.tensor) : hash;
         hash = tn_hash(hash, &module->tied, sizeof module->tied);
@@ -217,8 +217,8 @@ static void gradient_reaches_only_the_adapter(void **state) {
             if (!(square > 0 && isfinite(square)))
                 fail_msg("%s: no gradient on %s", setups[i].name, params->entries[k].name);
         }
-        for (int64_t m = 0; m < model->decoder->module_count; m++) {
-            const tn_weight *weights[2] = {&model->decoder->modules[m].weight, &model->decoder->modules[m].bias};
+        for (int64_t m = 0; m < model->network->module_count; m++) {
+            const tn_weight *weights[2] = {&model->network->modules[m].weight, &model->network->modules[m].bias};
             for (int w = 0; w < 2; w++) {
                 bool in_store = (char *)weights[w]->grad >= (char *)params->grads &&
                                 (char *)weights[w]->grad < (char *)(params->grads + params->total);
@@ -305,7 +305,7 @@ static void full_training_starts_as_the_base_and_leaves_it(void **state) {
         int64_t trained = 0;
         for (int64_t k = 0; k < model->adapter->params.count; k++)
             trained += model->adapter->params.entries[k].count;
-        assert_int_equal(trained, tn_decoder_parameters(model->decoder));
+        assert_int_equal(trained, tn_network_parameters(model->network));
         randomise_adapter(model->adapter, 4, 0.3f);
         float *moved = probe(model, &count);
         assert_true(largest_difference(moved, base, count) > 1e-3);
@@ -458,7 +458,7 @@ static void merging_into_a_narrow_type_reports_what_it_lost(void **state) {
         assert_true(report.largest_rounding > 0 && report.largest_rounding <= bounds[i]);
         assert_true(report.logit_difference > 0 && report.logit_difference < 1);
         assert_ok(tn_model_load(temporary("narrow"), &merged));
-        assert_int_equal(merged->decoder->embedding->weight.tensor.dtype, i == 1 ? TN_DTYPE_F16 : TN_DTYPE_BF16);
+        assert_int_equal(merged->network->embedding->weight.tensor.dtype, i == 1 ? TN_DTYPE_F16 : TN_DTYPE_BF16);
         assert_ok(tn_model_load_adapter(merged, temporary("narrow-adapter"), false, false));
         assert_ok(tn_model_unmerge(merged, temporary("narrow-out"), dtypes[i], &report));
         assert_true(report.largest_rounding > 0 && report.largest_rounding <= 2 * bounds[i]);
@@ -567,7 +567,7 @@ static tn_status replicate(tn_model *model, const char *ranges) {
     tn_status status = tn_peft_config_parse(json, "test", &config);
     cJSON_Delete(json);
     TN_TRY(status);
-    return tn_adapter_create(model->decoder, &tn_lora, &config, true, 3, &model->adapter);
+    return tn_adapter_create(model->network, &tn_lora, &config, true, 3, &model->adapter);
 }
 
 static void replicated_layers_go_with_their_adapter(void **state) {
@@ -578,7 +578,7 @@ static void replicated_layers_go_with_their_adapter(void **state) {
     (void)state;
     for (int round = 0; round < 3; round++) {
         assert_ok(replicate(model, "[[0, 2], [1, 2], [0, 1]]"));
-        assert_int_equal(model->decoder->layer_count, 4);
+        assert_int_equal(model->network->layer_count, 4);
         assert_int_equal(model->adapter->slot_count, 4);
         assert_string_equal(model->adapter->slots[3].module->name, "model.layers.3.self_attn.q_proj");
         if (!stacked)
@@ -587,7 +587,7 @@ static void replicated_layers_go_with_their_adapter(void **state) {
         assert_true(probe_difference(model, stacked) == 0);
         backward(model);
         tn_model_remove_adapter(model);
-        assert_int_equal(model->decoder->layer_count, 2);
+        assert_int_equal(model->network->layer_count, 2);
         assert_true(hash_of_base(model) == before && probe_difference(model, base) == 0);
     }
     assert_fails(replicate(model, "[[0, 3]]"), TN_ERROR_ARGUMENT, "[0, 3] is no range of the model's 2 layers");

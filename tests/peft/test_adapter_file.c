@@ -218,7 +218,7 @@ static void partial_files_are_taken_when_allowed_and_counted(void **state) {
     (void)state;
     tn_free(save_adapter(SMALL_LLAMA, "good", "q_proj,v_proj", NULL));
     copy_changed("partial", "good", &partial);
-    assert_ok(tn_adapter_load(model->decoder, temporary("partial"), &options, &report, &model->adapter));
+    assert_ok(tn_adapter_load(model->network, temporary("partial"), &options, &report, &model->adapter));
     assert_int_equal(report.tensors, 7);
     assert_int_equal(report.missing, 1);
     assert_int_equal(report.unexpected, 1);

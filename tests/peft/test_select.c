@@ -30,12 +30,12 @@ static tn_status select_names(const char *members, char out[1024]) {
     tn_peft_config config;
     bool selected[64] = {false};
     out[0] = 0;
-    assert_true(model->decoder->module_count <= 64);
+    assert_true(model->network->module_count <= 64);
     TN_TRY(parse(members, &config));
-    tn_status status = tn_peft_select(model->decoder, &config, &tn_lora, selected);
+    tn_status status = tn_peft_select(model->network, &config, &tn_lora, selected);
     tn_peft_config_free(&config);
-    for (int64_t i = 0; i < model->decoder->module_count && status == TN_OK; i++) {
-        const char *name = model->decoder->modules[i].name;
+    for (int64_t i = 0; i < model->network->module_count && status == TN_OK; i++) {
+        const char *name = model->network->modules[i].name;
         name += strncmp(name, "model.", 6) == 0 ? 6 : 0;
         name += strncmp(name, "layers.", 7) == 0 ? 7 : 0;
         if (selected[i])

@@ -18,7 +18,7 @@ static tn_status attach(tn_model *model, const char *members, tn_adapter **out) 
     tn_status status = tn_peft_config_parse(json, "here", &config);
     cJSON_Delete(json);
     assert_ok(status);
-    return tn_adapter_create(model->decoder, &tn_lora, &config, true, 1, out);
+    return tn_adapter_create(model->network, &tn_lora, &config, true, 1, out);
 }
 
 static void what_does_not_fit_is_refused(void **state) {
@@ -138,7 +138,7 @@ static void adapters_that_replace_the_same_tensor_do_not_go_together(void **stat
     };
     tn_adapter *first, *second;
     tn_model *model = create_model(LLAMA, 2);
-    const void *original = tn_decoder_module(model->decoder, "model.layers.0.mlp.down_proj")->weight.tensor.data;
+    const void *original = tn_network_module(model->network, "model.layers.0.mlp.down_proj")->weight.tensor.data;
     (void)state;
     assert_ok(attach(model, members[0], &first));
     assert_ok(attach(model, members[1], &second));
@@ -149,8 +149,8 @@ static void adapters_that_replace_the_same_tensor_do_not_go_together(void **stat
     assert_ok(attach(model, members[2], &second));
     assert_ok(tn_adapter_append(first, second, "b"));
     tn_adapter_free(first);
-    assert_ptr_equal(tn_decoder_module(model->decoder, "model.layers.0.mlp.down_proj")->weight.tensor.data, original);
-    assert_null(tn_decoder_module(model->decoder, "model.layers.0.self_attn.v_proj")->slots);
+    assert_ptr_equal(tn_network_module(model->network, "model.layers.0.mlp.down_proj")->weight.tensor.data, original);
+    assert_null(tn_network_module(model->network, "model.layers.0.self_attn.v_proj")->slots);
     tn_model_free(model);
 }
 
@@ -183,7 +183,7 @@ static void dora_with_dropout_is_dora_where_nothing_is_dropped(void **state) {
     assert_ok(
         attach(model, "\"r\": 4, \"use_dora\": true, \"lora_dropout\": 1e-30, \"target_modules\": [\"q_proj\"]", &adapter));
     randomise_adapter(adapter, 5, 0.5f);
-    const tn_module *module = tn_decoder_module(model->decoder, "model.layers.0.self_attn.q_proj");
+    const tn_module *module = tn_network_module(model->network, "model.layers.0.self_attn.q_proj");
     run_module(module, false, without);
     run_module(module, true, with);
     assert_true(largest_difference(with, without, 5 * 24) < 1e-5);
@@ -200,7 +200,7 @@ static void fresh_dora_changes_nothing(void **state) {
     bool has_bias;
     tn_adapter *adapter;
     tn_model *model = create_model(BIASED, 2);
-    tn_module *module = tn_decoder_module(model->decoder, "model.layers.0.self_attn.q_proj");
+    tn_module *module = tn_network_module(model->network, "model.layers.0.self_attn.q_proj");
     (void)state;
     memset(module->weight.tensor.data, 0, 24 * sizeof(float));
     run_module(module, false, before);

@@ -53,7 +53,7 @@ static inline void make_base(const char *name, bool tied, const char *dtype) {
     snprintf(path, sizeof path, "%s.json", at(name));
     write_text(path, config);
     OK(tn_model_create(path, 1, &model));
-    OK(tn_adapter_create_full(model->decoder, false, &model->adapter));
+    OK(tn_adapter_create_full(model->network, false, &model->adapter));
     OK(tn_session_write_checkpoint(model, at(name), dtype, 1, NULL));
     tn_model_free(model);
 }

@@ -43,11 +43,11 @@ static void merged_checkpoint_equals_base_and_adapter(void **state) {
     assert_true(report.largest_rounding == 0);
     OK(tn_model_load(at("merged"), &merged));
     float *weight = tn_malloc(97 * 24 * sizeof *weight);
-    for (int64_t i = 0; i < model->decoder->module_count; i++) {
-        const tn_module *module = &model->decoder->modules[i];
+    for (int64_t i = 0; i < model->network->module_count; i++) {
+        const tn_module *module = &model->network->modules[i];
         bool has_bias;
         OK(tn_adapter_merged_weight(model->adapter, module, weight, NULL, &has_bias));
-        assert_memory_equal(weight, merged->decoder->modules[i].weight.tensor.data, tn_tensor_bytes(&module->weight.tensor));
+        assert_memory_equal(weight, merged->network->modules[i].weight.tensor.data, tn_tensor_bytes(&module->weight.tensor));
     }
     tn_free(weight);
     tn_model_free(merged);
@@ -100,15 +100,15 @@ static void shards_and_index_stay(void **state) {
     assert_int_equal(report.modules, 3);
     assert_true(report.logit_difference < 1e-4);
     OK(tn_model_load(at("sharded_merged"), &merged));
-    assert_true(merged->decoder->checkpoint.sharded);
-    assert_int_equal(merged->decoder->checkpoint.file_count, 2);
-    assert_int_equal(merged->decoder->checkpoint.by_name.count, model->decoder->checkpoint.by_name.count + 1);
+    assert_true(merged->network->checkpoint.sharded);
+    assert_int_equal(merged->network->checkpoint.file_count, 2);
+    assert_int_equal(merged->network->checkpoint.by_name.count, model->network->checkpoint.by_name.count + 1);
     assert_false(tn_path_exists(at("sharded_merged/model.safetensors")));
     tn_model_free(merged);
     cJSON *index;
     OK(tn_json_read(at("sharded_merged/model.safetensors.index.json"), 1 << 20, &index));
     int64_t total = (int64_t)tn_json_get(tn_json_get(index, "metadata"), "total_size")->valuedouble;
-    assert_int_equal(total, tn_decoder_bytes(model->decoder) + 97 * 16 * 4);
+    assert_int_equal(total, tn_network_bytes(model->network) + 97 * 16 * 4);
     cJSON_Delete(index);
     tn_model_free(model);
 }
@@ -128,12 +128,12 @@ static void stored_type_follows_the_request(void **state) {
         assert_true(report.largest_rounding <= cases[i].rounding && (report.largest_rounding > 0) == (i < 2));
         assert_true(report.logit_difference < cases[i].difference);
         OK(tn_model_load(at(cases[i].dtype), &merged));
-        for (size_t e = 0; e < merged->decoder->checkpoint.files[0].count; e++)
-            assert_int_equal(merged->decoder->checkpoint.files[0].entries[e].tensor.dtype, i == 0   ? TN_DTYPE_BF16
+        for (size_t e = 0; e < merged->network->checkpoint.files[0].count; e++)
+            assert_int_equal(merged->network->checkpoint.files[0].entries[e].tensor.dtype, i == 0   ? TN_DTYPE_BF16
                                                                                            : i == 1 ? TN_DTYPE_F16
                                                                                                     : TN_DTYPE_F32);
         const char *dtype = NULL;
-        OK(tn_json_get_string(merged->decoder->json, "torch_dtype", "config.json", &dtype));
+        OK(tn_json_get_string(merged->network->json, "torch_dtype", "config.json", &dtype));
         assert_string_equal(dtype, cases[i].name);
         tn_model_free(merged);
         failed_with(tn_model_merge(model, at("never"), "f8", &report), TN_ERROR_ARGUMENT, "not one of keep, f32, bf16, f16");
@@ -210,9 +210,9 @@ static void tied_head_comes_apart_when_only_one_side_changes(void **state) {
         assert_true(report.logit_difference < 1e-4);
         assert_int_equal(integer_of(at(targets[i]), "tie_word_embeddings"), 0);
         OK(tn_model_load(at(targets[i]), &merged));
-        assert_null(merged->decoder->head->tied);
-        const tn_module *same = i ? merged->decoder->embedding : merged->decoder->head;
-        assert_memory_equal(same->weight.tensor.data, model->decoder->embedding->weight.tensor.data,
+        assert_null(merged->network->head->tied);
+        const tn_module *same = i ? merged->network->embedding : merged->network->head;
+        assert_memory_equal(same->weight.tensor.data, model->network->embedding->weight.tensor.data,
                             97 * 16 * sizeof(float));
         tn_model_free(merged);
         tn_model_free(model);
@@ -277,11 +277,11 @@ static void tensors_of_no_module_are_carried_along(void **state) {
         assert_true(report.logit_difference < 1e-4);
         OK(tn_model_merge(model, at("odd_merged"), "bf16", &report));
         OK(tn_model_load(at("odd_merged"), &merged));
-        const tn_tensor *stranger = tn_checkpoint_find(&merged->decoder->checkpoint, "stranger");
+        const tn_tensor *stranger = tn_checkpoint_find(&merged->network->checkpoint, "stranger");
         assert_non_null(stranger);
         assert_int_equal(stranger->dtype, TN_DTYPE_BF16);
         assert_true(tn_bf16_to_f32(((const uint16_t *)stranger->data)[4096]) == 4096);
-        const tn_tensor *bias = tn_checkpoint_find(&merged->decoder->checkpoint, "model.layers.0.self_attn.q_proj.bias");
+        const tn_tensor *bias = tn_checkpoint_find(&merged->network->checkpoint, "model.layers.0.self_attn.q_proj.bias");
         assert_true(tn_bf16_to_f32(((const uint16_t *)bias->data)[9]) == 9);
         tn_model_free(merged);
         tn_model_free(model);
@@ -290,9 +290,9 @@ static void tensors_of_no_module_are_carried_along(void **state) {
 
 static double farthest(const tn_model *a, const tn_model *b) {
     double most = 0;
-    for (int64_t i = 0; i < a->decoder->module_count; i++) {
-        const tn_tensor *x = &tn_module_weight(&a->decoder->modules[i])->tensor,
-                        *y = &tn_module_weight(&b->decoder->modules[i])->tensor;
+    for (int64_t i = 0; i < a->network->module_count; i++) {
+        const tn_tensor *x = &tn_module_weight(&a->network->modules[i])->tensor,
+                        *y = &tn_module_weight(&b->network->modules[i])->tensor;
         for (int64_t j = 0; j < tn_tensor_count(x); j++) {
             float p, q;
             tn_convert_to_f32(&p, (const char *)x->data + j * tn_dtype_size(x->dtype), x->dtype, 1);

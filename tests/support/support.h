@@ -106,8 +106,8 @@ static inline tn_model *create_model(const char *config, uint64_t seed) {
     const char *path = temporary("config-%llu.json", (unsigned long long)seed);
     write_text(path, config);
     assert_ok(tn_model_create(path, seed, &model));
-    for (int64_t i = 0; i < model->decoder->module_count; i++) {
-        tn_module *module = &model->decoder->modules[i];
+    for (int64_t i = 0; i < model->network->module_count; i++) {
+        tn_module *module = &model->network->modules[i];
         uint64_t stream = tn_stream(TN_STREAM_DATA, (uint32_t)i);
         if (module->kind == TN_MODULE_NORM)
             tn_fill_normal(module->weight.tensor.data, (size_t)module->weight.tensor.shape[0], seed, stream, 1, 0.2f);

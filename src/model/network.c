@@ -1,0 +1,203 @@
+/* From a checkpoint to modules: named as in the file, weights pointing into its mapping. */
+#include "model/network.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/rng.h"
+
+enum { CONFIG_LIMIT = 4 << 20 };
+
+tn_status tn_network_locate(const char *path, char dir[TN_PATH_MAX], char config_path[TN_PATH_MAX]) {
+    snprintf(dir, TN_PATH_MAX, "%s", path);
+    if (tn_path_is_dir(path))
+        return tn_path_join(config_path, path, "config.json");
+    snprintf(config_path, TN_PATH_MAX, "%s", path);
+    char *slash = strrchr(dir, '/');
+    if (slash)
+        *slash = 0;
+    else
+        strcpy(dir, ".");
+    return TN_OK;
+}
+
+tn_status tn_network_init(tn_network *network, const tn_network_kind *kind, const char *dir, const char *config_path) {
+    *network = (tn_network){.kind = kind, .dir = tn_strdup(dir), .default_targets = "all-linear"};
+    if (!network->dir)
+        return tn_fail_memory("the model");
+    return tn_json_read(config_path, CONFIG_LIMIT, &network->json);
+}
+
+tn_status tn_network_reserve(tn_network *network, int64_t modules) {
+    network->modules = tn_calloc((size_t)modules, sizeof *network->modules);
+    return network->modules ? TN_OK : tn_fail_memory("the modules");
+}
+
+void tn_network_free(tn_network *network) {
+    tn_checkpoint_close(&network->checkpoint);
+    cJSON_Delete(network->json);
+    tn_map_free(&network->by_name);
+    tn_pages_free(network->random_weights, (size_t)network->random_bytes);
+    tn_pages_free(network->vectors, (size_t)network->vector_bytes);
+    tn_arena_free(&network->arena);
+    tn_free(network->modules);
+    tn_free(network->dir);
+}
+
+tn_module *tn_network_add(tn_network *network, tn_module_kind kind, int layer, const char *name, tn_tensor weight,
+                          int64_t outputs, bool bias) {
+    tn_module *m = &network->modules[network->module_count];
+    *m = (tn_module){.kind = kind, .layer = layer, .has_bias = bias, .name = tn_arena_strdup(&network->arena, name)};
+    m->weight.tensor = weight;
+    m->bias.tensor = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {outputs}};
+    if (!m->name || tn_map_put_text(&network->by_name, m->name, network->module_count) != TN_OK)
+        return NULL;
+    network->module_count++;
+    return m;
+}
+
+static tn_status find_tensor(const tn_network *network, const char *module, const char *part, tn_tensor *tensor) {
+    char name[512], want[TN_SHAPE_TEXT], got[TN_SHAPE_TEXT];
+    snprintf(name, sizeof name, "%s.%s", module, part);
+    const tn_tensor *found = tn_checkpoint_find(&network->checkpoint, name);
+    if (!found)
+        return tn_fail(TN_ERROR_MISMATCH, "%s: the checkpoint has no tensor '%s', which config.json calls for", network->dir,
+                       name);
+    if (!tn_tensor_same_shape(found, tensor))
+        return tn_fail(TN_ERROR_MISMATCH, "%s: tensor '%s' has shape %s, but config.json makes it %s", network->dir, name,
+                       tn_shape_text(found, got), tn_shape_text(tensor, want));
+    if (found->dtype != TN_DTYPE_F32 && found->dtype != TN_DTYPE_BF16 && found->dtype != TN_DTYPE_F16)
+        return tn_fail(TN_ERROR_UNSUPPORTED, "%s: tensor '%s' is stored as %s; supported are F32, BF16 and F16",
+                       network->dir, name, tn_dtype_name(found->dtype));
+    int64_t bad = tn_tensor_first_nonfinite(found);
+    if (bad >= 0)
+        return tn_fail(TN_ERROR_NUMERIC,
+                       "%s: tensor '%s' holds a NaN or infinity at element %lld; the checkpoint is damaged", network->dir,
+                       name, (long long)bad);
+    *tensor = *found;
+    return TN_OK;
+}
+
+/* Vectors (norms, biases) are widened to f32 once: they are tiny, and kernels then need one type for them. */
+static void place_vector(tn_tensor *tensor, float **place) {
+    int64_t count = tn_tensor_count(tensor);
+    tn_convert_to_f32(*place, tensor->data, tensor->dtype, count);
+    tensor->data = *place;
+    tensor->dtype = TN_DTYPE_F32;
+    *place += count;
+}
+
+static bool is_vector(const tn_module *module) {
+    return module->weight.tensor.ndim == 1;
+}
+
+static tn_status load_weights(tn_network *network) {
+    int64_t vectors = 0;
+    for (int64_t i = 0; i < network->module_count; i++) {
+        tn_module *m = &network->modules[i];
+        if (!m->tied)
+            TN_TRY(find_tensor(network, m->name, "weight", &m->weight.tensor));
+        if (m->has_bias)
+            TN_TRY(find_tensor(network, m->name, "bias", &m->bias.tensor));
+        vectors += (is_vector(m) ? m->weight.tensor.shape[0] : 0) + (m->has_bias ? m->bias.tensor.shape[0] : 0);
+    }
+    network->vector_bytes = vectors * (int64_t)sizeof(float);
+    network->vectors = vectors ? tn_pages_alloc((size_t)network->vector_bytes) : NULL;
+    if (vectors && !network->vectors)
+        return tn_fail_memory("the norm weights");
+    float *place = network->vectors;
+    for (int64_t i = 0; i < network->module_count; i++) {
+        tn_module *m = &network->modules[i];
+        if (is_vector(m))
+            place_vector(&m->weight.tensor, &place);
+        if (m->has_bias)
+            place_vector(&m->bias.tensor, &place);
+    }
+    return TN_OK;
+}
+
+/* Buffers that old checkpoints carry along are no surprise; anything else is counted for the caller to show. */
+static void count_unused(tn_network *network) {
+    for (size_t f = 0; f < network->checkpoint.file_count; f++) {
+        const tn_safetensors *file = &network->checkpoint.files[f];
+        for (size_t e = 0; e < file->count; e++) {
+            const char *name = file->entries[e].name, *dot = strrchr(name, '.');
+            size_t length = dot ? (size_t)(dot - name) : 0;
+            int64_t at;
+            bool known = dot && tn_map_get(&network->by_name, name, length, &at) &&
+                         (strcmp(dot, ".weight") == 0 || (strcmp(dot, ".bias") == 0 && network->modules[at].has_bias));
+            if (known || strstr(name, "rotary_emb.inv_freq") || !tn_checkpoint_find(&network->checkpoint, name))
+                continue;
+            if (network->unused_tensors++ == 0)
+                network->first_unused = name;
+        }
+    }
+}
+
+tn_status tn_network_load(tn_network *network) {
+    TN_TRY(tn_checkpoint_open(network->dir, &network->checkpoint));
+    TN_TRY(load_weights(network));
+    count_unused(network);
+    return TN_OK;
+}
+
+/* He's deviation for layers in front of a rectifier. */
+static float deviation_for(const tn_module *module) {
+    const tn_tensor *weight = &module->weight.tensor;
+    return sqrtf(2.0f * (float)weight->shape[0] / (float)tn_tensor_count(weight));
+}
+
+tn_status tn_network_fill_random(tn_network *network, float deviation, uint64_t seed) {
+    int64_t floats = 0;
+    for (int64_t i = 0; i < network->module_count; i++) {
+        tn_module *m = &network->modules[i];
+        int64_t count = (m->tied ? 0 : tn_tensor_count(&m->weight.tensor)) + (m->has_bias ? m->bias.tensor.shape[0] : 0);
+        if (!tn_add_i64(floats, count, &floats) || floats > INT64_MAX / (int64_t)sizeof(float))
+            return tn_fail(TN_ERROR_FORMAT, "%s: a model of this configuration is too large", network->dir);
+    }
+    network->random_bytes = floats * (int64_t)sizeof(float);
+    network->random_weights = tn_pages_alloc((size_t)network->random_bytes);
+    if (!network->random_weights)
+        return tn_fail_memory("the weights");
+    float *place = network->random_weights;
+    for (int64_t i = 0; i < network->module_count; i++) {
+        tn_module *m = &network->modules[i];
+        int64_t count = m->tied ? 0 : tn_tensor_count(&m->weight.tensor);
+        m->weight.tensor.data = count ? place : NULL;
+        if (is_vector(m))
+            for (int64_t j = 0; j < count; j++)
+                place[j] = 1;
+        else
+            tn_fill_normal(place, (size_t)count, seed, tn_stream(TN_STREAM_INIT, (uint32_t)i), 0,
+                           deviation > 0 ? deviation : deviation_for(m));
+        place += count;
+        if (m->has_bias) {
+            m->bias.tensor.data = place;
+            place += m->bias.tensor.shape[0];
+        }
+    }
+    return TN_OK;
+}
+
+tn_module *tn_network_module(const tn_network *network, const char *name) {
+    int64_t at;
+    return tn_map_get_text(&network->by_name, name, &at) ? &network->modules[at] : NULL;
+}
+
+int64_t tn_network_parameters(const tn_network *network) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < network->module_count; i++) {
+        const tn_module *m = &network->modules[i];
+        count += (m->tied ? 0 : tn_tensor_count(&m->weight.tensor)) + (m->has_bias ? m->bias.tensor.shape[0] : 0);
+    }
+    return count;
+}
+
+int64_t tn_network_bytes(const tn_network *network) {
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < network->module_count; i++) {
+        const tn_module *m = &network->modules[i];
+        bytes += (m->tied ? 0 : tn_tensor_bytes(&m->weight.tensor)) + (m->has_bias ? tn_tensor_bytes(&m->bias.tensor) : 0);
+    }
+    return bytes;
+}
