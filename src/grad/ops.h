@@ -8,7 +8,7 @@
 /* y[t] = table[ids[t]], table [V, C]. ids must stay until backward. */
 tn_var *tn_op_embedding(tn_tape *tape, const int32_t *ids, int64_t count, const tn_weight *table);
 
-/* y = x W^T (+ bias): x [T, C], W [O, C], bias [O] or NULL. */
+/* y = x W^T (+ bias): x [T, C], W [O, C], stored either way, bias [O] or NULL. */
 tn_var *tn_op_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, const tn_weight *bias);
 
 /* In place: y += scale * ((x A^T) B^T + bias): A [R, C], B [O, R], bias [O] or NULL. */
@@ -75,6 +75,9 @@ tn_var *tn_op_dropout(tn_tape *tape, tn_var *x, float p, uint64_t seed, uint64_t
 /* Rows of x, in any order: y[i] = x[rows[i]]. */
 tn_var *tn_op_take_rows(tn_tape *tape, tn_var *x, const int32_t *rows, int64_t count);
 
+/* `count` columns of x from `first` on. */
+tn_var *tn_op_take_columns(tn_tape *tape, tn_var *x, int64_t first, int64_t count);
+
 /* Logits of hidden states, e.g. the output head with its adapters. */
 typedef tn_var *(*tn_head_fn)(tn_tape *tape, void *context, tn_var *hidden);
 
@@ -87,12 +90,5 @@ void tn_op_head_loss(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *conte
 
 /* Rows that tn_op_head_loss takes at a time. */
 int64_t tn_head_loss_rows(int64_t vocab_size);
-
-static inline tn_operand tn_weight_rows(const tn_weight *w) {
-    return tn_rows_of(w->tensor.data, w->tensor.dtype, w->tensor.shape[1]);
-}
-static inline tn_operand tn_weight_transpose(const tn_weight *w) {
-    return tn_transpose_of(w->tensor.data, w->tensor.dtype, w->tensor.shape[1]);
-}
 
 #endif

@@ -15,7 +15,7 @@ typedef struct tn_module {
     bool is_head; /* the output projection */
     bool has_bias;
     struct tn_module *tied; /* whose weight this one shares (an output head with the embedding), or NULL */
-    tn_weight weight, bias; /* linear [O, C] and [O]; embedding [V, C]; norm [C] */
+    tn_weight weight, bias; /* linear [O, C] (or stored transposed) and [O]; embedding [V, C]; norm [C] */
     tn_slot *slots;         /* attached adapters, in the order of attaching */
 } tn_module;
 
