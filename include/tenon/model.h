@@ -21,9 +21,9 @@ TN_API int tn_set_threads(int count);
 typedef struct tn_model tn_model;
 
 /* Loads a Hugging Face folder: config.json, model.safetensors (or shards with model.safetensors.index.json) and, when there
- * is one, tokenizer.json. Weights stay mapped and are read in their stored type (f32, bf16, f16). Families: llama, mistral,
- * qwen2, qwen3. The result belongs to the caller: tn_model_free. Errors: TN_ERROR_IO, _FORMAT, _MISMATCH (weights against
- * config.json), _UNSUPPORTED (family, dtype), _NUMERIC (NaN weights), _MEMORY. */
+ * is one, tokenizer.json. Weights stay mapped and are read in their stored type (f32, bf16, f16). Families: gpt2, llama,
+ * mistral, qwen2, qwen3. The result belongs to the caller: tn_model_free. Errors: TN_ERROR_IO, _FORMAT, _MISMATCH (weights
+ * against config.json), _UNSUPPORTED (family, dtype), _NUMERIC (NaN weights), _MEMORY. */
 TN_API tn_status tn_model_load(const char *dir, tn_model **out);
 
 /* A model with random weights from a config.json (or the folder that holds it, whose tokenizer is loaded when there):
@@ -62,7 +62,8 @@ typedef struct tn_adapter_options {
     int64_t rank;                /* 8 */
     double alpha;                /* 16 */
     double dropout;              /* 0: on the adapter's input, while training */
-    const char *target_modules;  /* "q_proj,v_proj", "all-linear", or one regular expression; NULL: q_proj,v_proj */
+    const char *target_modules;  /* "q_proj,v_proj", "all-linear", or one regular expression; NULL: q_proj,v_proj, or c_attn
+                                    for GPT-2 */
     const char *exclude_modules; /* names separated by commas, or NULL */
     const char *bias;            /* "none", "all", "lora_only" */
     bool rslora;                 /* scaling alpha / sqrt(rank) instead of alpha / rank */

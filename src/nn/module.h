@@ -46,7 +46,8 @@ struct tn_slot {
 /* Results belong to the caller; inputs stay the caller's. */
 tn_var *tn_linear_forward(const tn_forward *forward, const tn_module *module, tn_var *x);
 tn_var *tn_embedding_forward(const tn_forward *forward, const tn_module *module, const int32_t *ids, int64_t count);
-tn_var *tn_norm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps, int64_t groups);
+tn_var *tn_norm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps, int64_t groups); /* RMS */
+tn_var *tn_layernorm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps);
 
 void tn_module_attach(tn_module *module, tn_slot *slot);
 void tn_module_detach(tn_module *module, tn_slot *slot);

@@ -194,9 +194,13 @@ static tn_status build(tn_adapter *adapter, bool *selected) {
     adapter->slots = tn_calloc((size_t)model->module_count + 2 * config->token_rows_count + 2, sizeof *adapter->slots);
     if (!adapter->slots)
         return tn_fail_memory("the adapter");
-    for (int64_t i = 0; i < model->module_count; i++)
-        if (selected[i])
-            TN_TRY(add_method_slot(adapter, &model->modules[i]));
+    config->fan_in_fan_out = false; /* how the layers are stored counts, not what a file says */
+    for (int64_t i = 0; i < model->module_count; i++) {
+        if (!selected[i])
+            continue;
+        config->fan_in_fan_out = config->fan_in_fan_out || model->modules[i].weight.transposed;
+        TN_TRY(add_method_slot(adapter, &model->modules[i]));
+    }
     for (size_t i = 0; i < config->token_rows_count; i++)
         TN_TRY(add_token_rows(adapter, &config->token_rows[i]));
     TN_TRY(add_biases(adapter, selected));

@@ -104,7 +104,7 @@ tn_status tn_peft_config_print(const tn_peft_config *c, tn_buf *out) {
     if (c->ensure_weight_tying)
         cJSON_AddTrueToObject(o, "ensure_weight_tying");
     add_names(o, "exclude_modules", c->exclude_regex, c->exclude_modules);
-    cJSON_AddFalseToObject(o, "fan_in_fan_out");
+    cJSON_AddBoolToObject(o, "fan_in_fan_out", c->fan_in_fan_out);
     cJSON_AddTrueToObject(o, "inference_mode");
     if (strcmp(c->init, "kaiming") == 0)
         cJSON_AddTrueToObject(o, "init_lora_weights");

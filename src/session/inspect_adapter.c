@@ -81,11 +81,6 @@ static void add_use(cJSON *out, const cJSON *config, const char *path) {
         return;
     }
     tn_peft_config_free(&parsed);
-    if (cJSON_IsTrue(tn_json_get(config, "fan_in_fan_out"))) {
-        tn_fail(TN_ERROR_UNSUPPORTED, "fan_in_fan_out means a base of the GPT-2 family, which this build does not support");
-        tn_inspect_add_refusal(out, "can_apply");
-        return;
-    }
     cJSON_AddTrueToObject(out, "can_apply");
 }
 
