@@ -94,6 +94,7 @@ tn_var *tn_op_take_rows(tn_tape *tape, tn_var *x, const int32_t *rows, int64_t c
 
 /* `count` columns of x from `first` on. */
 tn_var *tn_op_take_columns(tn_tape *tape, tn_var *x, int64_t first, int64_t count);
+
 /* A batch of images is a value with a row for each, its columns channels of planes: [N, C * height * width]. */
 
 /* OK when the numbers make a convolution or a pool whose sizes can be counted; else TN_ERROR_FORMAT says what is wrong. A

@@ -27,8 +27,9 @@ static void bad_configurations_are_explained(void **state) {
         tn_status status;
         const char *words;
     } wrong[] = {
-        {"\"llama\"", "\"gpt2\"", TN_ERROR_UNSUPPORTED,
-         "'gpt2' is not supported; supported are llama (LlamaForCausalLM), mistral (MistralForCausalLM), qwen2 "
+        {"\"llama\"", "\"opt\"", TN_ERROR_UNSUPPORTED,
+         "'opt' is not supported; supported are gpt2 (GPT2LMHeadModel), llama (LlamaForCausalLM), mistral "
+         "(MistralForCausalLM), qwen2 "
          "(Qwen2ForCausalLM), "
          "qwen3 (Qwen3ForCausalLM)"},
         {"\"model_type\": \"llama\"", "\"x\": 1", TN_ERROR_UNSUPPORTED, "'none given' is not supported"},
