@@ -81,6 +81,13 @@ static void add_use(cJSON *out, const cJSON *config, const char *path) {
         return;
     }
     tn_peft_config_free(&parsed);
+    const cJSON *task = tn_json_get(config, "task_type");
+    if (cJSON_IsTrue(tn_json_get(config, "fan_in_fan_out")) && cJSON_IsString(task) &&
+        strcmp(task->valuestring, "SEQ_CLS") == 0) {
+        tn_fail(TN_ERROR_UNSUPPORTED, "%s: models of the GPT-2 family are language models here, without a classifier", path);
+        tn_inspect_add_refusal(out, "can_apply");
+        return;
+    }
     cJSON_AddTrueToObject(out, "can_apply");
 }
 
