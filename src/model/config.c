@@ -312,6 +312,10 @@ void tn_decoder_config_free(tn_decoder_config *config) {
     *config = (tn_decoder_config){0};
 }
 
+int64_t tn_decoder_length(const tn_decoder_config *config, int64_t wish) {
+    return !wish || (config->is_gpt2 && wish > config->max_positions) ? config->max_positions : wish;
+}
+
 float tn_decoder_attention_scale(const tn_decoder_config *config, int64_t layer) {
     return config->scale_by_layer ? config->attention_scale / (float)(layer + 1) : config->attention_scale;
 }

@@ -49,6 +49,9 @@ typedef struct tn_decoder_config {
 tn_status tn_decoder_config_parse(const cJSON *json, const char *where, tn_decoder_config *out);
 void tn_decoder_config_free(tn_decoder_config *config);
 
+/* Tokens of a sample where `wish` were wished for (0: the model's positions): no more than there are learned positions. */
+int64_t tn_decoder_length(const tn_decoder_config *config, int64_t wish);
+
 /* The factor on the attention scores of one layer. */
 float tn_decoder_attention_scale(const tn_decoder_config *config, int64_t layer);
 

@@ -154,6 +154,8 @@ static void gpt2_has_its_own_members(void **state) {
     assert_true(config.is_gpt2 && config.tied && config.feed_forward == TN_FEED_FORWARD_GELU_TANH);
     assert_true(config.kv_heads == 4 && config.head_size == 6 && config.intermediate_size == 96);
     assert_true(config.max_positions == 1024 && config.norm_eps == 1e-5 && config.initializer_range == 0.02);
+    assert_true(tn_decoder_length(&config, 0) == 1024 && tn_decoder_length(&config, 2000) == 1024);
+    assert_int_equal(tn_decoder_length(&config, 9), 9);
     assert_true(config.window == 0 && config.bos == -1 && config.eos_count == 0);
     assert_true(tn_decoder_attention_scale(&config, 1) == 1 / sqrtf(6));
     tn_decoder_config_free(&config);
