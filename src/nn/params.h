@@ -12,6 +12,8 @@ typedef struct tn_param {
     int64_t offset, count;
     float lr_scale; /* this parameter's learning rate as a multiple of the run's */
     bool decay;     /* weight decay applies */
+    bool shared;    /* belongs to no module: the name is without a path */
+    bool in_file;   /* part of a saved adapter */
 } tn_param;
 
 typedef struct tn_params {

@@ -4,14 +4,32 @@
 #include <math.h>
 #include <string.h>
 
-#include "peft/lora.h"
 #include "peft/token_rows.h"
 
-tn_status tn_adapter_declare(tn_adapter *adapter, const tn_module *module, const char *suffix, tn_weight *weight) {
-    const char *name = tn_arena_printf(&adapter->arena, "%s.%s", module->name, suffix);
+static tn_status declare(tn_adapter *adapter, tn_params *store, const tn_module *module, const char *suffix, bool in_file,
+                         tn_weight *weight) {
+    const char *name =
+        module ? tn_arena_printf(&adapter->arena, "%s.%s", module->name, suffix) : tn_arena_strdup(&adapter->arena, suffix);
     if (!name)
         return tn_fail_memory("the adapter");
-    return tn_params_add(&adapter->params, name, weight);
+    TN_TRY(tn_params_add(store, name, weight));
+    tn_param *param = &store->entries[store->count - 1];
+    param->shared = !module;
+    param->in_file = in_file;
+    return TN_OK;
+}
+
+tn_status tn_adapter_declare(tn_adapter *adapter, const tn_module *module, const char *suffix, tn_weight *weight) {
+    return declare(adapter, &adapter->params, module, suffix, true, weight);
+}
+
+tn_status tn_adapter_declare_constant(tn_adapter *adapter, const tn_module *module, const char *suffix, bool in_file,
+                                      tn_weight *weight) {
+    return declare(adapter, &adapter->constants, module, suffix, in_file, weight);
+}
+
+tn_status tn_adapter_declare_shared(tn_adapter *adapter, const char *name, bool in_file, tn_weight *weight) {
+    return declare(adapter, &adapter->constants, NULL, name, in_file, weight);
 }
 
 static tn_status add_slot(tn_adapter *adapter, tn_module *module, const tn_peft_method *method, const tn_slot_hooks *hooks,
@@ -36,7 +54,7 @@ static tn_status add_method_slot(tn_adapter *adapter, tn_module *module) {
     TN_TRY(tn_peft_pattern_value(config->alpha_pattern, config->alpha_pattern_count, module->name, "alpha_pattern",
                                  config->alpha, &alpha));
     int64_t most = out < in ? out : in;
-    if (!(rank >= 1) || rank != floor(rank) || rank > (double)most)
+    if (!(rank >= 1) || rank != floor(rank) || (rank > (double)most && !adapter->method->any_rank))
         return tn_fail(TN_ERROR_ARGUMENT, "rank %g does not fit %s, whose weight is %lld x %lld; choose 1 to %lld", rank,
                        module->name, (long long)out, (long long)in, (long long)most);
     tn_slot *slot = NULL;
@@ -186,14 +204,17 @@ static tn_status build(tn_adapter *adapter, bool *selected) {
         TN_TRY(model->kind->replicate(model, (const int64_t(*)[2])config->replication, (int64_t)config->replication_count));
         adapter->replicated = true;
     }
+    if (adapter->method->complete)
+        TN_TRY(adapter->method->complete(model, config));
     if (!config->target_modules.count && !config->target_regex && !config->all_linear && !config->target_parameters.count)
         TN_TRY(tn_peft_config_set_targets(config, model->default_targets));
-    TN_TRY(tn_lora_init_check(config->init));
     TN_TRY(tn_peft_select(model, config, adapter->method, selected));
     TN_TRY(resolve_all_linear(adapter, selected));
     adapter->slots = tn_calloc((size_t)model->module_count + 2 * config->token_rows_count + 2, sizeof *adapter->slots);
     if (!adapter->slots)
         return tn_fail_memory("the adapter");
+    if (adapter->method->begin)
+        TN_TRY(adapter->method->begin(adapter, selected));
     config->fan_in_fan_out = false; /* how the layers are stored counts, not what a file says */
     for (int64_t i = 0; i < model->module_count; i++) {
         if (!selected[i])
@@ -208,6 +229,8 @@ static tn_status build(tn_adapter *adapter, bool *selected) {
 }
 
 static tn_status start_values(tn_adapter *adapter, uint64_t seed) {
+    if (adapter->method->init_shared)
+        TN_TRY(adapter->method->init_shared(adapter, seed));
     for (int64_t i = 0; i < adapter->slot_count; i++) {
         const tn_adapter_slot *s = &adapter->slots[i];
         if (s->method) {
@@ -254,6 +277,7 @@ tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_
     }
     TN_TRY_GOTO(build(adapter, selected));
     TN_TRY_GOTO(tn_params_build(&adapter->params, trainable));
+    TN_TRY_GOTO(tn_params_build(&adapter->constants, false));
     TN_TRY_GOTO(start_values(adapter, seed));
     attach(adapter);
     tn_free(selected);
@@ -317,6 +341,7 @@ void tn_adapter_free(tn_adapter *adapter) {
     if (adapter->replicated)
         adapter->model->kind->unreplicate(adapter->model);
     tn_params_free(&adapter->params);
+    tn_params_free(&adapter->constants);
     tn_peft_config_free(&adapter->config);
     tn_arena_free(&adapter->arena);
     tn_free(adapter->slots);

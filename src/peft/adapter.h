@@ -25,7 +25,9 @@ struct tn_adapter {
     tn_network *model;
     const tn_peft_method *method; /* NULL: full fine-tuning */
     tn_peft_config config;
-    tn_params params; /* names are the file's keys without "base_model.model." (full: the checkpoint's names) */
+    tn_params params;    /* names are the file's keys without "base_model.model." (full: the checkpoint's names) */
+    tn_params constants; /* tensors that no update changes, f32, named likewise */
+    void *shared;        /* the method's own, in the arena */
     tn_adapter_slot *slots;
     int64_t slot_count;
     tn_replaced *replaced;
