@@ -15,7 +15,7 @@ typedef struct tn_module {
     bool is_head; /* the output projection */
     bool has_bias;
     struct tn_module *tied; /* whose weight this one shares (an output head with the embedding), or NULL */
-    tn_weight weight, bias; /* linear [O, C] and [O]; embedding [V, C]; norm [C] */
+    tn_weight weight, bias; /* linear [O, C] (or stored transposed) and [O]; embedding [V, C]; norm [C] */
     tn_slot *slots;         /* attached adapters, in the order of attaching */
 } tn_module;
 
@@ -63,7 +63,8 @@ struct tn_slot {
 /* Results belong to the caller; inputs stay the caller's. */
 tn_var *tn_linear_forward(const tn_forward *forward, const tn_module *module, tn_var *x);
 tn_var *tn_embedding_forward(const tn_forward *forward, const tn_module *module, const int32_t *ids, int64_t count);
-tn_var *tn_norm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps, int64_t groups);
+tn_var *tn_norm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps, int64_t groups); /* RMS */
+tn_var *tn_layernorm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps);
 
 void tn_module_attach(tn_module *module, tn_slot *slot);
 void tn_module_detach(tn_module *module, tn_slot *slot);
