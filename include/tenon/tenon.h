@@ -3,6 +3,7 @@
 #define TENON_TENON_H
 
 #include <tenon/bench.h>
+#include <tenon/compose.h>
 #include <tenon/error.h>
 #include <tenon/evaluate.h>
 #include <tenon/generate.h>
