@@ -5,12 +5,11 @@
 #include "format/json.h"
 #include "kernel/kernel.h"
 #include "session/low_rank_result.h"
+#include "session/weight_role.h"
 #include "tensor/checkpoint.h"
 
 enum { CONFIG_LIMIT = 16 << 20 };
 static const char PREFIX[] = "base_model.model.";
-
-typedef enum { ROLE_LINEAR, ROLE_TRANSPOSED, ROLE_CONV2D, ROLE_EMBEDDING, ROLE_OTHER } role;
 
 typedef struct {
     const tn_extract_options *options;
@@ -29,49 +28,6 @@ void tn_extract_options_default(tn_extract_options *options) {
     *options = (tn_extract_options){.energy = 0.95};
 }
 
-/* --- what a tensor is, by its name and shape --- */
-
-static const char *last_part(const char *module) {
-    const char *dot = strrchr(module, '.');
-    return dot ? dot + 1 : module;
-}
-
-static bool is_one_of(const char *word, const char *const *words) {
-    while (*words && strcmp(*words, word) != 0)
-        words++;
-    return *words;
-}
-
-static const char *model_type(const extraction *e) {
-    const cJSON *type = e->json ? tn_json_get(e->json, "model_type") : NULL;
-    return cJSON_IsString(type) ? type->valuestring : "";
-}
-
-/* Families whose linear layers are Conv1D modules, which store their weight as [in, out]. */
-static bool is_transposed(const extraction *e, const char *module) {
-    static const char *const families[] = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer", NULL};
-    static const char *const layers[] = {"c_attn", "q_attn", "c_proj", "c_fc", NULL};
-    return is_one_of(model_type(e), families) && is_one_of(last_part(module), layers);
-}
-
-static bool is_embedding(const char *module) {
-    static const char *const others[] = {"wte", "wpe", "emb", NULL};
-    const char *name = last_part(module);
-    /* GPT-NeoX calls its output head embed_out */
-    return (strstr(name, "embed") && strcmp(name, "embed_out") != 0) || is_one_of(name, others);
-}
-
-/* Plain networks list their layers; a grouped convolution's update is no single product. */
-static bool is_grouped(const extraction *e, const char *module) {
-    const cJSON *layers = e->json ? tn_json_get(e->json, "layers") : NULL, *layer;
-    cJSON_ArrayForEach(layer, layers) {
-        const cJSON *name = tn_json_get(layer, "name"), *groups = tn_json_get(layer, "groups");
-        if (cJSON_IsString(name) && strcmp(name->valuestring, module) == 0)
-            return cJSON_IsNumber(groups) && groups->valuedouble > 1;
-    }
-    return false;
-}
-
 static bool ends_with(const char *text, const char *end) {
     size_t length = strlen(text), tail = strlen(end);
     return length > tail && strcmp(text + length - tail, end) == 0;
@@ -83,25 +39,14 @@ static const char *module_of(extraction *e, const char *name) {
     return ends_with(name, end) ? tn_arena_strndup(&e->arena, name, strlen(name) - strlen(end)) : NULL;
 }
 
-static role role_of(const extraction *e, const char *name, const char *module, const tn_tensor *tensor) {
-    if (!module || !ends_with(name, ".weight"))
-        return ROLE_OTHER;
-    if (tensor->ndim == 4)
-        return is_grouped(e, module) ? ROLE_OTHER : ROLE_CONV2D;
-    if (tensor->ndim != 2)
-        return ROLE_OTHER;
-    return is_embedding(module) ? ROLE_EMBEDDING : is_transposed(e, module) ? ROLE_TRANSPOSED : ROLE_LINEAR;
-}
-
-static tn_status is_target(const extraction *e, const char *module, role r, bool *yes) {
+static tn_status is_target(const extraction *e, const char *module, tn_weight_role r, bool *yes) {
     const tn_peft_config *c = &e->config;
-    static const char *const heads[] = {"lm_head", "embed_out", "score", NULL};
-    *yes = r != ROLE_OTHER && (r != ROLE_EMBEDDING || e->options->embeddings);
+    *yes = r != TN_WEIGHT_OTHER && (r != TN_WEIGHT_EMBEDDING || e->options->embeddings);
     if (!*yes || !e->options->target_modules)
         return TN_OK;
     if (c->target_regex)
         return tn_peft_full_match(c->target_regex, module, "target_modules", yes);
-    *yes = c->all_linear ? !is_one_of(last_part(module), heads) : tn_peft_names_module(c->target_modules, module);
+    *yes = c->all_linear ? !tn_weight_is_head(module) : tn_peft_names_module(c->target_modules, module);
     return TN_OK;
 }
 
@@ -134,8 +79,9 @@ static void transpose(float *out, const float *in, int64_t rows, int64_t cols) {
 }
 
 /* The update [O, C] that a LoRA on this weight adds: of embeddings and Conv1D the transposed difference. */
-static tn_status extract_weight(extraction *e, const char *module, role r, const tn_tensor *base, const tn_tensor *tuned) {
-    bool turned = r == ROLE_EMBEDDING || r == ROLE_TRANSPOSED;
+static tn_status extract_weight(extraction *e, const char *module, tn_weight_role r, const tn_tensor *base,
+                                const tn_tensor *tuned) {
+    bool turned = r == TN_WEIGHT_EMBEDDING || r == TN_WEIGHT_TRANSPOSED;
     int64_t count = tn_tensor_count(base), rows = base->shape[0], cols = count / rows;
     double difference, original;
     tn_arena scratch = {0};
@@ -155,11 +101,11 @@ static tn_status extract_weight(extraction *e, const char *module, role r, const
     TN_TRY_GOTO(tn_low_rank_of_dense(update, turned ? cols : rows, turned ? rows : cols, choice, e->options->seed,
                                      &e->result.arena, &low_rank));
     tn_factor_module made = {.name = module,
-                             .kind = r == ROLE_EMBEDDING ? TN_FACTOR_EMBEDDING
-                                     : r == ROLE_CONV2D  ? TN_FACTOR_CONV2D
-                                                         : TN_FACTOR_LINEAR,
+                             .kind = r == TN_WEIGHT_EMBEDDING ? TN_FACTOR_EMBEDDING
+                                     : r == TN_WEIGHT_CONV2D  ? TN_FACTOR_CONV2D
+                                                              : TN_FACTOR_LINEAR,
                              .factors = low_rank.factors};
-    for (int i = 0; i < 3 && r == ROLE_CONV2D; i++)
+    for (int i = 0; i < 3 && r == TN_WEIGHT_CONV2D; i++)
         made.window[i] = base->shape[i + 1];
     TN_TRY_GOTO(tn_low_rank_result_add(&e->result, &made, sqrt(low_rank.total), sqrt(low_rank.dropped)));
     status = tn_map_put_text(&e->adapted, module, 1);
@@ -195,7 +141,7 @@ static tn_status take_tensor(extraction *e, const char *name, const tn_tensor *b
     if (difference == 0)
         return TN_OK;
     const char *module = module_of(e, name);
-    role r = role_of(e, name, module, base);
+    tn_weight_role r = tn_weight_role_of(e->json, name, module, base);
     TN_TRY(is_target(e, module, r, &target));
     if (target)
         return extract_weight(e, module, r, base, tuned);
@@ -231,29 +177,21 @@ static tn_status take_tensors(extraction *e) {
         }
     if (e->result.count)
         return TN_OK;
-    return tn_fail(TN_ERROR_MISMATCH,
-                   e->rest_count ? "no weight that a LoRA can be made for differs; '%s' does"
-                                 : "the two checkpoints hold the same values%.0s",
-                   e->rest_count ? e->rest[0].name : "");
+    if (!e->rest_count)
+        return tn_fail(TN_ERROR_MISMATCH, "the two checkpoints hold the same values");
+    return tn_fail(TN_ERROR_MISMATCH, "no weight that a LoRA is made for differs; '%s' does", e->rest[0].name);
 }
 
 /* --- what is kept whole --- */
 
 static bool is_tied(const extraction *e) {
-    const cJSON *tie = e->json ? tn_json_get(e->json, "tie_word_embeddings") : NULL;
-    bool by_default = strcmp(model_type(e), "gpt2") == 0;
-    return (tie ? cJSON_IsTrue(tie) : by_default) && !tn_checkpoint_find(&e->base, "lm_head.weight");
-}
-
-static bool is_input_embedding(const char *module) {
-    static const char *const names[] = {"embed_tokens", "wte", "embed_in", "word_embeddings", NULL};
-    return is_one_of(last_part(module), names);
+    return tn_weight_head_is_tied(e->json) && !tn_checkpoint_find(&e->base, "lm_head.weight");
 }
 
 /* A LoRA on an embedding would leave a head that shares its weight as it was. */
 static tn_status check_tied(const extraction *e) {
     for (size_t i = 0; i < e->result.count && is_tied(e); i++)
-        if (is_input_embedding(e->result.modules[i].name))
+        if (tn_weight_is_input_embedding(e->result.modules[i].name))
             return tn_fail(TN_ERROR_UNSUPPORTED,
                            "'%s' is also the output head's weight, which a LoRA on the embedding would not change; keep it "
                            "whole (--keep-rest without --embeddings)",
@@ -290,7 +228,7 @@ static tn_status keep_rest(extraction *e) {
             e->config.bias = TN_BIAS_LORA_ONLY;
         else if (!tn_map_get_text(&saved, module, NULL)) {
             names[count++] = module;
-            e->config.ensure_weight_tying |= is_tied(e) && is_input_embedding(module);
+            e->config.ensure_weight_tying |= is_tied(e) && tn_weight_is_input_embedding(module);
             status = tn_map_put_text(&saved, module, 1);
             if (status == TN_OK)
                 status = keep_tensor(e, module, ".weight", ".weight");
@@ -309,8 +247,8 @@ static tn_status keep_rest(extraction *e) {
 
 static tn_status count_part(tn_map *counts, const char *module) {
     int64_t count = 0;
-    tn_map_get_text(counts, last_part(module), &count);
-    return tn_map_put_text(counts, last_part(module), count + 1);
+    tn_map_get_text(counts, tn_module_last_part(module), &count);
+    return tn_map_put_text(counts, tn_module_last_part(module), count + 1);
 }
 
 static tn_status count_parts(extraction *e, tn_map *all, tn_map *adapted) {
@@ -333,7 +271,7 @@ static tn_status name_targets(extraction *e) {
     tn_status status = names ? count_parts(e, &all, &adapted) : tn_fail_memory("the adapter's configuration");
     size_t count = 0;
     for (size_t i = 0; i < e->result.count && status == TN_OK; i++) {
-        const char *module = e->result.modules[i].name, *part = last_part(module);
+        const char *module = e->result.modules[i].name, *part = tn_module_last_part(module);
         int64_t there = 0, changed = 0;
         tn_map_get_text(&all, part, &there);
         tn_map_get_text(&adapted, part, &changed);

@@ -494,7 +494,7 @@ static void checkpoints_that_do_not_go_together_are_refused(void **state) {
     make_adapter("a", lora("embed_tokens", 2), 1);
     merge_into_tuned("a");
     whole.target_modules = "q_proj";
-    assert_fails(extract(&whole, "no", NULL), TN_ERROR_MISMATCH, "no weight that a LoRA can be made for differs");
+    assert_fails(extract(&whole, "no", NULL), TN_ERROR_MISMATCH, "no weight that a LoRA is made for differs");
     options.energy = 0;
     assert_fails(extract(&options, "no", NULL), TN_ERROR_ARGUMENT, "extracting needs a rank");
     assert_false(tn_path_exists(temporary("no")));
