@@ -23,8 +23,13 @@ static void print_layers(tn_buf *out, const tn_low_rank_report *r) {
     }
     for (int64_t i = 0; i < r->layer_count; i++) {
         const tn_low_rank_layer *l = &r->layers[i];
-        tn_buf_printf(out, "  %-*s  [%lld, %lld]  rank %-4lld  |update| %-9.4g  energy kept %.6f\n", (int)width, l->module,
-                      (long long)l->out, (long long)l->in, (long long)l->rank, l->norm, tn_low_rank_energy(l->error));
+        size_t start = out->length;
+        tn_buf_puts(out, "  ");
+        tn_cli_print_text(out, l->module);
+        while (out->length < start + width + 2 && !out->failed)
+            tn_buf_putc(out, ' ');
+        tn_buf_printf(out, "  [%lld, %lld]  rank %-4lld  |update| %-9.4g  energy kept %.6f\n", (long long)l->out,
+                      (long long)l->in, (long long)l->rank, l->norm, tn_low_rank_energy(l->error));
     }
 }
 
@@ -33,9 +38,11 @@ static void print_rest(tn_buf *out, const tn_low_rank_report *r) {
         return;
     tn_buf_printf(out, "%lld tensors differ and got no LoRA%s:\n", (long long)r->rest_count,
                   r->rest[0].kept ? "; they are kept whole" : "; THE ADAPTER IS WITHOUT THEM (--keep-rest keeps them)");
-    for (int64_t i = 0; i < r->rest_count; i++)
-        tn_buf_printf(out, "  %s  |difference| %.4g of |base| %.4g\n", r->rest[i].name, r->rest[i].norm,
-                      r->rest[i].base_norm);
+    for (int64_t i = 0; i < r->rest_count; i++) {
+        tn_buf_puts(out, "  ");
+        tn_cli_print_text(out, r->rest[i].name);
+        tn_buf_printf(out, "  |difference| %.4g of |base| %.4g\n", r->rest[i].norm, r->rest[i].base_norm);
+    }
 }
 
 tn_status tn_cli_print_low_rank(tn_buf *out, const char *title, const tn_low_rank_report *report, bool energy,
@@ -48,9 +55,10 @@ tn_status tn_cli_print_low_rank(tn_buf *out, const char *title, const tn_low_ran
         print_layers(out, report);
         tn_buf_printf(out, "energy kept over all modules: %.6f\n", tn_low_rank_energy(report->error));
     }
-    tn_buf_printf(out, "relative error against the exact %s: %.3g; worst module: %.3g, %s\n",
-                  energy ? "update" : "weighted sum", report->error, report->layers[report->worst].error,
-                  report->layers[report->worst].module);
+    tn_buf_printf(out, "relative error against the exact %s: %.3g; worst module: %.3g, ", energy ? "update" : "weighted sum",
+                  report->error, report->layers[report->worst].error);
+    tn_cli_print_text(out, report->layers[report->worst].module);
+    tn_buf_putc(out, '\n');
     print_rest(out, report);
     return tn_cli_print_files(out, dir);
 }
