@@ -182,20 +182,25 @@ static void add_gram(double *g, double *piece, const tn_factors *terms, const do
     tn_gram_add(g, piece, row, width);
 }
 
-tn_status tn_factors_norm(const tn_factors *terms, const double *weights, size_t count, double *out) {
+tn_status tn_factors_norm(const tn_factors *terms, const double *weights, size_t count, double *out, double *terms_norm) {
     enum { PIECE = 256 };
     int64_t k = total_rank(terms, count);
     double *ga = tn_calloc((size_t)(k * k), sizeof *ga), *gb = tn_calloc((size_t)(k * k), sizeof *gb);
-    double *piece = tn_calloc((size_t)k * PIECE, sizeof *piece), sum = 0;
+    double *piece = tn_calloc((size_t)k * PIECE, sizeof *piece), sum = 0, magnitude = 0;
     tn_status status = ga && gb && piece ? TN_OK : tn_fail_memory("the norm of an update");
     for (int64_t at = 0; at < terms->in && status == TN_OK; at += PIECE)
         add_gram(ga, piece, terms, weights, count, true, at, at + PIECE < terms->in ? at + PIECE : terms->in);
     for (int64_t at = 0; at < terms->out && status == TN_OK; at += PIECE)
         add_gram(gb, piece, terms, weights, count, false, at, at + PIECE < terms->out ? at + PIECE : terms->out);
     for (int64_t i = 0; i < k && status == TN_OK; i++)
-        for (int64_t j = 0; j <= i; j++)
-            sum += (i == j ? 1 : 2) * ga[i * k + j] * gb[i * k + j];
+        for (int64_t j = 0; j <= i; j++) {
+            double product = (i == j ? 1 : 2) * ga[i * k + j] * gb[i * k + j];
+            sum += product;
+            magnitude += fabs(product);
+        }
     *out = sqrt(fmax(0, sum)); /* cancellation may leave a negative rest */
+    if (terms_norm)
+        *terms_norm = sqrt(magnitude);
     tn_free(piece);
     tn_free(gb);
     tn_free(ga);

@@ -35,7 +35,8 @@ tn_status tn_low_rank_of_dense(const float *w, int64_t rows, int64_t cols, tn_ra
                                tn_arena *arena, tn_low_rank *out);
 
 /* ||sum_i weights[i] * scale_i B_i A_i||_F, by Gram matrices in double: sqrt(sum of (B^T B) o (A A^T)) of the stacked
- * factors. */
-tn_status tn_factors_norm(const tn_factors *terms, const double *weights, size_t count, double *out);
+ * factors. *terms_norm (may be NULL) gets the root of the sum of the magnitudes: a norm far below it is what cancellation
+ * left. */
+tn_status tn_factors_norm(const tn_factors *terms, const double *weights, size_t count, double *out, double *terms_norm);
 
 #endif

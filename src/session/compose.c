@@ -234,14 +234,20 @@ static tn_status gather(const inputs *in, const tn_factor_module *m, size_t owne
 static tn_status compose_module(const inputs *in, const tn_compose_rule *rule, const tn_factor_module *m, size_t owner,
                                 tn_arena *scratch, tn_low_rank_result *result) {
     gathered g;
-    double exact, difference;
+    double exact, terms, difference, rounding;
     tn_factor_module made = *m;
     TN_TRY(gather(in, m, owner, scratch, &g));
     TN_TRY(tn_compose_module(rule, m->name, g.terms, g.weights, g.adapters, g.count, &result->arena, &made.factors));
-    TN_TRY(tn_factors_norm(g.terms, g.weights, g.count, &exact));
+    TN_TRY(tn_factors_norm(g.terms, g.weights, g.count, &exact, &terms));
     g.terms[g.count] = made.factors;
     g.weights[g.count] = -1;
-    TN_TRY(tn_factors_norm(g.terms, g.weights, g.count + 1, &difference));
+    TN_TRY(tn_factors_norm(g.terms, g.weights, g.count + 1, &difference, NULL));
+    rounding = 1e-6 * terms;
+    if (exact < rounding) {
+        /* the updates cancel, and nothing but their rounding is left to compare with */
+        exact = 0;
+        difference = difference < rounding ? 0 : difference;
+    }
     return tn_low_rank_result_add(result, &made, exact, difference);
 }
 

@@ -193,7 +193,7 @@ static void svd_leaves_out_the_smallest_components(void **state) {
     tn_low_rank full, cut;
     double norm, previous = 0;
     assert_ok(tn_low_rank_of_sum(terms, weights, 2, (tn_rank_choice){.rank = 9}, &arena, &full));
-    assert_ok(tn_factors_norm(terms, weights, 2, &norm));
+    assert_ok(tn_factors_norm(terms, weights, 2, &norm, NULL));
     assert_true(fabs(full.total - norm * norm) < 1e-5 * full.total);
     assert_true(full.dropped == 0);
     for (int64_t rank = 8; rank >= 1; rank--) {
@@ -267,12 +267,12 @@ static void norms_by_gram_matrices_are_those_of_the_matrices(void **state) {
     double *dense = calloc(300 * 600, sizeof *dense), norm;
     assert_non_null(dense);
     dense_sum(dense, terms, weights, 3);
-    assert_ok(tn_factors_norm(terms, weights, 3, &norm));
+    assert_ok(tn_factors_norm(terms, weights, 3, &norm, NULL));
     assert_true(fabs(norm / norm_of(dense, 300 * 600) - 1) < 1e-10);
     static const double opposite[2] = {1, -1};
     tn_factors same[2] = {terms[0], terms[0]};
     double rest;
-    assert_ok(tn_factors_norm(same, opposite, 2, &rest));
+    assert_ok(tn_factors_norm(same, opposite, 2, &rest, NULL));
     assert_true(rest < 1e-7 * norm);
     tn_arena_free(&arena);
     free(dense);

@@ -197,6 +197,21 @@ static void composing_one_adapter_is_the_identity(void **state) {
         }
 }
 
+static void updates_that_cancel_leave_no_error(void **state) {
+    (void)state;
+    static const char *const same[] = {"b", "b"};
+    static const double opposite[] = {0.7, -0.7};
+    static const char *const modes[] = {"linear", "cat", "svd"};
+    make_three();
+    for (size_t m = 0; m < 3; m++) {
+        tn_compose_options options = mode(modes[m], 0);
+        tn_low_rank_report report;
+        assert_ok(compose(same, opposite, 2, &options, "nothing", &report));
+        assert_true(report.norm == 0 && report.error == 0);
+        tn_low_rank_report_free(&report);
+    }
+}
+
 /* --- tensors that were trained whole --- */
 
 static void equal_whole_tensors_are_kept_and_others_refused(void **state) {
@@ -544,6 +559,40 @@ static void conv1d_weights_are_transposed(void **state) {
     tn_arena_free(&arena);
 }
 
+static tn_status run_all(int which, tn_low_rank_report *report) {
+    tn_compose_options svd = mode("svd", 0);
+    tn_extract_options options = by_energy(0.9);
+    options.keep_rest = true;
+    switch (which) {
+    case 0: return compose(three, three_weights, 3, &svd, "one", report);
+    case 1: return tn_resize_adapter(temporary("b"), 2, 0, temporary("two"), report);
+    default: return extract(&options, "three", report);
+    }
+}
+
+static void running_out_of_memory_is_an_error_without_a_leak(void **state) {
+    (void)state;
+    make_three();
+    merge_into_tuned("c");
+    for (int which = 0; which < 3; which++) {
+        tn_status status = TN_ERROR_MEMORY;
+        size_t before = tn_memory_used();
+        int64_t fails = 0;
+        for (int64_t at = 0; status != TN_OK; at += 1 + at / 16) {
+            tn_low_rank_report report = {0};
+            tn_memory_fail_after(at);
+            status = run_all(which, &report);
+            tn_memory_fail_after(-1);
+            if (status != TN_OK && status != TN_ERROR_MEMORY)
+                fail_msg("allocation %d of run %d: %s", (int)at, which, tn_error_message());
+            fails += status != TN_OK;
+            tn_low_rank_report_free(&report);
+            assert_int_equal(tn_memory_used(), before);
+        }
+        assert_true(fails > 20);
+    }
+}
+
 static void the_same_run_writes_the_same_bytes(void **state) {
     (void)state;
     tn_compose_options options = mode("dare_ties_svd", 3);
@@ -567,6 +616,7 @@ int main(void) {
         cmocka_unit_test(adapters_can_be_checked_on_their_model),
         cmocka_unit_test(result_is_a_plain_lora_with_scaling_one),
         cmocka_unit_test(composing_one_adapter_is_the_identity),
+        cmocka_unit_test(updates_that_cancel_leave_no_error),
         cmocka_unit_test(equal_whole_tensors_are_kept_and_others_refused),
         cmocka_unit_test(updates_that_are_no_product_are_refused_by_name),
         cmocka_unit_test(wrong_arguments_are_explained),
@@ -578,6 +628,7 @@ int main(void) {
         cmocka_unit_test(tied_embeddings_are_kept_whole_or_refused),
         cmocka_unit_test(checkpoints_that_do_not_go_together_are_refused),
         cmocka_unit_test(conv1d_weights_are_transposed),
+        cmocka_unit_test(running_out_of_memory_is_an_error_without_a_leak),
         cmocka_unit_test(the_same_run_writes_the_same_bytes),
     };
     return cmocka_run_group_tests_name("compose_adapters", tests, NULL, remove_temporary);
