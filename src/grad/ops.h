@@ -89,8 +89,12 @@ tn_var *tn_op_keep_rows(tn_tape *tape, tn_var *x, const bool *keep);
 /* x with each element zeroed with probability p and the others scaled by 1 / (1 - p); the mask depends on (seed, stream). */
 tn_var *tn_op_dropout(tn_tape *tape, tn_var *x, float p, uint64_t seed, uint64_t stream);
 
-/* Rows of x, in any order: y[i] = x[rows[i]]. */
+/* Rows of x, in any order: y[i] = x[rows[i]]; rows NULL: x itself, copied. rows must stay until backward. */
 tn_var *tn_op_take_rows(tn_tape *tape, tn_var *x, const int32_t *rows, int64_t count);
+
+/* In place: y[rows[i]] += weight * (part[i] - y[rows[i]]): rows ascending, or NULL for all. rows must stay until backward.
+ */
+void tn_op_blend_rows(tn_tape *tape, tn_var *y, tn_var *part, const int32_t *rows, float weight);
 
 /* `count` columns of x from `first` on. */
 tn_var *tn_op_take_columns(tn_tape *tape, tn_var *x, int64_t first, int64_t count);

@@ -38,6 +38,7 @@ static tn_status add_slot(tn_adapter *adapter, tn_module *module, const tn_peft_
     if (!slot)
         return tn_fail_memory("the adapter");
     slot->hooks = hooks;
+    slot->weight = 1;
     slot->id = (uint32_t)(module - adapter->model->modules);
     adapter->slots[adapter->slot_count++] = (tn_adapter_slot){module, slot, method};
     *out = slot;
@@ -112,6 +113,7 @@ static tn_status add_saved_modules(tn_adapter *adapter) {
         if (module->tied && adapter->config.ensure_weight_tying && tn_peft_saves_module(names, module->tied->name))
             continue;
         if (module == model->embedding && model->head && model->head->tied && !adapter->config.ensure_weight_tying) {
+            adapter->untied_head = true;
             model->head->weight = module->weight;
             model->head->tied = NULL;
         }
@@ -250,7 +252,8 @@ static tn_status start_values(tn_adapter *adapter, uint64_t seed) {
 static void attach(tn_adapter *adapter) {
     for (int64_t i = 0; i < adapter->slot_count; i++)
         tn_module_attach(adapter->slots[i].module, adapter->slots[i].slot);
-    adapter->attached = adapter->enabled = true;
+    adapter->attached = adapter->on = adapter->enabled = true;
+    adapter->weight = 1;
 }
 
 tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
@@ -306,7 +309,8 @@ tn_status tn_adapter_create_full(tn_network *model, bool trainable, tn_adapter *
     TN_TRY_GOTO(tn_params_build(&adapter->params, trainable));
     for (int64_t i = 0; i < adapter->params.count; i++)
         adapter->params.entries[i].decay = adapter->params.entries[i].weight->tensor.ndim > 1;
-    adapter->attached = adapter->enabled = true;
+    adapter->attached = adapter->on = adapter->enabled = true;
+    adapter->weight = 1;
     *out = adapter;
     return TN_OK;
 fail:
@@ -314,108 +318,10 @@ fail:
     return status;
 }
 
-/* Restores the base's tensors in reverse order of their replacement. */
-static void restore_base(tn_adapter *adapter) {
-    for (int64_t i = adapter->replaced_count; i-- > 0;) {
-        tn_replaced *r = &adapter->replaced[i];
-        *(r->is_bias ? &r->module->bias : &r->module->weight) = r->original;
-        if (r->was_tied)
-            r->module->tied = r->tied;
-    }
-    tn_network *model = adapter->model;
-    if (model->tied)
-        model->head->tied = model->embedding;
-}
-
-void tn_adapter_free(tn_adapter *adapter) {
-    if (!adapter)
-        return;
-    if (adapter->attached)
-        tn_adapter_enable(adapter, true);
-    tn_adapter_free(adapter->next);
-    if (adapter->attached) {
-        for (int64_t i = 0; i < adapter->slot_count; i++)
-            tn_module_detach(adapter->slots[i].module, adapter->slots[i].slot);
-    }
-    restore_base(adapter);
-    if (adapter->replicated)
-        adapter->model->kind->unreplicate(adapter->model);
-    tn_params_free(&adapter->params);
-    tn_params_free(&adapter->constants);
-    tn_peft_config_free(&adapter->config);
-    tn_arena_free(&adapter->arena);
-    tn_free(adapter->slots);
-    tn_free(adapter->replaced);
-    tn_free(adapter);
-}
-
-tn_status tn_adapter_append(tn_adapter *adapter, tn_adapter *other, const char *name) {
-    tn_status status;
-    tn_adapter *last = adapter;
-    const tn_peft_config *invocation = tn_adapter_invocation(adapter);
-    if (invocation || tn_adapter_invocation(other)) {
-        status = tn_fail(TN_ERROR_UNSUPPORTED, "alora_invocation_tokens work for a single adapter, not for several at once");
-        goto fail;
-    }
-    for (tn_adapter *one = adapter; one; one = one->next) {
-        last = one;
-        for (int64_t i = 0; i < one->replaced_count * other->replaced_count; i++) {
-            const tn_replaced *a = &one->replaced[i / other->replaced_count],
-                              *b = &other->replaced[i % other->replaced_count];
-            if (a->module != b->module || a->is_bias != b->is_bias)
-                continue;
-            status = tn_fail(TN_ERROR_ARGUMENT, "two adapters replace the %s of '%s'; only one of them can act",
-                             a->is_bias ? "bias" : "weight", a->module->name);
-            goto fail;
-        }
-    }
-    other->name = tn_arena_strdup(&other->arena, name);
-    if (!other->name) {
-        status = tn_fail_memory("the adapter");
-        goto fail;
-    }
-    last->next = other;
-    return TN_OK;
-fail:
-    tn_adapter_free(other);
-    return status;
-}
-
-const tn_peft_config *tn_adapter_invocation(const tn_adapter *adapter) {
-    for (; adapter; adapter = adapter->next)
-        if (adapter->config.invocation_count)
-            return &adapter->config;
-    return NULL;
-}
-
-void tn_adapter_mute(tn_adapter *adapter, bool muted) {
-    for (; adapter; adapter = adapter->next)
-        for (int64_t i = 0; i < adapter->slot_count; i++)
-            adapter->slots[i].slot->disabled = muted;
-}
-
-static void exchange_replaced(tn_adapter *adapter, bool enabled) {
-    for (int64_t i = 0; i < adapter->replaced_count; i++) {
-        tn_replaced *r = &adapter->replaced[i];
-        tn_weight *weight = r->is_bias ? &r->module->bias : &r->module->weight, other = r->original;
-        r->original = *weight;
-        *weight = other;
-        if (r->was_tied)
-            r->module->tied = enabled ? NULL : r->tied;
-    }
-}
-
-void tn_adapter_enable(tn_adapter *adapter, bool enabled) {
-    tn_adapter_mute(adapter, !enabled);
-    for (; adapter; adapter = adapter->next) {
-        if (adapter->enabled != enabled)
-            exchange_replaced(adapter, enabled);
-        adapter->enabled = enabled;
-    }
-}
-
 bool tn_adapter_has(const tn_adapter *adapter, const tn_module *module) {
     for (; adapter; adapter = adapter->next) {
+        if (adapter->weight == 0)
+            continue;
         for (int64_t i = 0; i < adapter->slot_count; i++)
             if (adapter->slots[i].module == module)
                 return true;
@@ -447,6 +353,32 @@ static tn_status merge_slots(const tn_adapter *adapter, const tn_module *module,
     return TN_OK;
 }
 
+/* values = before + share (values - before) */
+static void take_share(float *values, const float *before, float share, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        values[i] = before[i] + share * (values[i] - before[i]);
+}
+
+/* The same for an adapter of which only a share counts. */
+static tn_status merge_share(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
+                             bool *has_bias) {
+    int64_t count = tn_tensor_count(&tn_module_weight(module)->tensor), outputs = bias ? module->bias.tensor.shape[0] : 0;
+    if (adapter->weight == 1)
+        return merge_slots(adapter, module, weight, bias, has_bias);
+    float *before = tn_malloc((size_t)(count + outputs) * sizeof *before);
+    if (!before)
+        return tn_fail_memory("the merged weights");
+    memcpy(before, weight, (size_t)count * sizeof *before);
+    if (bias)
+        memcpy(before + count, bias, (size_t)outputs * sizeof *before);
+    tn_status status = merge_slots(adapter, module, weight, bias, has_bias);
+    take_share(weight, before, adapter->weight, count);
+    if (bias)
+        take_share(bias, before + count, adapter->weight, outputs);
+    tn_free(before);
+    return status;
+}
+
 tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
                                    bool *has_bias) {
     const tn_weight *base = tn_module_weight(module);
@@ -463,7 +395,8 @@ tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *m
     else if (bias)
         memset(bias, 0, (size_t)tn_weight_out(base) * sizeof *bias);
     for (; adapter; adapter = adapter->next)
-        TN_TRY_GOTO(merge_slots(adapter, module, merged, bias, has_bias));
+        if (adapter->weight != 0)
+            TN_TRY_GOTO(merge_share(adapter, module, merged, bias, has_bias));
     if (merged != weight)
         tn_weight_lay_out(base, merged, weight);
 fail:

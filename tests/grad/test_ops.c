@@ -39,8 +39,7 @@ static const int32_t picked[T + 2] = {6, 0, 0, 3, 2, 6, 6, 1, 4};
 static const tn_span spans[2] = {{0, 4, 0, 4}, {4, 3, 4, 3}};
 
 static tn_var *copied(tn_tape *tape, tn_var *x) {
-    static const int32_t all[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
-    return tn_op_take_rows(tape, x, all, x->rows);
+    return tn_op_take_rows(tape, x, NULL, x->rows);
 }
 
 static tn_var *run_embedding(const operands *in) {
@@ -189,6 +188,22 @@ static tn_var *run_take_all_columns(const operands *in) {
     tn_drop(in->tape, parts[2]);
     return parts[0];
 }
+static tn_var *run_blend(const operands *in, const int32_t *rows, float weight) {
+    tn_var *y = copied(in->tape, in->values[0]);
+    tn_op_blend_rows(in->tape, y, in->values[1], rows, weight);
+    return y;
+}
+static tn_var *run_blend_rows(const operands *in) {
+    static const int32_t rows[] = {1, 2, 5};
+    return run_blend(in, rows, 0.3f);
+}
+static tn_var *run_blend_replacing(const operands *in) {
+    static const int32_t rows[] = {0, 4, 6};
+    return run_blend(in, rows, 1);
+}
+static tn_var *run_blend_all(const operands *in) {
+    return run_blend(in, NULL, -1.25f);
+}
 /* One value read by several ops: gradients add up, whichever op comes first. */
 static tn_var *run_shared_value(const operands *in) {
     tn_var *x = in->values[0];
@@ -232,6 +247,9 @@ static const op_case op_cases[] = {
     {"take rows", run_take_rows, 1, {{T, C, false}}},
     {"take columns", run_take_columns, 1, {{T, C, false}}},
     {"take all columns", run_take_all_columns, 1, {{T, C, false}}},
+    {"blend rows", run_blend_rows, 2, {{T, C, false}, {3, C, false}}},
+    {"blend rows, replacing", run_blend_replacing, 2, {{T, C, false}, {3, C, false}}},
+    {"blend all rows", run_blend_all, 2, {{T, C, false}, {T, C, false}}},
     {"shared value", run_shared_value, 5, {{T, C, false}, {C, C, true}, {1, C, true}, {R, C, true}, {C, R, true}}},
 };
 
