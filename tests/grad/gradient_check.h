@@ -48,12 +48,19 @@ static inline float weight_of(int64_t i) {
     return (float)((i * 7919 + 13) % 101) / 50 - 1;
 }
 
-/* Runs the case with the leaves of `trained` needing gradients; seeds the result's and goes back when there are any. */
-static inline double run(const op_case *c, const tn_kernels *kernels, unsigned trained) {
+/* What a run took, to the byte. */
+typedef struct {
+    int64_t peak;
+    double flops;
+} costs;
+
+/* Runs the case with the leaves of `trained` needing gradients; seeds the result's and goes back when there are any. With
+ * reserve 0 it is a rehearsal, for its costs (which may be NULL). */
+static inline double run(const op_case *c, const tn_kernels *kernels, unsigned trained, int64_t reserve, costs *taken) {
     tn_tape tape;
     tn_weight weights[MOST] = {0};
     operands in = {.tape = &tape};
-    assert_ok(tn_tape_init(&tape, kernels, RESERVE));
+    assert_ok(tn_tape_init(&tape, kernels, reserve));
     tape.recording = trained != 0;
     for (int i = 0; i < c->leaf_count; i++) {
         const leaf *l = &c->leaves[i];
@@ -66,17 +73,18 @@ static inline double run(const op_case *c, const tn_kernels *kernels, unsigned t
             in.weights[i] = &weights[i];
         } else {
             in.values[i] = tn_var_new(&tape, l->rows, l->cols, needs);
-            memcpy(in.values[i]->data, data[i], (size_t)(l->rows * l->cols) * sizeof(float));
+            if (reserve > 0)
+                memcpy(in.values[i]->data, data[i], (size_t)(l->rows * l->cols) * sizeof(float));
         }
     }
     tn_var *y = c->run(&in);
     double sum = 0;
-    for (int64_t i = 0; i < y->rows * y->cols; i++)
+    for (int64_t i = 0; reserve > 0 && i < y->rows * y->cols; i++)
         sum += (double)weight_of(i) * y->data[i];
     assert_true(y->needs_grad == (trained != 0));
     if (trained) {
         y->grad = tn_scratch_take(&tape, y->rows * y->cols);
-        for (int64_t i = 0; i < y->rows * y->cols; i++)
+        for (int64_t i = 0; reserve > 0 && i < y->rows * y->cols; i++)
             y->grad.data[i] = weight_of(i);
         tn_drop(&tape, y);
         tn_tape_backward(&tape);
@@ -84,10 +92,14 @@ static inline double run(const op_case *c, const tn_kernels *kernels, unsigned t
             if (c->leaves[i].is_weight || !(trained >> i & 1))
                 continue;
             assert_true(in.values[i]->grad.taken);
-            memcpy(analytic[i], in.values[i]->grad.data, (size_t)(c->leaves[i].rows * c->leaves[i].cols) * sizeof(float));
+            if (reserve > 0)
+                memcpy(analytic[i], in.values[i]->grad.data,
+                       (size_t)(c->leaves[i].rows * c->leaves[i].cols) * sizeof(float));
         }
     }
     assert_ok(tn_tape_status(&tape));
+    if (taken)
+        *taken = (costs){tape.heap.peak, tape.flops};
     tn_tape_free(&tape);
     return sum;
 }
@@ -97,9 +109,9 @@ static inline void find_numeric(const op_case *c) {
         for (int64_t j = 0; j < c->leaves[i].rows * c->leaves[i].cols; j++) {
             float kept = data[i][j];
             data[i][j] = kept + STEP;
-            double up = run(c, tn_kernels_by_name("reference"), 0);
+            double up = run(c, tn_kernels_by_name("reference"), 0, RESERVE, NULL);
             data[i][j] = kept - STEP;
-            double down = run(c, tn_kernels_by_name("reference"), 0);
+            double down = run(c, tn_kernels_by_name("reference"), 0, RESERVE, NULL);
             data[i][j] = kept;
             numeric[i][j] = (float)((up - down) / (2.0 * (double)STEP));
         }
@@ -121,7 +133,8 @@ static inline void compare(const op_case *c, unsigned trained, const char *kerne
     }
 }
 
-/* With every choice of what is trained, on the plain and on the fastest kernels. */
+/* With every choice of what is trained, on the plain and on the fastest kernels. A rehearsal counts what the run then takes.
+ */
 static inline void gradient_is_that_of_central_differences(void **state) {
     const op_case *c = *state;
     for (int i = 0; i < c->leaf_count; i++) {
@@ -130,9 +143,12 @@ static inline void gradient_is_that_of_central_differences(void **state) {
     }
     find_numeric(c);
     for (unsigned trained = 1; trained < 1u << c->leaf_count; trained++) {
-        run(c, tn_kernels_by_name("reference"), trained);
+        costs planned, taken;
+        run(c, tn_kernels_cpu(), trained, 0, &planned);
+        run(c, tn_kernels_by_name("reference"), trained, planned.peak, &taken);
+        assert_true(planned.peak == taken.peak && planned.flops == taken.flops);
         compare(c, trained, "reference");
-        run(c, tn_kernels_cpu(), trained);
+        run(c, tn_kernels_cpu(), trained, planned.peak, NULL);
         compare(c, trained, tn_kernels_cpu()->name);
     }
 }

@@ -96,7 +96,7 @@ static const tn_conv_shape same_size = {.in_channels = 2,
 /* Maxima change where two elements are equal: they are moved far apart. */
 static tn_var *spread_out(const operands *in) {
     tn_var *x = copied(in->tape, in->values[0]);
-    for (int64_t i = 0; i < x->rows * x->cols; i++)
+    for (int64_t i = 0; x->data && i < x->rows * x->cols; i++)
         x->data[i] += (float)(i * 37 % 41) * 8;
     return x;
 }

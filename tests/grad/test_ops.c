@@ -81,15 +81,15 @@ static tn_var *run_swiglu(const operands *in) {
     tn_drop(in->tape, up);
     return y;
 }
-/* Its backward may not write over a gate that an earlier op still reads. */
 /* Its slope jumps at 0: half of the values are moved well above it, half well below. */
 static tn_var *run_relu(const operands *in) {
     tn_var *y = copied(in->tape, in->values[0]);
-    for (int64_t i = 0; i < T * C; i++)
+    for (int64_t i = 0; y->data && i < T * C; i++)
         y->data[i] += i % 2 ? 4 : -4;
     tn_op_relu(in->tape, y);
     return y;
 }
+/* Its backward may not write over a gate that an earlier op still reads. */
 static tn_var *run_swiglu_of_a_kept_gate(const operands *in) {
     tn_var *gate = copied(in->tape, in->values[0]), *up = copied(in->tape, in->values[1]);
     tn_var *h = tn_op_linear(in->tape, gate, in->weights[2], NULL), *y = tn_op_swiglu(in->tape, gate, up);

@@ -313,15 +313,15 @@ static void exponential_is_within_two_ulp(void **state) {
     assert_true(isinf(tn_exp(INFINITY)) && isinf(tn_exp(89)) && isnan(tn_exp(NAN)));
 }
 
-/* Each digit counts, down to where results are next to nothing. GELU by tanh is x exp(z) there, z up to 30 with a rounding
- * error of 2^-24 of its own size. */
+/* Each digit counts, down to where results are next to nothing. GELU by tanh is x exp(z) there, z down to -50 with rounding
+ * errors of 2^-24 of its own size. */
 static void activations_keep_their_digits_at_both_ends(void **state) {
     enum { COUNT = 20001 };
     static const struct {
         tn_activation f;
         double from, tolerance;
     } cases[] = {{TN_ACTIVATION_GELU, -12, 1e-6},
-                 {TN_ACTIVATION_GELU_TANH, -6, 4e-6},
+                 {TN_ACTIVATION_GELU_TANH, -8, 6e-6},
                  {TN_ACTIVATION_SILU, -80, 1e-6},
                  {TN_ACTIVATION_TANH, -20, 1e-6}};
     (void)state;
