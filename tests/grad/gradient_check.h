@@ -54,14 +54,12 @@ typedef struct {
     double flops;
 } costs;
 
-/* Runs the case with the leaves of `trained` needing gradients; seeds the result's and goes back when there are any. With
- * reserve 0 it is a rehearsal, for its costs (which may be NULL). */
-static inline double run(const op_case *c, const tn_kernels *kernels, unsigned trained, int64_t reserve, costs *taken) {
-    tn_tape tape;
-    tn_weight weights[MOST] = {0};
-    operands in = {.tape = &tape};
-    assert_ok(tn_tape_init(&tape, kernels, reserve));
-    tape.recording = trained != 0;
+/* A recording tape and on it the leaves, those of `trained` needing gradients. */
+static inline void lay_out(const op_case *c, const tn_kernels *kernels, unsigned trained, int64_t reserve, tn_tape *tape,
+                           tn_weight weights[MOST], operands *in) {
+    *in = (operands){.tape = tape};
+    assert_ok(tn_tape_init(tape, kernels, reserve));
+    tape->recording = trained != 0;
     for (int i = 0; i < c->leaf_count; i++) {
         const leaf *l = &c->leaves[i];
         bool needs = trained >> i & 1;
@@ -70,38 +68,64 @@ static inline double run(const op_case *c, const tn_kernels *kernels, unsigned t
                 .ndim = l->rows > 1 ? 2 : 1, .shape = {l->rows > 1 ? l->rows : l->cols, l->cols}, .data = data[i]};
             weights[i].trainable = needs;
             weights[i].grad = needs ? memset(analytic[i], 0, sizeof analytic[i]) : NULL;
-            in.weights[i] = &weights[i];
+            in->weights[i] = &weights[i];
         } else {
-            in.values[i] = tn_var_new(&tape, l->rows, l->cols, needs);
-            if (reserve > 0)
-                memcpy(in.values[i]->data, data[i], (size_t)(l->rows * l->cols) * sizeof(float));
+            in->values[i] = tn_var_new(tape, l->rows, l->cols, needs);
+            if (in->values[i]->data)
+                memcpy(in->values[i]->data, data[i], (size_t)(l->rows * l->cols) * sizeof(float));
         }
     }
+}
+
+/* Lays the scalar's gradient on y and goes back. */
+static inline void go_back(tn_tape *tape, tn_var *y) {
+    y->grad = tn_scratch_take(tape, y->rows * y->cols);
+    for (int64_t i = 0; y->grad.data && i < y->rows * y->cols; i++)
+        y->grad.data[i] = weight_of(i);
+    tn_drop(tape, y);
+    tn_tape_backward(tape);
+}
+
+/* Runs the case, and back when anything is trained. With reserve 0 it is a rehearsal, for its costs (which may be NULL). */
+static inline double run(const op_case *c, const tn_kernels *kernels, unsigned trained, int64_t reserve, costs *taken) {
+    tn_tape tape;
+    tn_weight weights[MOST] = {0};
+    operands in;
+    lay_out(c, kernels, trained, reserve, &tape, weights, &in);
     tn_var *y = c->run(&in);
     double sum = 0;
     for (int64_t i = 0; reserve > 0 && i < y->rows * y->cols; i++)
         sum += (double)weight_of(i) * y->data[i];
     assert_true(y->needs_grad == (trained != 0));
-    if (trained) {
-        y->grad = tn_scratch_take(&tape, y->rows * y->cols);
-        for (int64_t i = 0; reserve > 0 && i < y->rows * y->cols; i++)
-            y->grad.data[i] = weight_of(i);
-        tn_drop(&tape, y);
-        tn_tape_backward(&tape);
-        for (int i = 0; i < c->leaf_count; i++) {
-            if (c->leaves[i].is_weight || !(trained >> i & 1))
-                continue;
-            assert_true(in.values[i]->grad.taken);
-            if (reserve > 0)
-                memcpy(analytic[i], in.values[i]->grad.data,
-                       (size_t)(c->leaves[i].rows * c->leaves[i].cols) * sizeof(float));
-        }
+    if (trained)
+        go_back(&tape, y);
+    for (int i = 0; i < c->leaf_count; i++) {
+        if (c->leaves[i].is_weight || !(trained >> i & 1))
+            continue;
+        assert_true(in.values[i]->grad.taken);
+        if (reserve > 0)
+            memcpy(analytic[i], in.values[i]->grad.data, (size_t)(c->leaves[i].rows * c->leaves[i].cols) * sizeof(float));
     }
     assert_ok(tn_tape_status(&tape));
     if (taken)
         *taken = (costs){tape.heap.peak, tape.flops};
     tn_tape_free(&tape);
     return sum;
+}
+
+/* Wherever memory ends, on the way forward or back, the tape says so. */
+static inline void run_short_of_memory(const op_case *c, unsigned trained, int64_t peak) {
+    for (int64_t reserve = TN_HEAP_ALIGN; reserve < peak; reserve += TN_HEAP_ALIGN) {
+        tn_tape tape;
+        tn_weight weights[MOST] = {0};
+        operands in;
+        lay_out(c, tn_kernels_cpu(), trained, reserve, &tape, weights, &in);
+        tn_var *y = c->run(&in);
+        if (tn_tape_status(&tape) == TN_OK)
+            go_back(&tape, y);
+        assert_int_equal(tn_tape_status(&tape), TN_ERROR_MEMORY);
+        tn_tape_free(&tape);
+    }
 }
 
 static inline void find_numeric(const op_case *c) {
@@ -133,8 +157,8 @@ static inline void compare(const op_case *c, unsigned trained, const char *kerne
     }
 }
 
-/* With every choice of what is trained, on the plain and on the fastest kernels. A rehearsal counts what the run then takes.
- */
+/* With every choice of what is trained, on the plain and on the fastest kernels. A rehearsal counts what the run then takes;
+ * less memory is an error. */
 static inline void gradient_is_that_of_central_differences(void **state) {
     const op_case *c = *state;
     for (int i = 0; i < c->leaf_count; i++) {
@@ -150,6 +174,7 @@ static inline void gradient_is_that_of_central_differences(void **state) {
         compare(c, trained, "reference");
         run(c, tn_kernels_cpu(), trained, planned.peak, NULL);
         compare(c, trained, tn_kernels_cpu()->name);
+        run_short_of_memory(c, trained, planned.peak);
     }
 }
 
