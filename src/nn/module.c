@@ -1,8 +1,25 @@
 /* The base's part of a module's forward, then its adapters' in order. */
 #include "nn/module.h"
 
+/* The base's product of x, or of what slots make of it. */
+static tn_var *base_linear(const tn_forward *forward, const tn_module *module, tn_var *x) {
+    tn_var *in = x;
+    for (const tn_slot *slot = module->slots; slot; slot = slot->next) {
+        if (slot->disabled || !slot->hooks->input)
+            continue;
+        tn_var *changed = slot->hooks->input(forward, slot, module, in);
+        if (changed != in && in != x)
+            tn_drop(forward->tape, in);
+        in = changed;
+    }
+    tn_var *y = tn_op_linear(forward->tape, in, tn_module_weight(module), module->has_bias ? &module->bias : NULL);
+    if (in != x)
+        tn_drop(forward->tape, in);
+    return y;
+}
+
 tn_var *tn_linear_forward(const tn_forward *forward, const tn_module *module, tn_var *x) {
-    tn_var *y = tn_op_linear(forward->tape, x, tn_module_weight(module), module->has_bias ? &module->bias : NULL);
+    tn_var *y = base_linear(forward, module, x);
     for (const tn_slot *slot = module->slots; slot; slot = slot->next)
         if (!slot->disabled && slot->hooks->linear)
             y = slot->hooks->linear(forward, slot, module, x, y);

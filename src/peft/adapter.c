@@ -54,7 +54,8 @@ static tn_status add_method_slot(tn_adapter *adapter, tn_module *module) {
     TN_TRY(tn_peft_pattern_value(config->alpha_pattern, config->alpha_pattern_count, module->name, "alpha_pattern",
                                  config->alpha, &alpha));
     int64_t most = weight->shape[0] < weight->shape[1] ? weight->shape[0] : weight->shape[1];
-    if (!(rank >= 1) || rank != floor(rank) || (rank > (double)most && !adapter->method->any_rank))
+    if (adapter->method->rank_key &&
+        (!(rank >= 1) || rank != floor(rank) || (rank > (double)most && !adapter->method->any_rank)))
         return tn_fail(TN_ERROR_ARGUMENT, "rank %g does not fit %s, whose weight is %lld x %lld; choose 1 to %lld", rank,
                        module->name, (long long)weight->shape[0], (long long)weight->shape[1], (long long)most);
     tn_slot *slot = NULL;
@@ -204,6 +205,7 @@ static tn_status build(tn_adapter *adapter, bool *selected) {
         TN_TRY(model->kind->replicate(model, (const int64_t(*)[2])config->replication, (int64_t)config->replication_count));
         adapter->replicated = true;
     }
+    TN_TRY(tn_peft_config_check(config));
     if (adapter->method->complete)
         TN_TRY(adapter->method->complete(model, config));
     if (!config->target_modules.count && !config->target_regex && !config->all_linear && !config->target_parameters.count)
@@ -345,10 +347,20 @@ void tn_adapter_free(tn_adapter *adapter) {
     tn_free(adapter);
 }
 
+/* What scales the base's input leaves alone what another method adds; merged, it would scale both. */
+static bool has_input_hook(const tn_adapter *adapter) {
+    return adapter->method && adapter->method->hooks.input;
+}
+
 tn_status tn_adapter_append(tn_adapter *adapter, tn_adapter *other, const char *name) {
     tn_status status;
     tn_adapter *last = adapter;
     const tn_peft_config *invocation = tn_adapter_invocation(adapter);
+    if (adapter->method != other->method && (has_input_hook(adapter) || has_input_hook(other))) {
+        status = tn_fail(TN_ERROR_UNSUPPORTED, "%s does not go together with adapters of other methods",
+                         has_input_hook(adapter) ? adapter->method->name : other->method->name);
+        goto fail;
+    }
     if (invocation || tn_adapter_invocation(other)) {
         status = tn_fail(TN_ERROR_UNSUPPORTED, "alora_invocation_tokens work for a single adapter, not for several at once");
         goto fail;
@@ -455,6 +467,27 @@ tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *m
     for (; adapter; adapter = adapter->next)
         TN_TRY(merge_slots(adapter, module, weight, bias, has_bias));
     return TN_OK;
+}
+
+/* The last that was merged is the first to be undone. */
+static tn_status unmerge_slots(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias) {
+    if (!adapter)
+        return TN_OK;
+    TN_TRY(unmerge_slots(adapter->next, module, weight, bias));
+    for (int64_t i = adapter->slot_count; i-- > 0;) {
+        const tn_adapter_slot *s = &adapter->slots[i];
+        if (s->module == module && s->method)
+            TN_TRY(s->method->unmerge(s->slot, module, weight, bias));
+    }
+    return TN_OK;
+}
+
+tn_status tn_adapter_unmerged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias) {
+    const tn_tensor *merged = &tn_module_weight(module)->tensor;
+    tn_convert_to_f32(weight, merged->data, merged->dtype, tn_tensor_count(merged));
+    if (bias && module->has_bias)
+        tn_convert_to_f32(bias, module->bias.tensor.data, module->bias.tensor.dtype, module->bias.tensor.shape[0]);
+    return unmerge_slots(adapter, module, weight, module->has_bias ? bias : NULL);
 }
 
 /* Squared norm of (merged - base) of one module, and of the base. */

@@ -81,8 +81,8 @@ static void nearest_name_suggests_only_what_is_near(void **state) {
     assert_null(tn_nearest_name("zzzzzzzzz", names, 3));
 }
 
-/* torch.empty(1000).uniform_(-0.5, 0.25, generator=torch.Generator().manual_seed(3)) in PyTorch 1.13, past the 624 words of a
- * state; of a larger seed the low half counts. */
+/* torch.empty(1000).uniform_(-0.5, 0.25, generator=torch.Generator().manual_seed(3)) in PyTorch 1.13, past the 624 words of
+ * a state; of a larger seed the low half counts. */
 static void torch_generator_gives_the_numbers_of_torch(void **state) {
     static const struct {
         int at;
