@@ -58,11 +58,11 @@ typedef struct {
 } vera_slot;
 
 static int64_t outputs_of(const tn_module *module) {
-    return tn_module_weight(module)->tensor.shape[0];
+    return tn_weight_out(tn_module_weight(module));
 }
 
 static int64_t inputs_of(const tn_module *module) {
-    return tn_module_weight(module)->tensor.shape[1];
+    return tn_weight_in(tn_module_weight(module));
 }
 
 static bool vera_fits(const tn_module *module) {

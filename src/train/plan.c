@@ -80,9 +80,8 @@ static tn_status decide_checkpointing(tn_trainer *t, int64_t *heap) {
 
 /* Seconds per FLOP of the model's own largest product at the batch's size. */
 static double calibrate(const tn_trainer *t, int64_t tokens) {
-    const tn_decoder_config *c = &t->model->decoder->config;
     const tn_weight *w = tn_module_weight(t->model->decoder->layers[0].up);
-    int64_t rows = tokens < 512 ? tokens : 512, in = c->hidden_size, out = c->intermediate_size;
+    int64_t rows = tokens < 512 ? tokens : 512, in = tn_weight_in(w), out = tn_weight_out(w);
     float *x = tn_pages_alloc((size_t)(rows * in) * sizeof *x), *y = tn_pages_alloc((size_t)(rows * out) * sizeof *y);
     double best = 0;
     if (x && y && w->tensor.data) {

@@ -74,7 +74,7 @@ static tn_status read_data(tn_trainer *t) {
     tn_dataset_options options = {.tokenizer = t->model->tokenizer,
                                   .chat_template = t->model->chat_template,
                                   .vocab_size = config->vocab_size,
-                                  .max_length = o->max_length ? o->max_length : config->max_positions,
+                                  .max_length = tn_decoder_length(config, o->max_length),
                                   .too_long = o->drop_long ? TN_TOO_LONG_DROP : TN_TOO_LONG_CUT,
                                   .train_on_prompt = o->train_on_prompt,
                                   .now = TN_DATA_DATE};

@@ -39,8 +39,7 @@ static const int32_t picked[T + 2] = {6, 0, 0, 3, 2, 6, 6, 1, 4};
 static const tn_span spans[2] = {{0, 4, 0, 4}, {4, 3, 4, 3}};
 
 static tn_var *copied(tn_tape *tape, tn_var *x) {
-    static const int32_t all[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
-    return tn_op_take_rows(tape, x, all, x->rows);
+    return tn_op_take_rows(tape, x, NULL, x->rows);
 }
 
 static tn_var *run_embedding(const operands *in) {
@@ -51,6 +50,12 @@ static tn_var *run_linear(const operands *in) {
 }
 static tn_var *run_linear_with_bias(const operands *in) {
     return tn_op_linear(in->tape, in->values[0], in->weights[1], in->weights[2]);
+}
+static tn_var *run_transposed_linear(const operands *in) {
+    static tn_weight weight; /* the op keeps a pointer */
+    weight = *in->weights[1];
+    weight.transposed = true;
+    return tn_op_linear(in->tape, in->values[0], &weight, in->weights[2]);
 }
 static tn_var *run_low_rank(const operands *in) {
     tn_var *y = copied(in->tape, in->values[0]);
@@ -179,6 +184,37 @@ static tn_var *run_dropout(const operands *in) {
 static tn_var *run_take_rows(const operands *in) {
     return tn_op_take_rows(in->tape, in->values[0], picked, T + 2);
 }
+static tn_var *run_blend(const operands *in, const int32_t *rows, float weight) {
+    tn_var *y = copied(in->tape, in->values[0]);
+    tn_op_blend_rows(in->tape, y, in->values[1], rows, weight);
+    return y;
+}
+static tn_var *run_blend_rows(const operands *in) {
+    static const int32_t rows[] = {1, 2, 5};
+    return run_blend(in, rows, 0.3f);
+}
+static tn_var *run_blend_replacing(const operands *in) {
+    static const int32_t rows[] = {0, 4, 6};
+    return run_blend(in, rows, 1);
+}
+static tn_var *run_blend_all(const operands *in) {
+    return run_blend(in, NULL, -1.25f);
+}
+static tn_var *run_take_columns(const operands *in) {
+    return tn_op_take_columns(in->tape, in->values[0], 2, 3);
+}
+/* As a fused projection is taken apart. */
+static tn_var *run_take_all_columns(const operands *in) {
+    tn_var *x = copied(in->tape, in->values[0]), *parts[3];
+    for (int i = 0; i < 3; i++)
+        parts[i] = tn_op_take_columns(in->tape, x, i * 2, 2);
+    tn_drop(in->tape, x);
+    tn_op_add(in->tape, parts[0], parts[1], 0.5f);
+    tn_op_add(in->tape, parts[0], parts[2], -2);
+    tn_drop(in->tape, parts[1]);
+    tn_drop(in->tape, parts[2]);
+    return parts[0];
+}
 /* One value read by several ops: gradients add up, whichever op comes first. */
 static tn_var *run_shared_value(const operands *in) {
     tn_var *x = in->values[0];
@@ -194,6 +230,7 @@ static const op_case op_cases[] = {
     {"embedding", run_embedding, 1, {{V, C, true}}},
     {"linear", run_linear, 2, {{T, C, false}, {O, C, true}}},
     {"linear with bias", run_linear_with_bias, 3, {{T, C, false}, {O, C, true}, {1, O, true}}},
+    {"transposed linear", run_transposed_linear, 3, {{T, C, false}, {C, O, true}, {1, O, true}}},
     {"low rank", run_low_rank, 4, {{T, O, false}, {T, C, false}, {R, C, true}, {O, R, true}}},
     {"low rank with bias",
      run_low_rank_with_bias,
@@ -220,6 +257,11 @@ static const op_case op_cases[] = {
     {"keep rows", run_keep_rows, 1, {{T, C, false}}},
     {"dropout", run_dropout, 1, {{T, C, false}}},
     {"take rows", run_take_rows, 1, {{T, C, false}}},
+    {"blend rows", run_blend_rows, 2, {{T, C, false}, {3, C, false}}},
+    {"blend rows, replacing", run_blend_replacing, 2, {{T, C, false}, {3, C, false}}},
+    {"blend all rows", run_blend_all, 2, {{T, C, false}, {T, C, false}}},
+    {"take columns", run_take_columns, 1, {{T, C, false}}},
+    {"take all columns", run_take_all_columns, 1, {{T, C, false}}},
     {"shared value", run_shared_value, 5, {{T, C, false}, {C, C, true}, {1, C, true}, {R, C, true}, {C, R, true}}},
 };
 
@@ -320,6 +362,46 @@ static void gradient_is_that_of_central_differences(void **state) {
     }
 }
 
+/* --- weights that are stored transposed --- */
+
+/* y = x W^T from W [O, C] in f32, and from the same stored as [C, O] in `dtype`. */
+static void compare_stored_both_ways(const tn_kernels *kernels, tn_dtype dtype, int64_t rows, int64_t in, int64_t out) {
+    static float w[300 * 130], wt[300 * 130], read_back[300 * 130], stored[300 * 130];
+    int64_t count = in * out;
+    tn_tape tape;
+    tn_fill_normal(w, (size_t)count, 31, 1, 0, 1);
+    tn_convert_from_f32(stored, dtype, w, count); /* so that both have the same values */
+    tn_convert_to_f32(w, stored, dtype, count);
+    const tn_weight plain = {.tensor = {.dtype = TN_DTYPE_F32, .ndim = 2, .shape = {out, in}, .data = w}};
+    const tn_weight transposed = {.tensor = {.dtype = dtype, .ndim = 2, .shape = {in, out}, .data = stored},
+                                  .transposed = true};
+    assert_int_equal(tn_weight_out(&transposed), out);
+    assert_int_equal(tn_weight_in(&transposed), in);
+    tn_weight_lay_out(&transposed, w, wt);
+    assert_true(wt[1] == w[in] && wt[out] == w[1]);
+    tn_convert_from_f32(stored, dtype, wt, count);
+    tn_weight_read(&transposed, read_back);
+    assert_memory_equal(read_back, w, (size_t)count * sizeof *w);
+
+    assert_ok(tn_tape_init(&tape, kernels, RESERVE));
+    tn_var *x = tn_var_new(&tape, rows, in, false);
+    tn_fill_normal(x->data, (size_t)(rows * in), 31, 2, 0, 1);
+    tn_var *y = tn_op_linear(&tape, x, &plain, NULL), *z = tn_op_linear(&tape, x, &transposed, NULL);
+    /* sums of at most 300 products of normal numbers, in another order: 300 * 2^-24 * 4, generously */
+    assert_true(largest_difference(y->data, z->data, rows * out) < 1e-4);
+    tn_tape_free(&tape);
+}
+
+static void a_weight_is_the_same_stored_either_way(void **state) {
+    static const tn_dtype dtypes[] = {TN_DTYPE_F32, TN_DTYPE_BF16, TN_DTYPE_F16};
+    (void)state;
+    for (int kernels = 0; kernels < 2; kernels++)
+        for (int d = 0; d < 3; d++)
+            for (int64_t rows = 1; rows <= 70; rows += 23)
+                compare_stored_both_ways(kernels ? tn_kernels_cpu() : tn_kernels_by_name("reference"), dtypes[d], rows, 130,
+                                         300);
+}
+
 /* --- dropout --- */
 
 static void dropout_depends_on_seed_and_stream_alone(void **state) {
@@ -371,8 +453,12 @@ static double mean_loss(loss_case *c, const tn_kernels *kernels, bool recording,
     double sum = 0;
     memset(c->dhead, 0, sizeof c->dhead);
     memset(c->dbias, 0, sizeof c->dbias);
-    c->weight = (tn_weight){{.ndim = 2, .shape = {V, C}, .data = c->head}, trained_head, trained_head ? c->dhead : NULL};
-    c->head_bias = (tn_weight){{.ndim = 1, .shape = {V}, .data = c->bias}, trained_head, trained_head ? c->dbias : NULL};
+    c->weight = (tn_weight){.tensor = {.ndim = 2, .shape = {V, C}, .data = c->head},
+                            .trainable = trained_head,
+                            .grad = trained_head ? c->dhead : NULL};
+    c->head_bias = (tn_weight){.tensor = {.ndim = 1, .shape = {V}, .data = c->bias},
+                               .trainable = trained_head,
+                               .grad = trained_head ? c->dbias : NULL};
     assert_ok(tn_tape_init(&tape, kernels, RESERVE));
     tape.recording = recording;
     tn_var *hidden = tn_var_new(&tape, HIDDEN_ROWS, C, true);
@@ -448,11 +534,12 @@ static void loss_in_pieces_is_cross_entropy(void **state) {
 
 int main(void) {
     enum { CASES = sizeof op_cases / sizeof *op_cases };
-    struct CMUnitTest tests[CASES + 2];
+    struct CMUnitTest tests[CASES + 3];
     for (int i = 0; i < CASES; i++)
         tests[i] = (struct CMUnitTest){op_cases[i].name, gradient_is_that_of_central_differences, NULL, NULL,
                                        (void *)(uintptr_t)&op_cases[i]};
     tests[CASES] = (struct CMUnitTest)cmocka_unit_test(dropout_depends_on_seed_and_stream_alone);
     tests[CASES + 1] = (struct CMUnitTest)cmocka_unit_test(loss_in_pieces_is_cross_entropy);
+    tests[CASES + 2] = (struct CMUnitTest)cmocka_unit_test(a_weight_is_the_same_stored_either_way);
     return cmocka_run_group_tests_name("gradients of ops", tests, NULL, NULL);
 }

@@ -82,7 +82,8 @@ static float forward_of(const tn_module *module) {
 static void slots_act_in_the_order_of_attaching(void **state) {
     static float four = 4;
     static const tn_slot_hooks hooks = {.linear = number_hook}, none = {0};
-    tn_slot one = {.hooks = &hooks, .id = 1}, two = {.hooks = &hooks, .id = 2}, idle = {.hooks = &none};
+    tn_slot one = {.hooks = &hooks, .weight = 1, .id = 1}, two = {.hooks = &hooks, .weight = 1, .id = 2},
+            idle = {.hooks = &none, .weight = 1};
     tn_module module = {.weight = {.tensor = {.ndim = 2, .shape = {1, 1}, .data = &four}}};
     (void)state;
     assert_true(forward_of(&module) == 4);
@@ -124,7 +125,8 @@ static tn_var *add_input(const tn_forward *forward, const tn_slot *slot, const t
 static void input_hooks_change_what_the_base_sees_alone(void **state) {
     static float four = 4;
     static const tn_slot_hooks hooks = {.input = input_hook, .linear = add_input};
-    tn_slot one = {.hooks = &hooks, .id = 1}, none = {.hooks = &hooks}, two = {.hooks = &hooks, .id = 2};
+    tn_slot one = {.hooks = &hooks, .weight = 1, .id = 1}, none = {.hooks = &hooks, .weight = 1},
+            two = {.hooks = &hooks, .weight = 1, .id = 2};
     tn_module module = {.weight = {.tensor = {.ndim = 2, .shape = {1, 1}, .data = &four}}};
     tn_tape tape;
     (void)state;

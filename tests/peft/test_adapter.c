@@ -68,6 +68,18 @@ static const setup setups[] = {
      .targets = "k_proj,down_proj",
      .method = "ia3",
      .save = "lm_head"},
+    {.name = "vera on transposed", .config = SMALL_GPT2, .targets = "all-linear", .method = "vera"},
+    {.name = "ia3 on transposed", .config = SMALL_GPT2, .method = "ia3"},
+    {.name = "the family's default", .config = SMALL_GPT2},
+    {.name = "transposed", .config = SMALL_GPT2, .targets = "all-linear", .lora_bias = true},
+    {.name = "transposed and both embeddings", .config = SMALL_GPT2, .targets = "c_attn,wte,wpe"},
+    {.name = "transposed with biases", .config = SMALL_GPT2, .targets = "c_attn", .bias = "all"},
+    {.name = "saved transposed", .config = SMALL_GPT2, .targets = "c_attn", .save = "mlp.c_proj,c_fc,ln_f,wpe"},
+    {.name = "transposed and tied head", .config = SMALL_GPT2, .targets = "mlp.c_proj,lm_head"},
+    {.name = "transposed and token rows", .config = SMALL_GPT2, .targets = "c_fc", .tokens = "1,5-7"},
+    {.name = "transposed pissa", .config = SMALL_GPT2, .targets = "all-linear", .init = "pissa"},
+    {.name = "transposed fast pissa", .config = SMALL_GPT2, .targets = "c_attn,c_fc", .init = "pissa_niter_8"},
+    {.name = "transposed olora", .config = SMALL_GPT2, .targets = "all-linear", .init = "olora"},
 };
 enum { SETUP_COUNT = sizeof setups / sizeof *setups };
 

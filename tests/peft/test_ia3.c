@@ -6,7 +6,6 @@
     "\"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"initializer_range\": 0.2, "        \
     "\"tie_word_embeddings\": false}"
 #define IA3(members) "{\"peft_type\": \"IA3\"" members "}"
-#define LAYER "model.layers.0."
 
 /* The shape of l tells outputs, [O, 1], from inputs, [1, C]. Sizes: q_proj 24 x 24, k_proj and v_proj 12 x 24, down_proj
  * 24 x 40, up_proj 40 x 24. */
@@ -29,6 +28,7 @@ static void feedforward_modules_scale_their_inputs(void **state) {
          IA3(""),
          {{"self_attn.q_proj", 24, 1}, {"self_attn.v_proj", 12, 1}, {"mlp.down_proj", 1, 40}},
          NULL},
+        {SMALL_GPT2, IA3(""), {{"attn.c_attn", 72, 1}, {"mlp.c_proj", 1, 40}}, NULL},
         {FAMILY("llama"),
          IA3(", \"target_modules\": [\"up_proj\", \"mlp.down_proj\"], \"feedforward_modules\": [\"up_proj\"]"),
          {{"mlp.up_proj", 1, 24}, {"mlp.down_proj", 24, 1}},
@@ -64,10 +64,11 @@ static void feedforward_modules_scale_their_inputs(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof choices / sizeof *choices; i++) {
         tn_model *model = create_model(choices[i].family, 2);
+        const char *layer = strstr(choices[i].family, "gpt2") ? "transformer.h.0." : "model.layers.0.";
         char name[128];
         assert_ok(attach(model, choices[i].config, &model->adapter));
         for (int k = 0; k < 3 && choices[i].wanted[k].module; k++) {
-            snprintf(name, sizeof name, LAYER "%s.ia3_l", choices[i].wanted[k].module);
+            snprintf(name, sizeof name, "%s%s.ia3_l", layer, choices[i].wanted[k].module);
             const tn_param *l = tn_params_find(&model->adapter->params, name);
             if (!l)
                 fail_msg("%s: no %s", choices[i].config, name);
@@ -167,15 +168,65 @@ static void several_adapters_multiply(void **state) {
     tn_model_free(model);
 }
 
+/* With a weight of w factors are 1 + w (l - 1), on all rows or on those of a route, merged or not. */
+static void a_share_of_an_adapter_is_a_share_of_its_factors(void **state) {
+    enum { MOST = 40 * 24 };
+    static const int32_t rows[1] = {1};
+    tn_model *model = create_model(SMALL_LLAMA, 2);
+    (void)state;
+    assert_ok(attach(model, IA3(""), &model->adapter));
+    randomise_adapter(model->adapter, 5, 1);
+    assert_ok(tn_adapter_set_weight(model->adapter, model->adapter, 0.25f));
+    for (int64_t i = 0; i < model->adapter->slot_count; i++) {
+        const tn_module *module = model->adapter->slots[i].module;
+        const int64_t *shape = module->weight.tensor.shape;
+        const float *w = module->weight.tensor.data;
+        const tn_tensor *l = &model->adapter->params.entries[i].weight->tensor;
+        float x[2 * 40], y[2 * 40], merged[MOST], routed[2 * 40];
+        bool has_bias;
+        tn_tape tape;
+        tn_fill_normal(x, 2 * 40, 1, 1, 0, 1);
+        run_linear(module, false, x, 2, y);
+        assert_ok(tn_adapter_merged_weight(model->adapter, module, merged, NULL, &has_bias));
+        const tn_route route = {.adapter = 0, .weight = 0.25f, .rows = rows, .count = 1};
+        const tn_routing routing = {&route, 1};
+        assert_ok(tn_tape_init(&tape, tn_kernels_cpu(), 1 << 20));
+        tn_forward forward = {.tape = &tape, .routing = &routing};
+        tn_var *in = tn_var_new(&tape, 2, shape[1], false);
+        memcpy(in->data, x, (size_t)(2 * shape[1]) * sizeof *x);
+        memcpy(routed, tn_linear_forward(&forward, module, in)->data, (size_t)(2 * shape[0]) * sizeof *x);
+        assert_memory_equal(in->data, x, (size_t)(2 * shape[1]) * sizeof *x);
+        assert_ok(tn_tape_status(&tape));
+        tn_tape_free(&tape);
+        for (int64_t row = 0; row < 2; row++) {
+            for (int64_t o = 0; o < shape[0]; o++) {
+                double sum = 0, plain = 0, of_merged = 0;
+                for (int64_t c = 0; c < shape[1]; c++) {
+                    double factor = 1 + 0.25 * (((const float *)l->data)[l->shape[0] == 1 ? c : o] - 1);
+                    sum += (double)w[o * shape[1] + c] * factor * x[row * shape[1] + c];
+                    plain += (double)w[o * shape[1] + c] * x[row * shape[1] + c];
+                    of_merged += (double)merged[o * shape[1] + c] * x[row * shape[1] + c];
+                }
+                assert_true(fabs(sum - y[row * shape[0] + o]) < 2e-5 && fabs(sum - of_merged) < 2e-5);
+                assert_true(fabs((row ? sum : plain) - routed[row * shape[0] + o]) < 2e-5);
+            }
+        }
+    }
+    tn_model_free(model);
+}
+
 /* A LoRA's update is not scaled by factors on the base's input, but would be in merged weights. */
-static void other_methods_are_kept_apart(void **state) {
+static void merging_with_other_methods_is_refused(void **state) {
     tn_model *model = create_model(SMALL_LLAMA, 2);
     tn_adapter *lora;
     (void)state;
     assert_ok(attach(model, IA3(""), &model->adapter));
     assert_ok(attach(model, "{\"peft_type\": \"LORA\", \"target_modules\": [\"down_proj\"]}", &lora));
-    assert_fails(tn_adapter_append(model->adapter, lora, "lora"), TN_ERROR_UNSUPPORTED,
-                 "ia3 does not go together with adapters of other methods");
+    assert_ok(tn_adapter_append(model->adapter, lora, "lora"));
+    assert_fails(tn_model_merge(model, temporary("mixed"), "f32", NULL), TN_ERROR_UNSUPPORTED,
+                 "ia3 cannot be merged together with adapters of other methods");
+    assert_ok(tn_adapter_set_weight(model->adapter, lora, 0));
+    assert_ok(tn_model_merge(model, temporary("mixed"), "f32", NULL));
     tn_model_free(model);
 }
 
@@ -242,7 +293,8 @@ int main(void) {
         cmocka_unit_test(what_does_not_fit_is_refused),
         cmocka_unit_test(random_start_acts),
         cmocka_unit_test(several_adapters_multiply),
-        cmocka_unit_test(other_methods_are_kept_apart),
+        cmocka_unit_test(a_share_of_an_adapter_is_a_share_of_its_factors),
+        cmocka_unit_test(merging_with_other_methods_is_refused),
         cmocka_unit_test(dividing_restores_the_base_within_what_it_reports),
         cmocka_unit_test(a_factor_of_zero_cannot_be_undone),
     };
