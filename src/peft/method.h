@@ -61,6 +61,10 @@ struct tn_peft_method {
     /* weight [O, C] (embedding [V, C]) becomes the module's effective weight; bias [O] or NULL. All f32. */
     tn_status (*merge)(const tn_slot *slot, const tn_module *module, float *weight, float *bias);
 
+    /* Undoes merge where subtracting does not. Each value is the merged one times a factor: reports of rounding count on it.
+     * NULL: merge adds, or cannot be undone. */
+    tn_status (*unmerge)(const tn_slot *slot, const tn_module *module, float *weight, float *bias);
+
     /* True when merging needs a bias even though the base has none. */
     bool (*merge_adds_bias)(const tn_slot *slot);
 
