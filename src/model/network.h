@@ -61,6 +61,9 @@ tn_status tn_network_load(tn_network *network);
 tn_status tn_network_fill_random(tn_network *network, float deviation, uint64_t seed);
 
 tn_module *tn_network_module(const tn_network *network, const char *name); /* by dotted name; NULL when absent */
+
+/* The module and the part of it that a tensor's name means ("fc1.bias"); false when there is none. */
+bool tn_network_find_part(const tn_network *network, const char *name, tn_module **module, int *part);
 int64_t tn_network_parameters(const tn_network *network);                  /* distinct weights of the base */
 int64_t tn_network_bytes(const tn_network *network);                       /* bytes of the base as stored */
 

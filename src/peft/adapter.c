@@ -35,17 +35,20 @@ static tn_status add_method_slot(tn_adapter *adapter, tn_module *module) {
                                  (double)config->rank, &rank));
     TN_TRY(tn_peft_pattern_value(config->alpha_pattern, config->alpha_pattern_count, module->name, "alpha_pattern",
                                  config->alpha, &alpha));
-    int64_t most = weight->shape[0] < weight->shape[1] ? weight->shape[0] : weight->shape[1];
+    int64_t inputs = module->kind == TN_MODULE_CONV2D ? tn_tensor_count(weight) / weight->shape[0] * module->conv.groups
+                                                      : weight->shape[1];
+    int64_t most = weight->shape[0] < inputs ? weight->shape[0] : inputs;
     if (!(rank >= 1) || rank != floor(rank) || rank > (double)most)
         return tn_fail(TN_ERROR_ARGUMENT, "rank %g does not fit %s, whose weight is %lld x %lld; choose 1 to %lld", rank,
-                       module->name, (long long)weight->shape[0], (long long)weight->shape[1], (long long)most);
+                       module->name, (long long)weight->shape[0], (long long)inputs, (long long)most);
     tn_slot *slot = NULL;
     TN_TRY(add_slot(adapter, module, adapter->method, &adapter->method->hooks, adapter->method->slot_size, &slot));
     return adapter->method->create(adapter, slot, module, (int64_t)rank, alpha);
 }
 
 /* The trained copy starts from the base's tensor; until then `weight` still points at it. */
-static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_bias, const char *key) {
+static tn_status replace_part(tn_adapter *adapter, tn_module *module, tn_weight *weight, const char *key) {
+    bool is_bias = weight == &module->bias;
     if (adapter->replaced_count == adapter->replaced_capacity) {
         int64_t capacity = adapter->replaced_capacity ? adapter->replaced_capacity * 2 : 32;
         tn_replaced *replaced = tn_realloc_array(adapter->replaced, (size_t)capacity, sizeof *replaced);
@@ -54,13 +57,13 @@ static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_
         adapter->replaced = replaced;
         adapter->replaced_capacity = capacity;
     }
-    tn_weight *weight = is_bias ? &module->bias : &module->weight;
     tn_replaced *r = &adapter->replaced[adapter->replaced_count++];
     *r = (tn_replaced){.module = module,
+                       .place = weight,
                        .is_bias = is_bias,
                        .original = *weight,
                        .tied = module->tied,
-                       .was_tied = !is_bias && module->tied};
+                       .was_tied = weight == &module->weight && module->tied};
     if (r->was_tied) {
         weight->tensor = module->tied->weight.tensor;
         module->tied = NULL;
@@ -69,6 +72,24 @@ static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_
     if (!name)
         return tn_fail_memory("the adapter");
     return tn_params_add(&adapter->params, name, weight);
+}
+
+static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_bias, const char *key) {
+    return replace_part(adapter, module, is_bias ? &module->bias : &module->weight, key);
+}
+
+/* Batch norm's running statistics are learned with its weights, though by no gradient. */
+static tn_status replace_running(tn_adapter *adapter, tn_module *module) {
+    tn_weight *const parts[2] = {&module->running_mean, &module->running_var};
+    static const char *const keys[2] = {"running_mean", "running_var"};
+    for (int i = 0; i < 2 && module->has_running; i++) {
+        TN_TRY(replace_part(adapter, module, parts[i], keys[i]));
+        tn_param *param = &adapter->params.entries[adapter->params.count - 1];
+        param->is_buffer = true;
+        param->decay = false;
+        param->lr_scale = 0;
+    }
+    return TN_OK;
 }
 
 static tn_status check_saved_names(const tn_network *model, tn_text_list names) {
@@ -100,6 +121,7 @@ static tn_status add_saved_modules(tn_adapter *adapter) {
         TN_TRY(replace_tensor(adapter, module, false, "weight"));
         if (module->has_bias)
             TN_TRY(replace_tensor(adapter, module, true, "bias"));
+        TN_TRY(replace_running(adapter, module));
     }
     return TN_OK;
 }
@@ -157,23 +179,39 @@ static tn_status add_token_rows(tn_adapter *adapter, const tn_token_rows *rows) 
     return TN_OK;
 }
 
+static const char *leaf_of(const char *name) {
+    const char *dot = strrchr(name, '.');
+    return dot ? dot + 1 : name;
+}
+
+/* The shortest ending of names that a list of targets can hold for this module and no unselected one. */
+static const char *target_name(const tn_network *model, const bool *selected, const char *name) {
+    const char *leaf = leaf_of(name);
+    for (int64_t i = 0; i < model->module_count; i++)
+        if (!selected[i] && strcmp(leaf_of(model->modules[i].name), leaf) == 0)
+            return name;
+    return leaf;
+}
+
 /* A saved configuration names modules, so that it means the same in every tool. */
 static tn_status resolve_all_linear(tn_adapter *adapter, const bool *selected) {
-    const char *leaves[64];
+    const tn_network *model = adapter->model;
     size_t count = 0;
     if (!adapter->config.all_linear)
         return TN_OK;
-    for (int64_t i = 0; i < adapter->model->module_count && count < 64; i++) {
-        const char *name = adapter->model->modules[i].name, *dot = strrchr(name, '.');
-        bool seen = !selected[i];
-        name = dot ? dot + 1 : name;
-        for (size_t j = 0; j < count; j++)
-            seen = seen || strcmp(leaves[j], name) == 0;
+    const char **names = tn_arena_array(&adapter->arena, (size_t)model->module_count, sizeof *names);
+    if (!names)
+        return tn_fail_memory("the adapter");
+    for (int64_t i = 0; i < model->module_count; i++) {
+        const char *name = selected[i] ? target_name(model, selected, model->modules[i].name) : NULL;
+        bool seen = !name;
+        for (size_t j = 0; j < count && !seen; j++)
+            seen = strcmp(names[j], name) == 0;
         if (!seen)
-            leaves[count++] = name;
+            names[count++] = name;
     }
     adapter->config.all_linear = false;
-    return tn_peft_config_copy_list(&adapter->config, (tn_text_list){leaves, count}, &adapter->config.target_modules);
+    return tn_peft_config_copy_list(&adapter->config, (tn_text_list){names, count}, &adapter->config.target_modules);
 }
 
 static tn_status build(tn_adapter *adapter, bool *selected) {
@@ -274,6 +312,7 @@ tn_status tn_adapter_create_full(tn_network *model, bool trainable, tn_adapter *
             TN_TRY_GOTO(replace_tensor(adapter, module, false, "weight"));
         if (module->has_bias)
             TN_TRY_GOTO(replace_tensor(adapter, module, true, "bias"));
+        TN_TRY_GOTO(replace_running(adapter, module));
     }
     TN_TRY_GOTO(tn_params_build(&adapter->params, trainable));
     for (int64_t i = 0; i < adapter->params.count; i++)
@@ -290,7 +329,7 @@ fail:
 static void restore_base(tn_adapter *adapter) {
     for (int64_t i = adapter->replaced_count; i-- > 0;) {
         tn_replaced *r = &adapter->replaced[i];
-        *(r->is_bias ? &r->module->bias : &r->module->weight) = r->original;
+        *r->place = r->original;
         if (r->was_tied)
             r->module->tied = r->tied;
     }
@@ -333,7 +372,7 @@ tn_status tn_adapter_append(tn_adapter *adapter, tn_adapter *other, const char *
         for (int64_t i = 0; i < one->replaced_count * other->replaced_count; i++) {
             const tn_replaced *a = &one->replaced[i / other->replaced_count],
                               *b = &other->replaced[i % other->replaced_count];
-            if (a->module != b->module || a->is_bias != b->is_bias)
+            if (a->place != b->place)
                 continue;
             status = tn_fail(TN_ERROR_ARGUMENT, "two adapters replace the %s of '%s'; only one of them can act",
                              a->is_bias ? "bias" : "weight", a->module->name);
@@ -368,9 +407,9 @@ void tn_adapter_mute(tn_adapter *adapter, bool muted) {
 static void exchange_replaced(tn_adapter *adapter, bool enabled) {
     for (int64_t i = 0; i < adapter->replaced_count; i++) {
         tn_replaced *r = &adapter->replaced[i];
-        tn_weight *weight = r->is_bias ? &r->module->bias : &r->module->weight, other = r->original;
-        r->original = *weight;
-        *weight = other;
+        tn_weight other = r->original;
+        r->original = *r->place;
+        *r->place = other;
         if (r->was_tied)
             r->module->tied = enabled ? NULL : r->tied;
     }
@@ -438,7 +477,7 @@ static tn_status change_of(const tn_adapter *adapter, const tn_module *module, d
     const tn_kernels *kernels = tn_kernels_cpu();
     for (const tn_adapter *one = adapter; one; one = one->next)
         for (int64_t i = 0; i < one->replaced_count; i++)
-            if (one->replaced[i].module == module && !one->replaced[i].is_bias && !one->replaced[i].was_tied)
+            if (one->replaced[i].place == &module->weight && !one->replaced[i].was_tied)
                 base = &one->replaced[i].original.tensor;
     int64_t count = tn_tensor_count(base);
     bool has_bias;
@@ -477,7 +516,7 @@ tn_status tn_adapter_summarise(const tn_adapter *adapter, tn_adapter_summary *ou
     }
     for (const tn_adapter *one = adapter; one; one = one->next)
         for (int64_t i = 0; i < one->params.count; i++)
-            out->parameters += one->params.entries[i].count;
+            out->parameters += one->params.entries[i].is_buffer ? 0 : one->params.entries[i].count;
     out->change_norm = sqrt(change);
     out->base_norm = sqrt(base);
     return TN_OK;

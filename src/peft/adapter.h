@@ -15,6 +15,7 @@ typedef struct tn_adapter_slot {
 /* A base tensor replaced by a trained copy. */
 typedef struct tn_replaced {
     tn_module *module;
+    tn_weight *place; /* what of the module */
     bool is_bias;
     bool was_tied; /* a tied head that was given a weight of its own */
     tn_weight original;

@@ -78,7 +78,7 @@ static tn_status check_frozen_copy(const tn_adapter *adapter, const char *path, 
                                    const tn_module *module) {
     const tn_tensor *base = &tn_module_weight(module)->tensor;
     for (int64_t i = 0; i < adapter->replaced_count; i++)
-        if (adapter->replaced[i].module == module && !adapter->replaced[i].is_bias)
+        if (adapter->replaced[i].place == &module->weight)
             base = &adapter->replaced[i].original.tensor;
     int64_t count = tn_tensor_count(base);
     if (!tn_tensor_same_shape(base, &entry->tensor) || !tn_dtype_is_float(entry->tensor.dtype))

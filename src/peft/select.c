@@ -61,7 +61,7 @@ static tn_status is_selected(const tn_peft_config *config, const tn_module *modu
     if (excluded || tn_peft_saves_module(config->modules_to_save, module->name))
         return TN_OK;
     if (config->all_linear)
-        *selected = module->kind == TN_MODULE_LINEAR && !module->is_head;
+        *selected = (module->kind == TN_MODULE_LINEAR || module->kind == TN_MODULE_CONV2D) && !module->is_head;
     else if (config->target_regex)
         TN_TRY(tn_peft_full_match(config->target_regex, module->name, "target_modules", selected));
     else
