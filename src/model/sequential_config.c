@@ -6,7 +6,7 @@
 
 /* Sizes beyond these are lies or mistakes; they also keep all products below within 64 bits. */
 enum { MOST_LAYERS = 10000, MOST_SIDE = 1 << 20 };
-static const int64_t MOST_CHANNELS = INT64_C(1) << 28, MOST_VALUES = INT32_MAX, MOST_WEIGHTS = INT64_C(1) << 40;
+static const int64_t MOST_CHANNELS = INT64_C(1) << 28, MOST_VALUES = INT32_MAX;
 
 /* In the order of tn_layer_kind: the spelling in config.json and the settings that the layer knows. */
 static const struct {
@@ -141,7 +141,7 @@ static tn_status read_linear(const cJSON *json, const char *where, tn_layer *lay
     return tn_json_get_bool(json, "bias", where, &layer->bias);
 }
 
-/* The window's size and steps, and how often it fits. */
+/* The window's size and steps. */
 static tn_status read_window(const cJSON *json, const char *where, tn_layer *layer) {
     tn_conv_shape *w = &layer->window;
     TN_TRY(need_image(layer, where));
@@ -162,44 +162,32 @@ static tn_status read_window(const cJSON *json, const char *where, tn_layer *lay
     }
     TN_TRY(get_pair(json, "stride", where, 1, &w->stride_height, &w->stride_width));
     TN_TRY(get_pair(json, "padding", where, 0, &w->padding_height, &w->padding_width));
-    TN_TRY(get_pair(json, "dilation", where, 1, &w->dilation_height, &w->dilation_width));
-    int64_t high = w->dilation_height * (w->kernel_height - 1) + 1, wide = w->dilation_width * (w->kernel_width - 1) + 1;
-    int64_t room_high = w->height + 2 * w->padding_height, room_wide = w->width + 2 * w->padding_width;
-    if (high > room_high || wide > room_wide)
-        return tn_fail(TN_ERROR_FORMAT, "%s: a window of %lld x %lld does not fit an image of %lld x %lld with its padding",
-                       where, (long long)high, (long long)wide, (long long)room_high, (long long)room_wide);
-    layer->out.height = tn_conv_out_height(w);
-    layer->out.width = tn_conv_out_width(w);
+    return get_pair(json, "dilation", where, 1, &w->dilation_height, &w->dilation_width);
+}
+
+static tn_status take_window(tn_layer *layer, tn_status fits, const char *where) {
+    const tn_conv_shape *w = &layer->window;
+    if (fits != TN_OK)
+        return tn_fail_context(fits, "%s", where);
+    layer->out = (tn_layer_shape){w->out_channels, tn_conv_out_height(w), tn_conv_out_width(w)};
     return TN_OK;
 }
 
 static tn_status read_conv(const cJSON *json, const char *where, tn_layer *layer) {
     tn_conv_shape *w = &layer->window;
-    int64_t weights;
     TN_TRY(read_window(json, where, layer));
     TN_TRY(check_repeated(json, "in_channels", where, layer));
     TN_TRY(required(json, "out_channels", where));
     TN_TRY(tn_json_get_int(json, "out_channels", where, 1, MOST_CHANNELS, &w->out_channels));
     TN_TRY(tn_json_get_int(json, "groups", where, 1, MOST_CHANNELS, &w->groups));
-    if (w->in_channels % w->groups || w->out_channels % w->groups)
-        return tn_fail(TN_ERROR_FORMAT, "%s: %lld groups divide neither or only one of %lld input and %lld output channels",
-                       where, (long long)w->groups, (long long)w->in_channels, (long long)w->out_channels);
-    if (!tn_mul_i64(w->in_channels * w->kernel_height, w->kernel_width, &weights) ||
-        !tn_mul_i64(weights, w->out_channels, &weights) || weights > MOST_WEIGHTS)
-        return tn_fail(TN_ERROR_FORMAT, "%s: %lld x %lld kernels of %lld x %lld are too large", where,
-                       (long long)w->out_channels, (long long)w->in_channels, (long long)w->kernel_height,
-                       (long long)w->kernel_width);
-    layer->out.channels = w->out_channels;
+    TN_TRY(take_window(layer, tn_conv_shape_check(w), where));
     layer->bias = true;
     return tn_json_get_bool(json, "bias", where, &layer->bias);
 }
 
 static tn_status read_pool(const cJSON *json, const char *where, tn_layer *layer) {
-    const tn_conv_shape *w = &layer->window;
     TN_TRY(read_window(json, where, layer));
-    if (2 * w->padding_height <= w->kernel_height && 2 * w->padding_width <= w->kernel_width)
-        return TN_OK;
-    return tn_fail(TN_ERROR_FORMAT, "%s: a padding of more than half the window would pool nothing but padding", where);
+    return take_window(layer, tn_pool_shape_check(&layer->window), where);
 }
 
 static tn_status read_real(const cJSON *json, const char *key, const char *where, double low, double high, float *out) {

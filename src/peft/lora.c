@@ -41,7 +41,7 @@ static tn_var *lora_embedding(const tn_forward *forward, const tn_slot *base, co
 }
 
 static bool lora_fits(const tn_module *module) {
-    return module->kind == TN_MODULE_LINEAR || module->kind == TN_MODULE_EMBEDDING;
+    return module->kind == TN_MODULE_LINEAR || module->kind == TN_MODULE_EMBEDDING || module->kind == TN_MODULE_CONV2D;
 }
 
 static tn_weight matrix(int64_t rows, int64_t cols) {
@@ -58,12 +58,13 @@ static tn_status lora_create(tn_adapter *adapter, tn_slot *base, tn_module *modu
     TN_TRY(tn_lora_variant_choose(config, module, rank, adapter->model->vocab_size, slot));
     slot->a = matrix(rank, slot->embedding ? rows : cols / slot->a_blocks);
     slot->b = matrix(slot->embedding ? cols : rows, rank / slot->b_blocks);
+    slot->magnitude = (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {slot->b.tensor.shape[0]}}};
+    if (module->kind == TN_MODULE_CONV2D)
+        TN_TRY(tn_lora_conv_create(config, slot, module, rank));
     TN_TRY(tn_adapter_declare(adapter, module, slot->embedding ? "lora_embedding_A" : "lora_A.weight", &slot->a));
     TN_TRY(tn_adapter_declare(adapter, module, slot->embedding ? "lora_embedding_B" : "lora_B.weight", &slot->b));
-    if (slot->has_magnitude) {
-        slot->magnitude = (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {slot->b.tensor.shape[0]}}};
+    if (slot->has_magnitude)
         TN_TRY(tn_adapter_declare(adapter, module, "lora_magnitude_vector", &slot->magnitude));
-    }
     if (slot->has_diagonal) {
         slot->diagonal = (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {rank}}};
         TN_TRY(tn_adapter_declare(adapter, module, "lora_diag", &slot->diagonal));
@@ -96,8 +97,9 @@ static void add_product(float *weight, const tn_weight *a, const tn_weight *b, b
 
 static tn_status lora_merge(const tn_slot *base, const tn_module *module, float *weight, float *bias) {
     const tn_lora_slot *slot = (const tn_lora_slot *)base;
-    (void)module;
-    if (tn_lora_is_plain(slot))
+    if (module->kind == TN_MODULE_CONV2D)
+        TN_TRY(tn_lora_conv_merge(slot, module, weight));
+    else if (tn_lora_is_plain(slot))
         add_product(weight, &slot->a, &slot->b, slot->embedding, slot->scale);
     else
         TN_TRY(tn_lora_variant_merge(slot, weight));
@@ -117,11 +119,11 @@ static bool lora_merge_adds_bias(const tn_slot *slot) {
 const tn_peft_method tn_lora = {
     .name = "lora",
     .peft_type = "LORA",
-    .summary = "low-rank update of linear and embedding layers",
+    .summary = "low-rank update of linear, embedding and convolutional layers",
     .formula = "y = W x + alpha/r B A x",
     .paper = "arXiv:2106.09685",
     .slot_size = sizeof(tn_lora_slot),
-    .hooks = {.linear = lora_linear, .embedding = lora_embedding},
+    .hooks = {.linear = lora_linear, .embedding = lora_embedding, .conv = tn_lora_conv},
     .fits = lora_fits,
     .create = lora_create,
     .init = lora_init,

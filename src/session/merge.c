@@ -25,6 +25,7 @@ typedef struct {
     const tn_tensor *source; /* as stored; NULL for tensors that merging adds */
     const tn_module *module; /* of the model, or NULL when only carried along */
     bool is_bias;
+    const tn_tensor *running; /* batch norm's statistics of the module, f32, or NULL */
 } output_tensor;
 
 /* Elements of the largest tensor of the modules and of what the checkpoint holds besides. */
@@ -182,6 +183,8 @@ static tn_dtype output_dtype(const merger *m, const output_tensor *t) {
 static const tn_tensor *shape_of(const output_tensor *t) {
     if (t->source)
         return t->source;
+    if (t->running)
+        return t->running;
     return t->is_bias ? &t->module->bias.tensor : &tn_module_weight(t->module)->tensor;
 }
 
@@ -194,7 +197,9 @@ static tn_status write_tensor(merger *m, tn_safetensors_writer *writer, const ou
     if (!changed && t->source && t->source->dtype == dtype)
         return tn_safetensors_writer_data(writer, t->source->data, tn_tensor_bytes(t->source));
     const float *values = m->weight;
-    if (changed)
+    if (t->running)
+        values = t->running->data;
+    else if (changed)
         TN_TRY(new_values(m, t, &values));
     else
         tn_convert_to_f32(m->weight, shape->data, shape->dtype, count);
@@ -205,20 +210,19 @@ static tn_status write_tensor(merger *m, tn_safetensors_writer *writer, const ou
         return tn_fail(TN_ERROR_NUMERIC, "'%s': the value %g at element %lld does not fit %s; choose another dtype", t->name,
                        (double)values[bad], (long long)bad, tn_dtype_name(dtype));
     note_rounding(m, values, changed && m->direction < 0 ? m->original : NULL, stored_dtype(m, t), dtype, count);
-    m->modules += changed && !t->is_bias && tn_adapter_has(adapter, t->module);
+    m->modules += changed && !t->is_bias && !t->running && tn_adapter_has(adapter, t->module);
     return tn_safetensors_writer_data(writer, m->stored, count * tn_dtype_size(dtype));
 }
 
-static const tn_module *module_of(const tn_network *network, const char *name, bool *is_bias) {
-    const char *dot = strrchr(name, '.');
-    int64_t at;
-    *is_bias = dot && strcmp(dot, ".bias") == 0;
-    if (!dot || (!*is_bias && strcmp(dot, ".weight") != 0))
-        return NULL;
-    if (!tn_map_get(&network->by_name, name, (size_t)(dot - name), &at))
-        return NULL;
-    const tn_module *module = &network->modules[at];
-    return *is_bias && !module->has_bias ? NULL : module;
+/* Fills what a stored tensor is to the model, if it is anything. */
+static void find_module(const tn_network *network, output_tensor *t) {
+    tn_module *module;
+    int part;
+    if (!tn_network_find_part(network, t->name, &module, &part))
+        return;
+    t->module = module;
+    t->is_bias = part == 1;
+    t->running = part > 1 ? &tn_module_part(module, part)->tensor : NULL;
 }
 
 /* What a merged model has and the base has not: a bias from lora_bias, a head that no longer follows the embedding. */
@@ -290,7 +294,7 @@ static size_t list_file(const tn_network *network, const tn_safetensors *file, o
             continue;
         output_tensor *t = &list[count++];
         *t = (output_tensor){.name = entry->name, .source = &entry->tensor};
-        t->module = module_of(network, t->name, &t->is_bias);
+        find_module(network, t);
         if (t->module == network->head && network->tied)
             t->source = NULL;
     }
@@ -306,6 +310,11 @@ static size_t list_created(const tn_network *network, output_tensor *list, tn_ar
         if (module->has_bias)
             list[count++] =
                 (output_tensor){.name = tn_arena_printf(names, "%s.bias", module->name), .module = module, .is_bias = true};
+        for (int part = 2; part < TN_MODULE_PARTS && module->has_running; part++)
+            list[count++] = (output_tensor){
+                .name = tn_arena_printf(names, "%s.%s", module->name, tn_module_part_name(part)),
+                .module = module,
+                .running = part == 2 ? &module->running_mean.tensor : &module->running_var.tensor};
     }
     return count;
 }
@@ -346,7 +355,7 @@ static tn_status write_index(const tn_network *network, const char *dir, bool wi
 static tn_status write_weights(merger *m, const char *dir, bool with_head) {
     const tn_network *d = m->model->network;
     char path[TN_PATH_MAX];
-    size_t most = (size_t)d->module_count * 2 + 2;
+    size_t most = (size_t)d->module_count * TN_MODULE_PARTS + 2;
     int64_t bytes = 0;
     tn_arena names = {0};
     tn_status status = TN_OK;
@@ -415,7 +424,7 @@ tn_status tn_session_copy_words(const tn_model *model, const char *dir) {
     char from[TN_PATH_MAX], to[TN_PATH_MAX];
     tn_buf bytes = {0};
     tn_status status = TN_OK;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    for (size_t i = 0; i < sizeof names / sizeof *names && model->tokenizer_dir; i++) {
         TN_TRY_GOTO(tn_path_join(from, model->tokenizer_dir, names[i]));
         TN_TRY_GOTO(tn_path_join(to, dir, names[i]));
         if (!tn_path_exists(from))

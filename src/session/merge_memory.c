@@ -16,9 +16,10 @@ static tn_status merge_modules(tn_model *model, float *place) {
             continue;
         float *bias = place + count;
         TN_TRY(tn_adapter_merged_weight(model->adapter, module, place, bias, &has_bias));
-        *weight =
-            (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = base->ndim, .shape = {base->shape[0], base->shape[1]}, .data = place};
-        module->bias.tensor = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {base->shape[0]}, .data = bias};
+        *weight = *base;
+        weight->dtype = TN_DTYPE_F32;
+        weight->data = place;
+        module->bias.tensor = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {weight->shape[0]}, .data = bias};
         module->has_bias = has_bias;
         module->tied = NULL;
         place = bias + weight->shape[0];
