@@ -441,7 +441,7 @@ bool tn_adapter_changes(const tn_adapter *adapter, const tn_module *module) {
 }
 
 /* What one adapter's slots make of a weight and bias. */
-static tn_status merge_slots(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
+static tn_status merge_slots(const tn_adapter *adapter, const tn_module *module, bool widened, float *weight, float *bias,
                              bool *has_bias) {
     for (int64_t i = 0; i < adapter->slot_count; i++) {
         const tn_adapter_slot *s = &adapter->slots[i];
@@ -451,6 +451,9 @@ static tn_status merge_slots(const tn_adapter *adapter, const tn_module *module,
             tn_token_rows_merge((const tn_token_rows_slot *)s->slot, weight, tn_module_weight(module)->tensor.shape[1]);
             continue;
         }
+        if (widened && !s->method->widens_groups)
+            return tn_fail(TN_ERROR_UNSUPPORTED, "'%s': %s and an adapter that reads all channels cannot be merged together",
+                           module->name, s->method->name);
         TN_TRY(s->method->merge(s->slot, module, weight, bias));
         *has_bias = *has_bias || (s->method->merge_adds_bias && s->method->merge_adds_bias(s->slot));
     }
@@ -461,13 +464,16 @@ tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *m
                                    bool *has_bias) {
     const tn_tensor *base = &tn_module_weight(module)->tensor;
     tn_convert_to_f32(weight, base->data, base->dtype, tn_tensor_count(base));
+    bool widened = tn_adapter_widens(adapter, module);
+    if (widened)
+        tn_widen_groups(module, weight);
     *has_bias = module->has_bias;
     if (bias && module->has_bias)
         tn_convert_to_f32(bias, module->bias.tensor.data, module->bias.tensor.dtype, module->bias.tensor.shape[0]);
     else if (bias)
         memset(bias, 0, (size_t)module->weight.tensor.shape[0] * sizeof *bias);
     for (; adapter; adapter = adapter->next)
-        TN_TRY(merge_slots(adapter, module, weight, bias, has_bias));
+        TN_TRY(merge_slots(adapter, module, widened, weight, bias, has_bias));
     return TN_OK;
 }
 
@@ -479,13 +485,16 @@ static tn_status change_of(const tn_adapter *adapter, const tn_module *module, d
         for (int64_t i = 0; i < one->replaced_count; i++)
             if (one->replaced[i].place == &module->weight && !one->replaced[i].was_tied)
                 base = &one->replaced[i].original.tensor;
-    int64_t count = tn_tensor_count(base);
+    const tn_tensor shape = tn_adapter_merged_shape(adapter, module);
+    int64_t count = tn_tensor_count(&shape);
     bool has_bias;
     float *merged = tn_malloc((size_t)count * sizeof *merged), *original = tn_malloc((size_t)count * sizeof *original);
     tn_status status = merged && original ? tn_adapter_merged_weight(adapter, module, merged, NULL, &has_bias)
                                           : tn_fail_memory("the norm of the change");
     if (status == TN_OK) {
-        tn_convert_to_f32(original, base->data, base->dtype, count);
+        tn_convert_to_f32(original, base->data, base->dtype, tn_tensor_count(base));
+        if (tn_adapter_widens(adapter, module))
+            tn_widen_groups(module, original);
         *base_square += kernels->sum_squares(original, count);
         kernels->add(merged, original, -1, count);
         *change += kernels->sum_squares(merged, count);

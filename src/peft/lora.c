@@ -98,7 +98,7 @@ static void add_product(float *weight, const tn_weight *a, const tn_weight *b, b
 static tn_status lora_merge(const tn_slot *base, const tn_module *module, float *weight, float *bias) {
     const tn_lora_slot *slot = (const tn_lora_slot *)base;
     if (module->kind == TN_MODULE_CONV2D)
-        TN_TRY(tn_lora_conv_merge(slot, module, weight));
+        tn_lora_conv_merge(slot, module, weight);
     else if (tn_lora_is_plain(slot))
         add_product(weight, &slot->a, &slot->b, slot->embedding, slot->scale);
     else
@@ -129,5 +129,6 @@ const tn_peft_method tn_lora = {
     .init = lora_init,
     .loaded = lora_loaded,
     .merge = lora_merge,
+    .widens_groups = true,
     .merge_adds_bias = lora_merge_adds_bias,
 };

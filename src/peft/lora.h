@@ -51,10 +51,10 @@ tn_var *tn_dora_embedding(const tn_forward *forward, const tn_lora_slot *slot, c
 const float *tn_dora_norms(tn_tape *tape, const tn_lora_slot *slot, tn_operand w, int64_t out, int64_t in);
 tn_status tn_dora_scale(const tn_lora_slot *slot, float *weight);
 
-/* Convolutions: the shapes of A, B and the magnitude; the forward hook; weight += s B A. */
+/* Convolutions: the shapes of A, B and the magnitude; the forward hook; weight [O, C, kh, kw] += s B A. */
 tn_status tn_lora_conv_create(const tn_peft_config *config, tn_lora_slot *slot, const tn_module *module, int64_t rank);
 tn_var *tn_lora_conv(const tn_forward *forward, const tn_slot *base, const tn_module *module, tn_var *x, tn_var *y);
-tn_status tn_lora_conv_merge(const tn_lora_slot *slot, const tn_module *module, float *weight);
+void tn_lora_conv_merge(const tn_lora_slot *slot, const tn_module *module, float *weight);
 
 /* KaSA: takes the R smallest singular components of the base's weight out of it, as a0 and b0. */
 tn_status tn_lora_truncate_base(tn_adapter *adapter, tn_lora_slot *slot, const tn_module *module);

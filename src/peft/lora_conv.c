@@ -1,9 +1,9 @@
 /* LoRA and DoRA on a convolution, as PEFT has them: A [R, C, kh, kw] is a convolution by the base's window that reads all
  * channels whatever the base's groups G, B [O, R / G, 1, 1] one of single pixels in those groups:
  *   y = conv(x, W) + b + s (conv(conv(dropout(x), A), B) + b_B)
- * Flattened, with A_g the rows of A that group g of B's rows reads, the update of group g is s B_g A_g [O / G, C kh kw]. That
- * is one of all channels, so for G > 1 it is no change of W [O, C / G, kh, kw]. DoRA is that of linear layers by output
- * channels, its magnitude [1, O, 1, 1]. */
+ * Flattened, with A_g the rows of A that group g of B's rows reads, the update of group g is s B_g A_g [O / G, C kh kw]. It
+ * reads all channels, so merged with G > 1 the convolution is one without groups; PEFT does not merge that. DoRA is that of
+ * linear layers by output channels, its magnitude [1, O, 1, 1]; like PEFT's it is for G = 1. */
 #include <string.h>
 
 #include "base/rng.h"
@@ -101,15 +101,11 @@ tn_status tn_lora_conv_create(const tn_peft_config *config, tn_lora_slot *slot, 
     return TN_OK;
 }
 
-tn_status tn_lora_conv_merge(const tn_lora_slot *slot, const tn_module *module, float *weight) {
-    const tn_conv_shape *conv = &module->conv;
-    int64_t rank = slot->a.tensor.shape[0], in = tn_tensor_count(&slot->a.tensor) / rank;
-    if (conv->groups > 1)
-        return tn_fail(TN_ERROR_UNSUPPORTED,
-                       "'%s' is a convolution in %lld groups, but LoRA's update of it reads all channels, so it cannot be "
-                       "merged into the weight; keep the adapter beside the base",
-                       module->name, (long long)conv->groups);
-    tn_kernels_cpu()->gemm(weight, in, tn_rows_of(slot->b.tensor.data, TN_DTYPE_F32, rank),
-                           tn_rows_of(slot->a.tensor.data, TN_DTYPE_F32, in), slot->scale, 1, conv->out_channels, in, rank);
-    return TN_OK;
+void tn_lora_conv_merge(const tn_lora_slot *slot, const tn_module *module, float *weight) {
+    int64_t groups = module->conv.groups, out = module->conv.out_channels / groups;
+    int64_t rank = slot->a.tensor.shape[0] / groups, in = tn_tensor_count(&slot->a.tensor) / slot->a.tensor.shape[0];
+    const float *a = slot->a.tensor.data, *b = slot->b.tensor.data;
+    for (int64_t g = 0; g < groups; g++)
+        tn_kernels_cpu()->gemm(weight + g * out * in, in, tn_rows_of(b + g * out * rank, TN_DTYPE_F32, rank),
+                               tn_rows_of(a + g * rank * in, TN_DTYPE_F32, in), slot->scale, 1, out, in, rank);
 }

@@ -26,13 +26,16 @@ typedef struct {
     const tn_module *module; /* of the model, or NULL when only carried along */
     bool is_bias;
     const tn_tensor *running; /* batch norm's statistics of the module, f32, or NULL */
+    tn_tensor wide;           /* ndim 0, or the shape of a grouped convolution that merging makes one without groups */
 } output_tensor;
 
-/* Elements of the largest tensor of the modules and of what the checkpoint holds besides. */
-static int64_t largest_tensor(const tn_network *network) {
+/* Elements of the largest tensor of the merged modules and of what the checkpoint holds besides. */
+static int64_t largest_tensor(const tn_model *model) {
+    const tn_network *network = model->network;
     int64_t most = 1;
     for (int64_t i = 0; i < network->module_count; i++) {
-        int64_t count = tn_tensor_count(&tn_module_weight(&network->modules[i])->tensor);
+        const tn_tensor merged = tn_adapter_merged_shape(model->adapter, &network->modules[i]);
+        int64_t count = tn_tensor_count(&merged);
         most = count > most ? count : most;
     }
     for (size_t f = 0; f < network->checkpoint.file_count; f++) {
@@ -63,7 +66,7 @@ static tn_status merger_init(merger *m, tn_model *model, const char *dtype, int 
     *m = (merger){.model = model, .direction = direction, .keep_dtype = !dtype || strcmp(dtype, "keep") == 0};
     if (!m->keep_dtype && (!tn_dtype_from_name(dtype, &m->dtype) || m->dtype > TN_DTYPE_BF16))
         return tn_fail(TN_ERROR_ARGUMENT, "dtype '%s' is not one of keep, f32, bf16, f16", dtype);
-    m->scratch = largest_tensor(model->network);
+    m->scratch = largest_tensor(model);
     size_t most = (size_t)m->scratch;
     m->weight = tn_pages_alloc(most * sizeof(float));
     m->bias = tn_pages_alloc(most * sizeof(float));
@@ -181,6 +184,8 @@ static tn_dtype output_dtype(const merger *m, const output_tensor *t) {
 }
 
 static const tn_tensor *shape_of(const output_tensor *t) {
+    if (t->wide.ndim)
+        return &t->wide;
     if (t->source)
         return t->source;
     if (t->running)
@@ -215,11 +220,13 @@ static tn_status write_tensor(merger *m, tn_safetensors_writer *writer, const ou
 }
 
 /* Fills what a stored tensor is to the model, if it is anything. */
-static void find_module(const tn_network *network, output_tensor *t) {
+static void find_module(const tn_model *model, output_tensor *t) {
     tn_module *module;
     int part;
-    if (!tn_network_find_part(network, t->name, &module, &part))
+    if (!tn_network_find_part(model->network, t->name, &module, &part))
         return;
+    if (part == 0 && tn_adapter_widens(model->adapter, module))
+        t->wide = tn_adapter_merged_shape(model->adapter, module);
     t->module = module;
     t->is_bias = part == 1;
     t->running = part > 1 ? &tn_module_part(module, part)->tensor : NULL;
@@ -286,7 +293,8 @@ static bool is_indexed(const tn_network *network, const tn_safetensors_entry *en
 
 /* Appends a file's tensors, in its order, to `list`. A tied head that is stored all the same stays what it was for the
  * model: the embedding. */
-static size_t list_file(const tn_network *network, const tn_safetensors *file, output_tensor *list) {
+static size_t list_file(const tn_model *model, const tn_safetensors *file, output_tensor *list) {
+    const tn_network *network = model->network;
     size_t count = 0;
     for (size_t e = 0; e < file->count; e++) {
         const tn_safetensors_entry *entry = &file->entries[e];
@@ -294,28 +302,33 @@ static size_t list_file(const tn_network *network, const tn_safetensors *file, o
             continue;
         output_tensor *t = &list[count++];
         *t = (output_tensor){.name = entry->name, .source = &entry->tensor};
-        find_module(network, t);
+        find_module(model, t);
         if (t->module == network->head && network->tied)
             t->source = NULL;
     }
     return count;
 }
 
-static size_t list_created(const tn_network *network, output_tensor *list, tn_arena *names) {
+static void append_created(const tn_model *model, const char *name, tn_module *module, int part, output_tensor *list,
+                           size_t *count) {
+    output_tensor *t = &list[(*count)++];
+    *t = (output_tensor){.name = name, .module = module, .is_bias = part == 1};
+    if (part > 1)
+        t->running = &tn_module_part(module, part)->tensor;
+    if (part == 0 && tn_adapter_widens(model->adapter, module))
+        t->wide = tn_adapter_merged_shape(model->adapter, module);
+}
+
+static size_t list_created(const tn_model *model, output_tensor *list, tn_arena *names) {
+    const tn_network *network = model->network;
     size_t count = 0;
-    for (int64_t i = 0; i < network->module_count; i++) {
-        const tn_module *module = &network->modules[i];
-        if (!module->tied)
-            list[count++] = (output_tensor){.name = tn_arena_printf(names, "%s.weight", module->name), .module = module};
-        if (module->has_bias)
-            list[count++] =
-                (output_tensor){.name = tn_arena_printf(names, "%s.bias", module->name), .module = module, .is_bias = true};
-        for (int part = 2; part < TN_MODULE_PARTS && module->has_running; part++)
-            list[count++] = (output_tensor){
-                .name = tn_arena_printf(names, "%s.%s", module->name, tn_module_part_name(part)),
-                .module = module,
-                .running = part == 2 ? &module->running_mean.tensor : &module->running_var.tensor};
-    }
+    for (int64_t i = 0; i < network->module_count; i++)
+        for (int part = 0; part < TN_MODULE_PARTS; part++) {
+            tn_module *module = &network->modules[i];
+            const char *name = tn_arena_printf(names, "%s.%s", module->name, tn_module_part_name(part));
+            if (tn_module_part(module, part))
+                append_created(model, name, module, part, list, &count);
+        }
     return count;
 }
 
@@ -367,7 +380,7 @@ static tn_status write_weights(merger *m, const char *dir, bool with_head) {
     size_t files = d->checkpoint.file_count ? d->checkpoint.file_count : 1;
     for (size_t f = 0; f < files; f++) {
         bool from_disk = d->checkpoint.file_count > 0;
-        size_t count = from_disk ? list_file(d, &d->checkpoint.files[f], list) : list_created(d, list, &names);
+        size_t count = from_disk ? list_file(m->model, &d->checkpoint.files[f], list) : list_created(m->model, list, &names);
         const char *name = from_disk ? base_name(d->checkpoint.files[f].path) : "model.safetensors";
         if (with_head && f + 1 == files)
             list[count++] = (output_tensor){.name = head_weight, .module = d->head};
@@ -382,6 +395,16 @@ fail:
     return status;
 }
 
+/* In the layers of a sequential model whose merged weight has none. */
+static void drop_groups(const tn_model *model, cJSON *json) {
+    for (int64_t i = 0; model->sequential && i < model->sequential->config.count; i++) {
+        const tn_module *module = model->sequential->config.layers[i].module;
+        cJSON *layers = cJSON_GetObjectItemCaseSensitive(json, "layers");
+        if (module && tn_adapter_widens(model->adapter, module))
+            cJSON_ReplaceItemInObjectCaseSensitive(cJSON_GetArrayItem(layers, (int)i), "groups", cJSON_CreateNumber(1));
+    }
+}
+
 static tn_status write_config(const merger *m, const char *dir, bool untied) {
     char path[TN_PATH_MAX];
     static const char *const torch_names[] = {"float32", "float16", "bfloat16"};
@@ -393,6 +416,7 @@ static tn_status write_config(const merger *m, const char *dir, bool untied) {
         cJSON_DeleteItemFromObjectCaseSensitive(json, "tie_word_embeddings");
         cJSON_AddFalseToObject(json, "tie_word_embeddings");
     }
+    drop_groups(m->model, json);
     if (!m->keep_dtype) {
         const char *key = tn_json_get(json, "dtype") ? "dtype" : "torch_dtype";
         cJSON_DeleteItemFromObjectCaseSensitive(json, key);
