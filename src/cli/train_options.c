@@ -153,9 +153,9 @@ const tn_option tn_cli_method_options[] = {
     {.name = "target-modules",
      .type = TN_OPTION_STRING,
      TN_FIELD(tn_cli_train, adapter.target_modules),
-     .initial = "q_proj,v_proj",
      .value_name = "NAMES",
-     .help = "names separated by commas, all-linear, or one regular expression"},
+     .help = "names separated by commas, all-linear, or one regular expression; without it q_proj,v_proj, and of a "
+             "sequential model all-linear"},
     {.name = "exclude-modules",
      .type = TN_OPTION_STRING,
      TN_FIELD(tn_cli_train, adapter.exclude_modules),

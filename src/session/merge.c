@@ -108,6 +108,15 @@ static tn_status check_can_unmerge(const tn_adapter *adapter) {
     return TN_OK;
 }
 
+static tn_status check_keeps_groups(const tn_model *model) {
+    for (int64_t i = 0; i < model->network->module_count; i++)
+        if (tn_adapter_widens(model->adapter, &model->network->modules[i]))
+            return tn_fail(TN_ERROR_MISMATCH,
+                           "nothing was merged into this model: its convolution '%s' is still in groups, and would not be",
+                           model->network->modules[i].name);
+    return TN_OK;
+}
+
 tn_status tn_session_check_can_merge(const tn_adapter *adapter) {
     if (tn_adapter_invocation(adapter))
         return tn_fail(TN_ERROR_UNSUPPORTED, "an adapter with alora_invocation_tokens cannot be merged, since it acts only "
@@ -507,6 +516,8 @@ tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const ch
     TN_TRY_GOTO(check_layers_are_separate(model->adapter));
     for (const tn_adapter *one = model->adapter; one && direction < 0; one = one->next)
         TN_TRY_GOTO(check_can_unmerge(one));
+    if (direction < 0)
+        TN_TRY_GOTO(check_keeps_groups(model));
     TN_TRY_GOTO(tn_dir_create(dir));
     TN_TRY_GOTO(check_folder(model, dir));
     TN_TRY_GOTO(tn_dir_check_writable(dir));
