@@ -23,13 +23,14 @@ typedef struct tn_model tn_model;
 
 /* Loads a Hugging Face folder: config.json, model.safetensors (or shards with model.safetensors.index.json) and, when there
  * is one, tokenizer.json. Weights stay mapped and are read in their stored type (f32, bf16, f16). Families: llama, mistral,
- * qwen2, qwen3, and sequential, whose config.json lists the layers. The result belongs to the caller: tn_model_free. Errors: TN_ERROR_IO, _FORMAT, _MISMATCH (weights against
- * config.json), _UNSUPPORTED (family, dtype), _NUMERIC (NaN weights), _MEMORY. */
+ * qwen2, qwen3, and sequential, whose config.json lists the layers. The result belongs to the caller: tn_model_free. Errors:
+ * TN_ERROR_IO, _FORMAT, _MISMATCH (weights against config.json), _UNSUPPORTED (family, dtype), _NUMERIC (NaN weights),
+ * _MEMORY. */
 TN_API tn_status tn_model_load(const char *dir, tn_model **out);
 
 /* A model with random weights from a config.json (or the folder that holds it, whose tokenizer is loaded when there):
- * weights N(0, initializer_range), of a sequential model N(0, 2 / inputs of the layer), norms 1, biases 0; the same seed gives
- * the same weights. */
+ * weights N(0, initializer_range), of a sequential model N(0, 2 / inputs of the layer), norms 1, biases 0; the same seed
+ * gives the same weights. */
 TN_API tn_status tn_model_create(const char *config_path, uint64_t seed, tn_model **out);
 
 /* Frees the model with its adapter. NULL is fine. */

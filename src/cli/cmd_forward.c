@@ -14,7 +14,8 @@ static const tn_option options[] = {
      TN_FIELD(config, input),
      .value_name = "FILE",
      .group = "Files",
-     .help = "safetensors with input_ids [B, T] and optional attention_mask and labels; or x and target for a sequential model",
+     .help =
+         "safetensors with input_ids [B, T] and optional attention_mask and labels; or x and target for a sequential model",
      .flags = TN_OPTION_REQUIRED},
     {.name = "output",
      .type = TN_OPTION_PATH,

@@ -137,8 +137,8 @@ tn_status tn_forward_features(tn_model *model, const tn_safetensors *file, const
     }
     TN_TRY_GOTO(tn_pass_rehearse_features(model, in.count, false, &plain));
     TN_TRY_GOTO(tn_pass_rehearse_features(model, in.count, with_grad, &loss));
-    TN_TRY_GOTO(tn_tape_init(&tape, model->kernels,
-                             loss.heap_bytes > plain.heap_bytes ? loss.heap_bytes : plain.heap_bytes));
+    TN_TRY_GOTO(
+        tn_tape_init(&tape, model->kernels, loss.heap_bytes > plain.heap_bytes ? loss.heap_bytes : plain.heap_bytes));
     status = write_output(model, &in, output_path, &tape, with_grad);
 fail:
     tn_tape_free(&tape);

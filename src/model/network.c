@@ -184,8 +184,8 @@ tn_status tn_network_fill_random(tn_network *network, float deviation, uint64_t 
     int64_t floats = 0;
     for (int64_t i = 0; i < network->module_count * TN_MODULE_PARTS; i++) {
         const tn_weight *weight = tn_module_part(&network->modules[i / TN_MODULE_PARTS], (int)(i % TN_MODULE_PARTS));
-        if (weight && (!tn_add_i64(floats, tn_tensor_count(&weight->tensor), &floats) ||
-                       floats > INT64_MAX / (int64_t)sizeof(float)))
+        if (weight &&
+            (!tn_add_i64(floats, tn_tensor_count(&weight->tensor), &floats) || floats > INT64_MAX / (int64_t)sizeof(float)))
             return tn_fail(TN_ERROR_FORMAT, "%s: a model of this configuration is too large", network->dir);
     }
     network->random_bytes = floats * (int64_t)sizeof(float);

@@ -64,7 +64,7 @@ tn_module *tn_network_module(const tn_network *network, const char *name); /* by
 
 /* The module and the part of it that a tensor's name means ("fc1.bias"); false when there is none. */
 bool tn_network_find_part(const tn_network *network, const char *name, tn_module **module, int *part);
-int64_t tn_network_parameters(const tn_network *network);                  /* distinct weights of the base */
-int64_t tn_network_bytes(const tn_network *network);                       /* bytes of the base as stored */
+int64_t tn_network_parameters(const tn_network *network); /* distinct weights of the base */
+int64_t tn_network_bytes(const tn_network *network);      /* bytes of the base as stored */
 
 #endif

@@ -24,9 +24,7 @@ static tn_tensor weight_of(const tn_layer *layer, tn_module_kind *kind) {
         return (tn_tensor){.ndim = 4,
                            .shape = {w->out_channels, w->in_channels / w->groups, w->kernel_height, w->kernel_width}};
     case TN_LAYER_LAYER_NORM:
-    case TN_LAYER_BATCH_NORM:
-        *kind = TN_MODULE_NORM;
-        return (tn_tensor){.ndim = 1, .shape = {layer->in.channels}};
+    case TN_LAYER_BATCH_NORM: *kind = TN_MODULE_NORM; return (tn_tensor){.ndim = 1, .shape = {layer->in.channels}};
     default: return (tn_tensor){0};
     }
 }
@@ -56,7 +54,6 @@ static tn_status build_modules(tn_sequential *model) {
     tn_sequential_config *c = &model->config;
     tn_network *net = &model->net;
     net->family = "sequential";
-    net->layer_count = c->count;
     TN_TRY(tn_network_reserve(net, c->count));
     for (int64_t i = 0; i < c->count; i++)
         TN_TRY(add_module(model, &c->layers[i], i));
@@ -119,8 +116,9 @@ static tn_var *batch_norm(const tn_forward *forward, const tn_layer *layer, tn_v
     const tn_module *m = layer->module;
     bool training = forward->training && m->running_mean.trainable;
     if (training && x->rows * x->cols == m->weight.tensor.shape[0] && tn_tape_status(forward->tape) == TN_OK)
-        forward->tape->status = tn_fail(TN_ERROR_ARGUMENT, "'%s': a batch of one sample has no variance to train by; "
-                                                           "choose a larger batch",
+        forward->tape->status = tn_fail(TN_ERROR_ARGUMENT,
+                                        "'%s': a batch of one sample has no variance to train by; "
+                                        "choose a larger batch",
                                         m->name);
     return tn_op_batchnorm(forward->tape, x, m->weight.tensor.shape[0], &m->weight, m->has_bias ? &m->bias : NULL,
                            m->running_mean.tensor.data, m->running_var.tensor.data, layer->eps, layer->momentum, training);
@@ -145,8 +143,7 @@ static tn_var *layer_forward(const tn_forward *forward, const tn_layer *layer, i
     case TN_LAYER_GELU: return tn_op_gelu(tape, x, layer->tanh_gelu);
     case TN_LAYER_SILU: return tn_op_silu(tape, x);
     case TN_LAYER_TANH: return tn_op_tanh(tape, x);
-    case TN_LAYER_LAYER_NORM:
-        return tn_op_layernorm(tape, x, &m->weight, m->has_bias ? &m->bias : NULL, layer->eps);
+    case TN_LAYER_LAYER_NORM: return tn_op_layernorm(tape, x, &m->weight, m->has_bias ? &m->bias : NULL, layer->eps);
     case TN_LAYER_BATCH_NORM: return batch_norm(forward, layer, x);
     case TN_LAYER_DROPOUT:
         if (forward->training && layer->p > 0)

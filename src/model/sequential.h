@@ -35,12 +35,12 @@ static inline int64_t tn_layer_shape_count(const tn_layer_shape *shape) {
 
 typedef struct tn_layer {
     tn_layer_kind kind;
-    const char *name;      /* as given, or its number in the list, as torch.nn.Sequential counts */
+    const char *name; /* as given, or its number in the list, as torch.nn.Sequential counts */
     tn_layer_shape in, out;
-    tn_conv_shape window;  /* of conv2d and the pools */
-    bool bias, tanh_gelu;  /* gelu's approximation by tanh */
+    tn_conv_shape window;   /* of conv2d and the pools */
+    bool bias, tanh_gelu;   /* gelu's approximation by tanh */
     float p, eps, momentum; /* of dropout; of norms; of batch_norm's running statistics */
-    tn_module *module;     /* of layers with weights, else NULL */
+    tn_module *module;      /* of layers with weights, else NULL */
 } tn_layer;
 
 typedef struct tn_sequential_config {

@@ -226,7 +226,8 @@ static tn_status read_settings(const cJSON *json, const char *where, tn_layer *l
     case TN_LAYER_CONV2D: return read_conv(json, where, layer);
     case TN_LAYER_MAX_POOL2D:
     case TN_LAYER_AVG_POOL2D: return read_pool(json, where, layer);
-    case TN_LAYER_GLOBAL_AVG_POOL: layer->out = (tn_layer_shape){.channels = layer->in.channels};
+    case TN_LAYER_GLOBAL_AVG_POOL:
+        layer->out = (tn_layer_shape){.channels = layer->in.channels};
         return need_image(layer, where);
     case TN_LAYER_FLATTEN: layer->out = (tn_layer_shape){.channels = tn_layer_shape_count(&layer->in)}; return TN_OK;
     case TN_LAYER_GELU: return read_gelu(json, where, layer);
@@ -282,8 +283,9 @@ static tn_status read_input_shape(const cJSON *json, const char *where, tn_layer
     int64_t sides[3] = {0};
     int count = cJSON_GetArraySize(shape), i = 0;
     if (!cJSON_IsArray(shape) || (count != 1 && count != 3))
-        return tn_fail(TN_ERROR_FORMAT, "%s: 'input_shape' must be [n] for vectors or [channels, height, width] for images%s",
-                       where, cJSON_IsArray(shape) && count == 2 ? "; grey images are [1, height, width]" : "");
+        return tn_fail(TN_ERROR_FORMAT,
+                       "%s: 'input_shape' must be [n] for vectors or [channels, height, width] for images%s", where,
+                       cJSON_IsArray(shape) && count == 2 ? "; grey images are [1, height, width]" : "");
     cJSON_ArrayForEach(side, shape) {
         double most = count == 1 || i == 0 ? (double)MOST_CHANNELS : MOST_SIDE;
         if (!cJSON_IsNumber(side) || !(side->valuedouble >= 1 && side->valuedouble <= most) ||

@@ -56,8 +56,8 @@ tn_var *tn_norm_forward(const tn_forward *forward, const tn_module *module, tn_v
 void tn_module_attach(tn_module *module, tn_slot *slot);
 void tn_module_detach(tn_module *module, tn_slot *slot);
 
-/* The tensors that a module has in a checkpoint: weight, bias, running_mean, running_var. NULL: this one has no such tensor of
- * its own. */
+/* The tensors that a module has in a checkpoint: weight, bias, running_mean, running_var. NULL: this one has no such tensor
+ * of its own. */
 enum { TN_MODULE_PARTS = 4 };
 const char *tn_module_part_name(int part);
 tn_weight *tn_module_part(tn_module *module, int part);

@@ -101,8 +101,8 @@ typedef struct tn_adapter_summary {
 } tn_adapter_summary;
 tn_status tn_adapter_summarise(const tn_adapter *adapter, tn_adapter_summary *out);
 
-/* The effective weight of a module with the adapter merged in, f32 in tn_adapter_merged_shape, and its bias [O] (bias may be NULL; *has_bias
- * says whether the merged module has one). Modules that the adapter leaves alone give their base values. */
+/* The effective weight of a module with the adapter merged in, f32 in tn_adapter_merged_shape, and its bias [O] (bias may be
+ * NULL; *has_bias says whether the merged module has one). Modules that the adapter leaves alone give their base values. */
 tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
                                    bool *has_bias);
 

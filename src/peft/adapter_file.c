@@ -42,6 +42,13 @@ static bool is_tied_copy(const tn_adapter *adapter, const char *name) {
     return head && head->tied && strncmp(name, head->name, length) == 0 && strcmp(name + length, ".weight") == 0;
 }
 
+/* PyTorch's batch norm counts its batches, which nothing here depends on. */
+static bool is_batch_count(const char *name) {
+    static const char ending[] = ".num_batches_tracked";
+    size_t length = strlen(name), tail = sizeof ending - 1;
+    return length > tail && strcmp(name + length - tail, ending) == 0;
+}
+
 static tn_status fail_unexpected(const tn_adapter *adapter, const char *path, const char *name) {
     const char **names = tn_malloc((size_t)(adapter->params.count + 1) * sizeof *names);
     const char *nearest = NULL;
@@ -123,7 +130,7 @@ static tn_status read_tensors(tn_adapter *adapter, const tn_safetensors *file, c
         } else if (frozen) {
             if (!options->allow_partial)
                 TN_TRY_GOTO(check_frozen_copy(adapter, file->path, entry, frozen));
-        } else if (!is_tied_copy(adapter, name)) {
+        } else if (!is_tied_copy(adapter, name) && !is_batch_count(name)) {
             report->unexpected++;
             if (!options->allow_partial) {
                 status = fail_unexpected(adapter, file->path, name);

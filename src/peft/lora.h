@@ -6,11 +6,11 @@
 
 typedef struct tn_lora_slot {
     tn_slot slot;
-    tn_weight a, b, bias;       /* linear: A [R, C], B [O, R], bias [O]; embedding: A [R, V], B [C, R]; conv2d: lora_conv.c */
-    tn_weight a0, b0;           /* scale0 B0 A0 was taken out of the base, frozen; tensor.data NULL when nothing was */
-    tn_weight magnitude;        /* DoRA's m [O]; conv2d [1, O, 1, 1] */
-    double *base_squares;       /* [O] squared norms of the base's rows, for DoRA */
-    tn_weight diagonal;         /* KaSA's d [R] */
+    tn_weight a, b, bias; /* linear: A [R, C], B [O, R], bias [O]; embedding: A [R, V], B [C, R]; conv2d: lora_conv.c */
+    tn_weight a0, b0;     /* scale0 B0 A0 was taken out of the base, frozen; tensor.data NULL when nothing was */
+    tn_weight magnitude;  /* DoRA's m [O]; conv2d [1, O, 1, 1] */
+    double *base_squares; /* [O] squared norms of the base's rows, for DoRA */
+    tn_weight diagonal;   /* KaSA's d [R] */
     int64_t a_blocks, b_blocks; /* of a block-diagonal factor; 0 or 1: a full one */
     bool has_bias, has_diagonal, has_magnitude, embedding;
     bool needs_invocation; /* acts only on rows that forward->invoked marks */

@@ -71,7 +71,8 @@ const float *tn_dora_norms(tn_tape *tape, const tn_lora_slot *slot, tn_operand w
         double s = slot->scale;
         k->gemm(wa.data, rank, w, a_t, 1, 0, out, rank, in);
         k->gemm(gram.data, rank, a, a_t, 1, 0, rank, rank, in);
-        k->gemm(bg.data, rank, tn_rows_of(b, TN_DTYPE_F32, rank), tn_rows_of(gram.data, TN_DTYPE_F32, rank), 1, 0, out, rank, rank);
+        k->gemm(bg.data, rank, tn_rows_of(b, TN_DTYPE_F32, rank), tn_rows_of(gram.data, TN_DTYPE_F32, rank), 1, 0, out, rank,
+                rank);
         for (int64_t o = 0; o < out; o++)
             n[o] = norm_of(slot->base_squares[o] + 2 * s * dot(wa.data + o * rank, b + o * rank, rank) +
                            s * s * dot(bg.data + o * rank, b + o * rank, rank));

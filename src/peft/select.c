@@ -126,7 +126,10 @@ tn_status tn_peft_select(const tn_network *model, const tn_peft_config *config, 
             goto fail;
         }
     }
-    if (count == 0 && !config->token_rows_count && !config->modules_to_save.count)
+    if (count == 0 && config->layers_count && model->layer_count == 0)
+        status = tn_fail(TN_ERROR_ARGUMENT, "the layers of a %s model have no numbers to choose by; name target modules",
+                         model->family);
+    else if (count == 0 && !config->token_rows_count && !config->modules_to_save.count)
         status = config->layers_count ? tn_fail(TN_ERROR_ARGUMENT,
                                                 "no target module lies in the chosen layers; the model has layers 0 to %lld",
                                                 (long long)model->layer_count - 1)

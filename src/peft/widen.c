@@ -1,5 +1,5 @@
-/* A grouped convolution whose merged weight is one without groups, since an update reads all channels: [O, C / G, kh, kw] with
- * zeros around becomes [O, C, kh, kw]. */
+/* A grouped convolution whose merged weight is one without groups, since an update reads all channels: [O, C / G, kh, kw]
+ * with zeros around becomes [O, C, kh, kw]. */
 #include <string.h>
 
 #include "peft/adapter.h"

@@ -26,8 +26,7 @@ static int64_t parameters_of(const tn_layer *layer) {
     int64_t bias = layer->bias ? layer->out.channels : 0;
     switch (layer->kind) {
     case TN_LAYER_LINEAR: return layer->in.channels * layer->out.channels + bias;
-    case TN_LAYER_CONV2D:
-        return w->out_channels * (w->in_channels / w->groups) * w->kernel_height * w->kernel_width + bias;
+    case TN_LAYER_CONV2D: return w->out_channels * (w->in_channels / w->groups) * w->kernel_height * w->kernel_width + bias;
     case TN_LAYER_LAYER_NORM:
     case TN_LAYER_BATCH_NORM: return layer->in.channels + bias;
     default: return 0;

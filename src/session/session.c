@@ -119,7 +119,7 @@ void tn_model_describe(const tn_model *model, tn_model_info *out) {
         .dtype = stored_dtype(n),
         .parameters = tn_network_parameters(n),
         .bytes = tn_network_bytes(n),
-        .layers = n->layer_count,
+        .layers = model->sequential ? model->sequential->config.count : n->layer_count,
         .vocab_size = n->vocab_size,
         .unused_tensors = n->unused_tensors,
         .first_unused = n->first_unused,

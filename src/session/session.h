@@ -64,8 +64,8 @@ typedef struct tn_feature_pass {
 } tn_feature_pass;
 
 /* Losses [count] of one pass on an empty tape: cross-entropy, or the mean squared error over the outputs. With
- * tape->recording the gradients of grad_scale * sum(losses) are added to the adapter's store. predicted [count] gets the most
- * likely classes of a classification; NULL: nobody asks. */
+ * tape->recording the gradients of grad_scale * sum(losses) are added to the adapter's store. predicted [count] gets the
+ * most likely classes of a classification; NULL: nobody asks. */
 void tn_pass_features(tn_model *model, const tn_forward *forward, const tn_feature_pass *pass, float grad_scale,
                       float *losses, int32_t *predicted);
 

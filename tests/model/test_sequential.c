@@ -20,15 +20,25 @@ static void shapes_follow_from_layer_to_layer(void **state) {
     tn_sequential_config c;
     char shape[TN_LAYER_SHAPE_TEXT];
     (void)state;
-    assert_ok(parse(NET("[3, 9, 8]", CONV("\"out_channels\": 8, \"kernel_size\": 3, \"padding\": 1") ", {\"type\": \"relu\"}, "
-                        "{\"type\": \"max_pool2d\", \"kernel_size\": 2, \"padding\": 1}, "
-                        "{\"type\": \"conv2d\", \"out_channels\": 6, \"kernel_size\": [3, 2], \"stride\": [2, 1], "
-                        "\"padding\": [1, 2], \"dilation\": [1, 2], \"groups\": 2, \"bias\": false}, "
-                        "{\"type\": \"batch_norm\"}, {\"type\": \"gelu\", \"approximate\": \"tanh\"}, "
-                        "{\"type\": \"avg_pool2d\", \"kernel_size\": 2, \"stride\": 1}, {\"type\": \"global_avg_pool\"}, "
-                        "{\"type\": \"layer_norm\", \"eps\": 1e-6}, {\"type\": \"dropout\", \"p\": 0.25}, "
-                        "{\"type\": \"linear\", \"in_features\": 6, \"out_features\": 3}"),
-                    &c));
+    assert_ok(parse(
+        NET("[3, 9, 8]",
+            CONV("\"out_channels\": 8, \"kernel_size\": 3, \"padding\": 1") ", {\"type\": \"relu\"}, "
+                                                                            "{\"type\": \"max_pool2d\", \"kernel_size\": 2, "
+                                                                            "\"padding\": 1}, "
+                                                                            "{\"type\": \"conv2d\", \"out_channels\": 6, "
+                                                                            "\"kernel_size\": [3, 2], \"stride\": [2, 1], "
+                                                                            "\"padding\": [1, 2], \"dilation\": [1, 2], "
+                                                                            "\"groups\": 2, \"bias\": false}, "
+                                                                            "{\"type\": \"batch_norm\"}, {\"type\": "
+                                                                            "\"gelu\", \"approximate\": \"tanh\"}, "
+                                                                            "{\"type\": \"avg_pool2d\", \"kernel_size\": 2, "
+                                                                            "\"stride\": 1}, {\"type\": "
+                                                                            "\"global_avg_pool\"}, "
+                                                                            "{\"type\": \"layer_norm\", \"eps\": 1e-6}, "
+                                                                            "{\"type\": \"dropout\", \"p\": 0.25}, "
+                                                                            "{\"type\": \"linear\", \"in_features\": 6, "
+                                                                            "\"out_features\": 3}"),
+        &c));
     assert_int_equal(c.count, 11);
     assert_int_equal(c.inputs, 216);
     assert_int_equal(c.outputs, 3);
@@ -196,10 +206,13 @@ static double conv_at(const tn_module *m, const float *x, int64_t o, int64_t row
 static void forward_is_the_layers_in_order(void **state) {
     enum { ROWS = 3, INPUTS = 4 * 5 * 6, INNER = 6 * 3 * 3, OUTPUTS = 4 };
     tn_model *model = create_model(
-        NET("[4, 5, 6]", CONV("\"out_channels\": 6, \"kernel_size\": [2, 3], \"stride\": [2, 1], \"padding\": [1, 0], "
-                              "\"dilation\": [1, 1], \"groups\": 2") ", {\"type\": \"relu\"}, "
-                         "{\"type\": \"max_pool2d\", \"kernel_size\": [1, 2], \"stride\": 1}, "
-                         "{\"type\": \"batch_norm\", \"name\": \"bn\"}, {\"type\": \"silu\"}, " HEAD),
+        NET("[4, 5, 6]",
+            CONV(
+                "\"out_channels\": 6, \"kernel_size\": [2, 3], \"stride\": [2, 1], \"padding\": [1, 0], "
+                "\"dilation\": [1, 1], \"groups\": 2") ", {\"type\": \"relu\"}, "
+                                                       "{\"type\": \"max_pool2d\", \"kernel_size\": [1, 2], \"stride\": 1}, "
+                                                       "{\"type\": \"batch_norm\", \"name\": \"bn\"}, {\"type\": "
+                                                       "\"silu\"}, " HEAD),
         5);
     tn_module *m = model->network->modules;
     float x[ROWS * INPUTS], logits[ROWS * OUTPUTS];

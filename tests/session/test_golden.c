@@ -448,8 +448,9 @@ static void every_folder_is_a_case(void **state) {
 
 /* The second time round, since threads keep scratch for their kernels. */
 static void nothing_leaks(void **state) {
-    static const char *const some[] = {"base_llama_bf16",        "base_llama_f16_sharded",    "init_pissa", "conv2d_lora_groups",
-                                       "lora_layer_replication", "lora_tied_modules_to_save", "lora_trainable_tokens_tied"};
+    static const char *const some[] = {"base_llama_bf16",           "base_llama_f16_sharded", "init_pissa",
+                                       "conv2d_lora_groups",        "lora_layer_replication", "lora_tied_modules_to_save",
+                                       "lora_trainable_tokens_tied"};
     size_t used[2];
     (void)state;
     tn_set_threads(1);
