@@ -5,6 +5,9 @@
 /* So that windows, steps and offsets of one plane are far from overflowing. */
 enum { LARGEST = 1 << 30 };
 
+/* Of elements: so that their bytes, times the least positions of a piece of a convolution, can be counted. */
+static const int64_t MOST_ELEMENTS = INT64_MAX / 1024;
+
 static tn_status check_range(const char *name, int64_t value, int64_t least) {
     if (value < least || value > LARGEST)
         return tn_fail(TN_ERROR_FORMAT, "%s is %lld; it must be from %lld to %lld", name, (long long)value, (long long)least,
@@ -35,11 +38,10 @@ static tn_status check_axes(const tn_conv_shape *s) {
     return check_axis("width", s->width, s->kernel_width, s->stride_width, s->padding_width, s->dilation_width);
 }
 
-/* channels * height * width must be a number of elements whose bytes can be counted. */
 static tn_status check_volume(const char *what, int64_t channels, int64_t height, int64_t width) {
     int64_t plane, count;
     if (!tn_mul_i64(height, width, &plane) || plane > INT32_MAX || !tn_mul_i64(plane, channels, &count) ||
-        count > INT64_MAX / 64)
+        count > MOST_ELEMENTS)
         return tn_fail(TN_ERROR_FORMAT, "%s of %lld x %lld x %lld elements is too large", what, (long long)channels,
                        (long long)height, (long long)width);
     return TN_OK;
@@ -58,7 +60,7 @@ tn_status tn_conv_shape_check(const tn_conv_shape *s) {
     TN_TRY(check_volume("an output", s->out_channels, tn_conv_out_height(s), tn_conv_out_width(s)));
     TN_TRY(check_volume("a window", s->in_channels, s->kernel_height, s->kernel_width));
     if (!tn_mul_i64(s->in_channels * s->kernel_height * s->kernel_width, s->out_channels, &weights) ||
-        weights > INT64_MAX / 64)
+        weights > MOST_ELEMENTS)
         return tn_fail(TN_ERROR_FORMAT, "a weight of %lld x %lld x %lld x %lld elements is too large",
                        (long long)s->out_channels, (long long)s->in_channels, (long long)s->kernel_height,
                        (long long)s->kernel_width);

@@ -4,8 +4,6 @@
  * OW]. U exists in pieces of a bounded number of positions. A 1 x 1 kernel that reads each position once has U = x. */
 #include "grad/ops.h"
 
-#include "base/memory.h"
-
 enum {
     PIECE_FLOATS = 1 << 20, /* of U and y at a time, about: what the second-level caches of a few cores hold */
     LEAST_POSITIONS = 64    /* of a piece, and of a plane to be worth a product of its own */

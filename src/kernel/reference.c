@@ -264,21 +264,22 @@ static void swiglu_backward(float *dgate, float *dup, const float *dy, const flo
 
 /* f(x), and its slope. */
 static double activate(double *slope, double x, tn_activation f) {
-    double phi = exp(-x * x / 2) / sqrt(2 * M_PI), distribution = erfc(-x / M_SQRT2) / 2, t, s;
+    double phi = exp(-x * x / 2) / sqrt(2 * M_PI), distribution = erfc(-x / M_SQRT2) / 2, z, s;
     switch (f) {
     case TN_ACTIVATION_GELU: *slope = distribution + x * phi; return x * distribution;
-    case TN_ACTIVATION_GELU_TANH:
-        t = tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x));
-        *slope = (1 + t) / 2 + x / 2 * (1 - t * t) * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
-        return x / 2 * (1 + t);
+    case TN_ACTIVATION_GELU_TANH: /* (1 + tanh(z / 2)) / 2 is 1 / (1 + exp(-z)) */
+        z = 2 * sqrt(2 / M_PI) * (x + 0.044715 * x * x * x);
+        s = 1 / (1 + exp(-z));
+        *slope = s + x * s * (1 - s) * 2 * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
+        return x * s;
     case TN_ACTIVATION_SILU:
         s = 1 / (1 + exp(-x));
         *slope = s * (1 + x * (1 - s));
         return x * s;
     default:
-        t = tanh(x);
-        *slope = 1 - t * t;
-        return t;
+        z = tanh(x);
+        *slope = 1 - z * z;
+        return z;
     }
 }
 

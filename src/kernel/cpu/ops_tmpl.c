@@ -141,19 +141,18 @@ static inline float gelu_of(float x, float *slope) {
     return x * distribution;
 }
 
-/* x sigmoid(z) and its slope, z being a function of x with slope dz. */
-static inline float gated_by(float x, float z, float dz, float *slope) {
-    float e = tn_exp(-z), sigmoid = 1.0f / (1.0f + e), rest = e < INFINITY ? e * sigmoid : 1.0f;
-    *slope = sigmoid * (1.0f + x * dz * rest);
-    return x * sigmoid;
-}
+/* x sigmoid(z), z = factor x (1 + cubic x^2), and its slope: SiLU, and GELU by tanh, as 1 + tanh(u) is 2 sigmoid(2 u).
+ * Beyond `limit` the sigmoid is 0 or 1, and terms must not overflow. */
+typedef struct {
+    float factor, cubic, limit;
+} gate;
 
-/* 1 + tanh(u) is 2 sigmoid(2 u). Beyond 12 the slope is 0 or 1 and its terms must not overflow. */
-static inline float gelu_tanh_of(float x, float *slope) {
-    const float twice = 1.59576912f, cubic = 0.044715f;
-    float c = x < -12.0f ? -12.0f : x > 12.0f ? 12.0f : x, square = cubic * c * c;
-    float y = gated_by(c, twice * c * (1.0f + square), twice * (1.0f + 3.0f * square), slope);
-    return x > 12.0f ? x : y;
+static inline float gated_by(gate g, float x, float *slope) {
+    float c = x < -g.limit ? -g.limit : x > g.limit ? g.limit : x, square = g.cubic * c * c;
+    float e = tn_exp(-g.factor * c * (1.0f + square)), sigmoid = 1.0f / (1.0f + e);
+    float rest = e < INFINITY ? e * sigmoid : 1.0f;
+    *slope = sigmoid * (1.0f + g.factor * c * (1.0f + 3.0f * square) * rest);
+    return (x > g.limit ? x : c) * sigmoid;
 }
 
 /* The exponential away from 0; the series near it, where 1 - exp(-2 x) would cancel. */
@@ -172,6 +171,7 @@ static inline float tanh_of(float x, float *slope) {
 enum { ACTIVATION_PIECE = 256 };
 
 static void activate(float *values, float *slopes, const float *x, tn_activation f, int64_t count) {
+    const gate g = f == TN_ACTIVATION_SILU ? (gate){1, 0, 100} : (gate){1.59576912f, 0.044715f, 12};
     switch (f) {
     case TN_ACTIVATION_GELU:
 #pragma omp simd
@@ -179,14 +179,10 @@ static void activate(float *values, float *slopes, const float *x, tn_activation
             values[i] = gelu_of(x[i], &slopes[i]);
         break;
     case TN_ACTIVATION_GELU_TANH:
-#pragma omp simd
-        for (int64_t i = 0; i < count; i++)
-            values[i] = gelu_tanh_of(x[i], &slopes[i]);
-        break;
     case TN_ACTIVATION_SILU:
 #pragma omp simd
         for (int64_t i = 0; i < count; i++)
-            values[i] = gated_by(x[i], x[i], 1, &slopes[i]);
+            values[i] = gated_by(g, x[i], &slopes[i]);
         break;
     default:
 #pragma omp simd
