@@ -58,17 +58,22 @@ TN_API void tn_free_ids(int32_t *ids);
 TN_API tn_status tn_model_decode(const tn_model *model, const int32_t *ids, size_t count, char **text);
 TN_API void tn_free_text(char *text);
 
-/* LoRA as the options of Hugging Face PEFT's LoraConfig name it. Zero-initialise, then tn_adapter_options_default. Strings
- * are the caller's. */
+/* A method's own option by its name in adapter_config.json or on the command line ("d_initial" or "d-initial"), as text. */
+typedef struct tn_method_setting {
+    const char *name, *value;
+} tn_method_setting;
+
+/* An adapter in the terms of Hugging Face PEFT's configurations. Zero-initialise, then tn_adapter_options_default. Strings
+ * are the caller's. An option that the method makes no use of is an error. */
 typedef struct tn_adapter_options {
-    const char *method;          /* "lora", "dora", or "full" for training every weight */
-    int64_t rank;                /* 8 */
-    double alpha;                /* 16 */
+    const char *method;          /* "lora", "dora", ..., as `tenon methods` lists them, or "full" for every weight */
+    int64_t rank;                /* 0: the method's default, 8 for LoRA */
+    double alpha;                /* 0: the method's default, 16 for LoRA */
     double dropout;              /* 0: on the adapter's input, while training */
-    const char *target_modules;  /* "q_proj,v_proj", "all-linear", or one regular expression; NULL: q_proj,v_proj, of a
+    const char *target_modules;  /* "q_proj,v_proj", "all-linear", or one regular expression; NULL: by method and model, of a
                                   * sequential model all-linear: every linear and conv2d layer but the last */
     const char *exclude_modules; /* names separated by commas, or NULL */
-    const char *bias;            /* "none", "all", "lora_only" */
+    const char *bias;            /* "none", "all", "lora_only" (another method's name for it: "vera_only") */
     bool rslora;                 /* scaling alpha / sqrt(rank) instead of alpha / rank */
     bool lora_bias;              /* B has a bias */
     const char *init;            /* "kaiming", "gaussian", "pissa", "pissa_niter_K", "olora", "orthogonal" */
@@ -78,6 +83,8 @@ typedef struct tn_adapter_options {
     const char *modules_to_save; /* trained in full, names separated by commas, or NULL */
     const char *token_indices;   /* trainable_token_indices: embedding rows to train, "5,17" or NULL */
     bool ensure_weight_tying;    /* a tied head follows an embedding in modules_to_save */
+    const tn_method_setting *settings; /* [setting_count] what only this method has to set */
+    size_t setting_count;
 } tn_adapter_options;
 TN_API void tn_adapter_options_default(tn_adapter_options *options);
 

@@ -2,6 +2,7 @@
 #ifndef TENON_TENON_H
 #define TENON_TENON_H
 
+#include <tenon/adapters.h>
 #include <tenon/bench.h>
 #include <tenon/error.h>
 #include <tenon/evaluate.h>

@@ -243,7 +243,7 @@ static int run(const tn_invocation *call) {
     bool random;
     tn_status status = needs_weights(c, &random);
     if (status == TN_OK)
-        status = tn_cli_prepare_model(&c->train, random, &model);
+        status = tn_cli_prepare_model(call, &c->train, random, &model);
     if (status == TN_OK)
         status = measure(c, model);
     tn_model_free(model);
@@ -260,9 +260,11 @@ const tn_command tn_command_bench = {
         "processing and greedy decoding: for the base, with the adapter unmerged, merged, and for full fine-tuning.\n\n"
         "FLOPs are those of the model, as plan counts them; what is recomputed to save memory earns nothing. The tokens "
         "are made up, and nothing is written but --json. A folder without weights is measured with random ones.",
-    .tables =
-        (const tn_option_table[]){
-            {tn_cli_model_options, offsetof(config, train.model)}, {options, 0}, {tn_cli_method_options, 0}, {0}},
+    .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, train.model)},
+                                        {options, 0},
+                                        {tn_cli_method_options, 0},
+                                        {tn_cli_setting_options, offsetof(config, train.settings)},
+                                        {0}},
     .config_size = sizeof(config),
     .examples = (const tn_example[]){{"tenon bench --model base", "LoRA of rank 8 on the query and value projections"},
                                      {"tenon bench --model base --target-modules all-linear --rank 16 --json bench.json",

@@ -1,6 +1,7 @@
 /* The commands of `tenon`, one line each, in the order in which help lists them. */
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/method_options.h"
 
 static const tn_command *const commands[] = {
     &tn_command_train,   &tn_command_plan,     &tn_command_generate,      &tn_command_chat,
@@ -10,5 +11,6 @@ static const tn_command *const commands[] = {
 };
 
 int main(int argc, char **argv) {
+    tn_cli_collect_settings();
     return tn_cli_main(commands, argc, argv);
 }

@@ -8,8 +8,6 @@
 #include "base/format.h"
 
 static const char *const too_long_choices[] = {"cut", "drop", NULL};
-static const char *const method_choices[] = {"lora", "dora", "full", NULL};
-static const char *const bias_choices[] = {"none", "all", "lora_only", NULL};
 static const char *const schedule_choices[] = {"constant", "linear", "cosine", NULL};
 static const char *const checkpointing_choices[] = {"auto", "on", "off", NULL};
 
@@ -121,26 +119,24 @@ const tn_option tn_cli_method_options[] = {
      .type = TN_OPTION_STRING,
      TN_FIELD(tn_cli_train, adapter.method),
      .initial = "lora",
-     .choices = method_choices,
      .value_name = "NAME",
      .group = "Adapter",
-     .help = "dora also trains the norms of the weights' rows, full every weight"},
+     .help = "as `tenon methods` lists them, or full for every weight"},
     {.name = "rank",
      .type = TN_OPTION_INT,
      TN_FIELD(tn_cli_train, adapter.rank),
-     .initial = "8",
-     .low = -INFINITY,
+     .low = 1,
      .high = INFINITY,
      .value_name = "N",
-     .help = "rank of the update"},
+     .help = "rank of the update, by default 8 for LoRA"},
     {.name = "alpha",
      .type = TN_OPTION_FLOAT,
      TN_FIELD(tn_cli_train, adapter.alpha),
-     .initial = "16",
      .low = 0,
      .high = INFINITY,
      .value_name = "X",
-     .help = "the update is scaled by alpha / rank"},
+     .help = "the update is scaled by alpha / rank, by default 16 for LoRA",
+     .flags = TN_OPTION_ABOVE_LOW},
     {.name = "dropout",
      .type = TN_OPTION_FLOAT,
      TN_FIELD(tn_cli_train, adapter.dropout),
@@ -154,8 +150,8 @@ const tn_option tn_cli_method_options[] = {
      .type = TN_OPTION_STRING,
      TN_FIELD(tn_cli_train, adapter.target_modules),
      .value_name = "NAMES",
-     .help = "names separated by commas, all-linear, or one regular expression; without it q_proj,v_proj, and of a "
-             "sequential model all-linear"},
+     .help = "names separated by commas, all-linear, or one regular expression; by default q_proj,v_proj or what the family "
+             "and the method usually change, and of a sequential model all-linear"},
     {.name = "exclude-modules",
      .type = TN_OPTION_STRING,
      TN_FIELD(tn_cli_train, adapter.exclude_modules),
@@ -165,9 +161,8 @@ const tn_option tn_cli_method_options[] = {
      .type = TN_OPTION_STRING,
      TN_FIELD(tn_cli_train, adapter.bias),
      .initial = "none",
-     .choices = bias_choices,
      .value_name = "MODE",
-     .help = "biases to train"},
+     .help = "biases to train: none, all, or those of adapted layers (lora_only)"},
     {.name = "rslora",
      .type = TN_OPTION_BOOL,
      TN_FIELD(tn_cli_train, adapter.rslora),
@@ -353,6 +348,7 @@ const tn_option_table tn_cli_train_tables[] = {
     {tn_cli_model_options, offsetof(tn_cli_train, model)},
     {files, 0},
     {tn_cli_method_options, 0},
+    {tn_cli_setting_options, offsetof(tn_cli_train, settings)},
     {training, 0},
     {output, 0},
     {0},
@@ -362,10 +358,23 @@ tn_status tn_cli_prepare_training(const tn_invocation *call, tn_train_options *t
     const tn_cli_train *c = call->config;
     *train = c->train;
     train->drop_long = c->too_long == 1;
-    return tn_cli_prepare_model(c, c->adapter.init && strcmp(c->adapter.init, "random") == 0, out);
+    return tn_cli_prepare_model(call, c, c->adapter.init && strcmp(c->adapter.init, "random") == 0, out);
 }
 
-tn_status tn_cli_prepare_model(const tn_cli_train *c, bool create, tn_model **out) {
+static tn_status add_adapter(const tn_invocation *call, const tn_cli_train *c, tn_model *model) {
+    tn_adapter_options options = c->adapter;
+    tn_method_setting settings[TN_CLI_MOST_SETTINGS];
+    if (options.init && strcmp(options.init, "random") == 0)
+        options.init = "kaiming";
+    tn_status status = tn_cli_given_settings(call->options, settings, &options.setting_count);
+    options.settings = settings;
+    if (status == TN_OK)
+        status = tn_model_add_adapter(model, &options, c->train.seed);
+    tn_cli_free_settings(settings, options.setting_count);
+    return status;
+}
+
+tn_status tn_cli_prepare_model(const tn_invocation *call, const tn_cli_train *c, bool create, tn_model **out) {
     tn_set_threads(c->model.threads);
     TN_TRY(create ? tn_model_create(c->model.model, c->train.seed, out) : tn_model_load(c->model.model, out));
     tn_cli_warn_about_model(*out);
@@ -375,10 +384,7 @@ tn_status tn_cli_prepare_model(const tn_cli_train *c, bool create, tn_model **ou
         if (status == TN_OK)
             status = tn_cli_prove_adapter(*out, c->from_adapter);
     } else {
-        tn_adapter_options options = c->adapter;
-        if (options.init && strcmp(options.init, "random") == 0)
-            options.init = "kaiming";
-        status = tn_model_add_adapter(*out, &options, c->train.seed);
+        status = add_adapter(call, c, *out);
     }
     if (status != TN_OK) {
         tn_model_free(*out);

@@ -3,6 +3,7 @@
 #define TN_CLI_TRAIN_OPTIONS_H
 
 #include "cli/cli.h"
+#include "cli/method_options.h"
 #include "cli/model_options.h"
 
 typedef struct tn_cli_train {
@@ -12,6 +13,7 @@ typedef struct tn_cli_train {
     const char *from_adapter, *config;
     int too_long;
     bool profile;
+    tn_cli_setting settings[TN_CLI_MOST_SETTINGS];
 } tn_cli_train;
 
 extern const tn_option_table tn_cli_train_tables[];
@@ -21,7 +23,7 @@ extern const tn_option tn_cli_method_options[]; /* those of them that say what i
 tn_status tn_cli_prepare_training(const tn_invocation *call, tn_train_options *train, tn_model **out);
 
 /* The model, from config.json alone when `create`, with the adapter that the options describe. */
-tn_status tn_cli_prepare_model(const tn_cli_train *options, bool create, tn_model **out);
+tn_status tn_cli_prepare_model(const tn_invocation *call, const tn_cli_train *train, bool create, tn_model **out);
 
 /* Prints what a plan says: model, trained share, data, memory. */
 void tn_cli_print_plan(const tn_model *model, const tn_train_plan *plan);

@@ -89,7 +89,7 @@ tn_var *tn_op_keep_rows(tn_tape *tape, tn_var *x, const bool *keep);
 /* x with each element zeroed with probability p and the others scaled by 1 / (1 - p); the mask depends on (seed, stream). */
 tn_var *tn_op_dropout(tn_tape *tape, tn_var *x, float p, uint64_t seed, uint64_t stream);
 
-/* Rows of x, in any order: y[i] = x[rows[i]]. */
+/* Rows of x, in any order: y[i] = x[rows[i]]; rows NULL: x itself, copied. rows must stay until backward. */
 tn_var *tn_op_take_rows(tn_tape *tape, tn_var *x, const int32_t *rows, int64_t count);
 
 /* A batch of images is a value with a row for each, its columns channels of planes: [N, C * height * width]. */
@@ -119,6 +119,10 @@ void tn_op_class_loss(tn_tape *tape, tn_var *logits, const int32_t *labels, floa
                       int32_t *predicted);
 /* mean over the K outputs of (y - targets)^2: y, targets [N, K]. */
 void tn_op_squared_error(tn_tape *tape, tn_var *y, const float *targets, float grad_scale, float *losses);
+
+/* In place: y[rows[i]] += weight * (part[i] - y[rows[i]]): rows ascending, or NULL for all. rows must stay until backward.
+ */
+void tn_op_blend_rows(tn_tape *tape, tn_var *y, tn_var *part, const int32_t *rows, float weight);
 
 /* Logits of hidden states, e.g. the output head with its adapters. */
 typedef tn_var *(*tn_head_fn)(tn_tape *tape, void *context, tn_var *hidden);

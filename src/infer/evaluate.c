@@ -137,7 +137,7 @@ static void collect_prompts(exam *e, int64_t positions) {
         if (tokens == 0 || tokens >= length || tokens > positions || !d->prompts[i][0])
             continue;
         e->samples[e->count] = i;
-        e->prompts[e->count++] = (tn_prompt){d->ids + d->starts[i], (size_t)tokens};
+        e->prompts[e->count++] = (tn_prompt){.ids = d->ids + d->starts[i], .count = (size_t)tokens};
     }
 }
 

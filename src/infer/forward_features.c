@@ -61,7 +61,7 @@ static tn_status read_labels(const tn_safetensors *file, const tn_tensor *t, int
 
 static tn_status read_inputs(const tn_safetensors *file, const tn_sequential_config *c, inputs *in) {
     const tn_tensor *x, *target;
-    bool classes = c->task == TN_TASK_CLASSIFICATION;
+    bool classes = !c->regression;
     TN_TRY(find_rows(file, "x", c->inputs, &x));
     if (!x)
         return tn_fail(TN_ERROR_FORMAT, "%s: there is no tensor 'x', which a sequential model reads", file->path);

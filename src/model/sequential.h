@@ -5,8 +5,6 @@
 
 #include "model/network.h"
 
-typedef enum tn_task { TN_TASK_CLASSIFICATION, TN_TASK_REGRESSION } tn_task;
-
 typedef enum tn_layer_kind {
     TN_LAYER_LINEAR,
     TN_LAYER_CONV2D,
@@ -44,7 +42,7 @@ typedef struct tn_layer {
 } tn_layer;
 
 typedef struct tn_sequential_config {
-    tn_task task;
+    bool regression; /* else a classification */
     tn_layer *layers;
     int64_t count;
     int64_t inputs, outputs; /* numbers per sample */

@@ -297,11 +297,11 @@ static tn_status read_input_shape(const cJSON *json, const char *where, tn_layer
     return check_size(out, where);
 }
 
-static tn_status read_task(const cJSON *json, const char *where, tn_task *out) {
+static tn_status read_task(const cJSON *json, const char *where, bool *regression) {
     const char *task = "classification";
     TN_TRY(tn_json_get_string(json, "task", where, &task));
-    *out = strcmp(task, "regression") == 0 ? TN_TASK_REGRESSION : TN_TASK_CLASSIFICATION;
-    if (*out == TN_TASK_REGRESSION || strcmp(task, "classification") == 0)
+    *regression = strcmp(task, "regression") == 0;
+    if (*regression || strcmp(task, "classification") == 0)
         return TN_OK;
     return tn_fail(TN_ERROR_UNSUPPORTED, "%s: task '%s' is not one of classification, regression", where, task);
 }
@@ -318,7 +318,7 @@ static tn_status check_output(const tn_sequential_config *c, const tn_layer_shap
         return tn_fail(TN_ERROR_FORMAT,
                        "%s: the last layer gives an image of %s; end with flatten or global_avg_pool and a linear layer",
                        where, tn_layer_shape_text(out, shape));
-    if (c->task == TN_TASK_CLASSIFICATION && out->channels < 2)
+    if (!c->regression && out->channels < 2)
         return tn_fail(TN_ERROR_FORMAT, "%s: the last layer gives 1 number, but a classification needs one for each class",
                        where);
     return TN_OK;
@@ -329,7 +329,7 @@ static tn_status parse(const cJSON *json, const char *where, tn_sequential_confi
     if (!cJSON_IsObject(json))
         return tn_fail(TN_ERROR_FORMAT, "%s: not a JSON object", where);
     const cJSON *layers = tn_json_get(json, "layers"), *item;
-    TN_TRY(read_task(json, where, &c->task));
+    TN_TRY(read_task(json, where, &c->regression));
     TN_TRY(read_input_shape(json, where, &shape));
     int count = cJSON_GetArraySize(layers);
     if (!cJSON_IsArray(layers) || count < 1 || count > MOST_LAYERS)

@@ -12,7 +12,8 @@ tn_status tn_params_add(tn_params *params, const char *name, tn_weight *weight) 
         params->entries = entries;
         params->capacity = capacity;
     }
-    params->entries[params->count++] = (tn_param){.name = name, .weight = weight, .lr_scale = 1, .decay = true};
+    params->entries[params->count++] =
+        (tn_param){.name = name, .weight = weight, .lr_scale = 1, .decay = true, .in_file = true};
     return TN_OK;
 }
 

@@ -4,14 +4,32 @@
 #include <math.h>
 #include <string.h>
 
-#include "peft/lora.h"
 #include "peft/token_rows.h"
 
-tn_status tn_adapter_declare(tn_adapter *adapter, const tn_module *module, const char *suffix, tn_weight *weight) {
-    const char *name = tn_arena_printf(&adapter->arena, "%s.%s", module->name, suffix);
+static tn_status declare(tn_adapter *adapter, tn_params *store, const tn_module *module, const char *suffix, bool in_file,
+                         tn_weight *weight) {
+    const char *name =
+        module ? tn_arena_printf(&adapter->arena, "%s.%s", module->name, suffix) : tn_arena_strdup(&adapter->arena, suffix);
     if (!name)
         return tn_fail_memory("the adapter");
-    return tn_params_add(&adapter->params, name, weight);
+    TN_TRY(tn_params_add(store, name, weight));
+    tn_param *param = &store->entries[store->count - 1];
+    param->shared = !module;
+    param->in_file = in_file;
+    return TN_OK;
+}
+
+tn_status tn_adapter_declare(tn_adapter *adapter, const tn_module *module, const char *suffix, tn_weight *weight) {
+    return declare(adapter, &adapter->params, module, suffix, true, weight);
+}
+
+tn_status tn_adapter_declare_constant(tn_adapter *adapter, const tn_module *module, const char *suffix, bool in_file,
+                                      tn_weight *weight) {
+    return declare(adapter, &adapter->constants, module, suffix, in_file, weight);
+}
+
+tn_status tn_adapter_declare_shared(tn_adapter *adapter, const char *name, bool in_file, tn_weight *weight) {
+    return declare(adapter, &adapter->constants, NULL, name, in_file, weight);
 }
 
 static tn_status add_slot(tn_adapter *adapter, tn_module *module, const tn_peft_method *method, const tn_slot_hooks *hooks,
@@ -20,6 +38,7 @@ static tn_status add_slot(tn_adapter *adapter, tn_module *module, const tn_peft_
     if (!slot)
         return tn_fail_memory("the adapter");
     slot->hooks = hooks;
+    slot->weight = 1;
     slot->id = (uint32_t)(module - adapter->model->modules);
     adapter->slots[adapter->slot_count++] = (tn_adapter_slot){module, slot, method};
     *out = slot;
@@ -38,7 +57,7 @@ static tn_status add_method_slot(tn_adapter *adapter, tn_module *module) {
     int64_t inputs = module->kind == TN_MODULE_CONV2D ? tn_tensor_count(weight) / weight->shape[0] * module->conv.groups
                                                       : weight->shape[1];
     int64_t most = weight->shape[0] < inputs ? weight->shape[0] : inputs;
-    if (!(rank >= 1) || rank != floor(rank) || rank > (double)most)
+    if (!(rank >= 1) || rank != floor(rank) || (rank > (double)most && !adapter->method->any_rank))
         return tn_fail(TN_ERROR_ARGUMENT, "rank %g does not fit %s, whose weight is %lld x %lld; choose 1 to %lld", rank,
                        module->name, (long long)weight->shape[0], (long long)inputs, (long long)most);
     tn_slot *slot = NULL;
@@ -115,6 +134,7 @@ static tn_status add_saved_modules(tn_adapter *adapter) {
         if (module->tied && adapter->config.ensure_weight_tying && tn_peft_saves_module(names, module->tied->name))
             continue;
         if (module == model->embedding && model->head && model->head->tied && !adapter->config.ensure_weight_tying) {
+            adapter->untied_head = true;
             model->head->weight = module->weight;
             model->head->tied = NULL;
         }
@@ -224,14 +244,17 @@ static tn_status build(tn_adapter *adapter, bool *selected) {
         TN_TRY(model->kind->replicate(model, (const int64_t(*)[2])config->replication, (int64_t)config->replication_count));
         adapter->replicated = true;
     }
+    if (adapter->method->complete)
+        TN_TRY(adapter->method->complete(model, config));
     if (!config->target_modules.count && !config->target_regex && !config->all_linear && !config->target_parameters.count)
         TN_TRY(tn_peft_config_set_targets(config, model->default_targets));
-    TN_TRY(tn_lora_init_check(config->init));
     TN_TRY(tn_peft_select(model, config, adapter->method, selected));
     TN_TRY(resolve_all_linear(adapter, selected));
     adapter->slots = tn_calloc((size_t)model->module_count + 2 * config->token_rows_count + 2, sizeof *adapter->slots);
     if (!adapter->slots)
         return tn_fail_memory("the adapter");
+    if (adapter->method->begin)
+        TN_TRY(adapter->method->begin(adapter, selected));
     for (int64_t i = 0; i < model->module_count; i++)
         if (selected[i])
             TN_TRY(add_method_slot(adapter, &model->modules[i]));
@@ -242,6 +265,8 @@ static tn_status build(tn_adapter *adapter, bool *selected) {
 }
 
 static tn_status start_values(tn_adapter *adapter, uint64_t seed) {
+    if (adapter->method->init_shared)
+        TN_TRY(adapter->method->init_shared(adapter, seed));
     for (int64_t i = 0; i < adapter->slot_count; i++) {
         const tn_adapter_slot *s = &adapter->slots[i];
         if (s->method) {
@@ -261,7 +286,8 @@ static tn_status start_values(tn_adapter *adapter, uint64_t seed) {
 static void attach(tn_adapter *adapter) {
     for (int64_t i = 0; i < adapter->slot_count; i++)
         tn_module_attach(adapter->slots[i].module, adapter->slots[i].slot);
-    adapter->attached = adapter->enabled = true;
+    adapter->attached = adapter->on = adapter->enabled = true;
+    adapter->weight = 1;
 }
 
 tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
@@ -288,6 +314,7 @@ tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_
     }
     TN_TRY_GOTO(build(adapter, selected));
     TN_TRY_GOTO(tn_params_build(&adapter->params, trainable));
+    TN_TRY_GOTO(tn_params_build(&adapter->constants, false));
     TN_TRY_GOTO(start_values(adapter, seed));
     attach(adapter);
     tn_free(selected);
@@ -317,7 +344,8 @@ tn_status tn_adapter_create_full(tn_network *model, bool trainable, tn_adapter *
     TN_TRY_GOTO(tn_params_build(&adapter->params, trainable));
     for (int64_t i = 0; i < adapter->params.count; i++)
         adapter->params.entries[i].decay = adapter->params.entries[i].weight->tensor.ndim > 1;
-    adapter->attached = adapter->enabled = true;
+    adapter->attached = adapter->on = adapter->enabled = true;
+    adapter->weight = 1;
     *out = adapter;
     return TN_OK;
 fail:
@@ -325,107 +353,10 @@ fail:
     return status;
 }
 
-/* Restores the base's tensors in reverse order of their replacement. */
-static void restore_base(tn_adapter *adapter) {
-    for (int64_t i = adapter->replaced_count; i-- > 0;) {
-        tn_replaced *r = &adapter->replaced[i];
-        *r->place = r->original;
-        if (r->was_tied)
-            r->module->tied = r->tied;
-    }
-    tn_network *model = adapter->model;
-    if (model->tied)
-        model->head->tied = model->embedding;
-}
-
-void tn_adapter_free(tn_adapter *adapter) {
-    if (!adapter)
-        return;
-    if (adapter->attached)
-        tn_adapter_enable(adapter, true);
-    tn_adapter_free(adapter->next);
-    if (adapter->attached) {
-        for (int64_t i = 0; i < adapter->slot_count; i++)
-            tn_module_detach(adapter->slots[i].module, adapter->slots[i].slot);
-    }
-    restore_base(adapter);
-    if (adapter->replicated)
-        adapter->model->kind->unreplicate(adapter->model);
-    tn_params_free(&adapter->params);
-    tn_peft_config_free(&adapter->config);
-    tn_arena_free(&adapter->arena);
-    tn_free(adapter->slots);
-    tn_free(adapter->replaced);
-    tn_free(adapter);
-}
-
-tn_status tn_adapter_append(tn_adapter *adapter, tn_adapter *other, const char *name) {
-    tn_status status;
-    tn_adapter *last = adapter;
-    const tn_peft_config *invocation = tn_adapter_invocation(adapter);
-    if (invocation || tn_adapter_invocation(other)) {
-        status = tn_fail(TN_ERROR_UNSUPPORTED, "alora_invocation_tokens work for a single adapter, not for several at once");
-        goto fail;
-    }
-    for (tn_adapter *one = adapter; one; one = one->next) {
-        last = one;
-        for (int64_t i = 0; i < one->replaced_count * other->replaced_count; i++) {
-            const tn_replaced *a = &one->replaced[i / other->replaced_count],
-                              *b = &other->replaced[i % other->replaced_count];
-            if (a->place != b->place)
-                continue;
-            status = tn_fail(TN_ERROR_ARGUMENT, "two adapters replace the %s of '%s'; only one of them can act",
-                             a->is_bias ? "bias" : "weight", a->module->name);
-            goto fail;
-        }
-    }
-    other->name = tn_arena_strdup(&other->arena, name);
-    if (!other->name) {
-        status = tn_fail_memory("the adapter");
-        goto fail;
-    }
-    last->next = other;
-    return TN_OK;
-fail:
-    tn_adapter_free(other);
-    return status;
-}
-
-const tn_peft_config *tn_adapter_invocation(const tn_adapter *adapter) {
-    for (; adapter; adapter = adapter->next)
-        if (adapter->config.invocation_count)
-            return &adapter->config;
-    return NULL;
-}
-
-void tn_adapter_mute(tn_adapter *adapter, bool muted) {
-    for (; adapter; adapter = adapter->next)
-        for (int64_t i = 0; i < adapter->slot_count; i++)
-            adapter->slots[i].slot->disabled = muted;
-}
-
-static void exchange_replaced(tn_adapter *adapter, bool enabled) {
-    for (int64_t i = 0; i < adapter->replaced_count; i++) {
-        tn_replaced *r = &adapter->replaced[i];
-        tn_weight other = r->original;
-        r->original = *r->place;
-        *r->place = other;
-        if (r->was_tied)
-            r->module->tied = enabled ? NULL : r->tied;
-    }
-}
-
-void tn_adapter_enable(tn_adapter *adapter, bool enabled) {
-    tn_adapter_mute(adapter, !enabled);
-    for (; adapter; adapter = adapter->next) {
-        if (adapter->enabled != enabled)
-            exchange_replaced(adapter, enabled);
-        adapter->enabled = enabled;
-    }
-}
-
 bool tn_adapter_has(const tn_adapter *adapter, const tn_module *module) {
     for (; adapter; adapter = adapter->next) {
+        if (adapter->weight == 0)
+            continue;
         for (int64_t i = 0; i < adapter->slot_count; i++)
             if (adapter->slots[i].module == module)
                 return true;
@@ -460,6 +391,33 @@ static tn_status merge_slots(const tn_adapter *adapter, const tn_module *module,
     return TN_OK;
 }
 
+/* values = before + share (values - before) */
+static void take_share(float *values, const float *before, float share, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        values[i] = before[i] + share * (values[i] - before[i]);
+}
+
+/* The same for an adapter of which only a share counts. */
+static tn_status merge_share(const tn_adapter *adapter, const tn_module *module, bool widened, float *weight, float *bias,
+                             bool *has_bias) {
+    int64_t count = tn_tensor_count(&tn_module_weight(module)->tensor) * (widened ? module->conv.groups : 1);
+    int64_t outputs = bias ? module->bias.tensor.shape[0] : 0;
+    if (adapter->weight == 1)
+        return merge_slots(adapter, module, widened, weight, bias, has_bias);
+    float *before = tn_malloc((size_t)(count + outputs) * sizeof *before);
+    if (!before)
+        return tn_fail_memory("the merged weights");
+    memcpy(before, weight, (size_t)count * sizeof *before);
+    if (bias)
+        memcpy(before + count, bias, (size_t)outputs * sizeof *before);
+    tn_status status = merge_slots(adapter, module, widened, weight, bias, has_bias);
+    take_share(weight, before, adapter->weight, count);
+    if (bias)
+        take_share(bias, before + count, adapter->weight, outputs);
+    tn_free(before);
+    return status;
+}
+
 tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
                                    bool *has_bias) {
     const tn_tensor *base = &tn_module_weight(module)->tensor;
@@ -473,7 +431,8 @@ tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *m
     else if (bias)
         memset(bias, 0, (size_t)module->weight.tensor.shape[0] * sizeof *bias);
     for (; adapter; adapter = adapter->next)
-        TN_TRY(merge_slots(adapter, module, widened, weight, bias, has_bias));
+        if (adapter->weight != 0)
+            TN_TRY(merge_share(adapter, module, widened, weight, bias, has_bias));
     return TN_OK;
 }
 

@@ -3,10 +3,14 @@
 #include <math.h>
 #include <string.h>
 
-#include "peft/lora.h"
+#include "peft/adapter.h"
 
 enum { CONFIG_LIMIT = 16 << 20 };
-static const char PREFIX[] = "base_model.model.";
+static const char PREFIX[] = "base_model.model.", SHARED_PREFIX[] = "base_model.";
+
+static void full_key(const tn_param *param, char *key, size_t size) {
+    snprintf(key, size, "%s%s", param->shared ? SHARED_PREFIX : PREFIX, param->name);
+}
 
 /* Keys that hold a tensor of the base as it was, so that a reader without the base could check it. */
 static const tn_module *frozen_copy_of(const tn_adapter *adapter, const char *name) {
@@ -18,12 +22,14 @@ static const tn_module *frozen_copy_of(const tn_adapter *adapter, const char *na
     return tn_network_module(adapter->model, module);
 }
 
-/* Older and newer files spell a few keys differently. */
+/* What a key of the file stands for, whatever spelling of it older and newer files have; NULL: nothing that is known. */
 static tn_param *find_param(const tn_adapter *adapter, const char *name) {
     tn_param *param = tn_params_find(&adapter->params, name);
     char other[512];
+    if (!param)
+        param = tn_params_find(&adapter->constants, name);
     if (param)
-        return param;
+        return param->in_file ? param : NULL;
     const char *bias = strstr(name, ".base_layer.bias");
     const char *plain = strrchr(name, '.');
     if (bias)
@@ -33,6 +39,13 @@ static tn_param *find_param(const tn_adapter *adapter, const char *name) {
     else
         return NULL;
     return tn_params_find(&adapter->params, other);
+}
+
+/* The key without its prefix. */
+static const char *short_name(const char *key) {
+    if (strncmp(key, PREFIX, sizeof PREFIX - 1) == 0)
+        return key + sizeof PREFIX - 1;
+    return strncmp(key, SHARED_PREFIX, sizeof SHARED_PREFIX - 1) == 0 ? key + sizeof SHARED_PREFIX - 1 : key;
 }
 
 /* A head that ensure_weight_tying ties to a saved embedding is stored twice. */
@@ -107,49 +120,67 @@ static tn_status check_frozen_copy(const tn_adapter *adapter, const char *path, 
     return status;
 }
 
-static tn_status read_tensors(tn_adapter *adapter, const tn_safetensors *file, const tn_adapter_load_options *options,
-                              tn_adapter_load_report *report) {
-    bool *seen = tn_calloc((size_t)adapter->params.count + 1, 1);
-    tn_status status = TN_OK;
-    if (!seen)
-        return tn_fail_memory("the adapter");
-    for (size_t i = 0; i < file->count; i++) {
-        const tn_safetensors_entry *entry = &file->entries[i];
-        const char *name = entry->name;
-        if (strncmp(name, PREFIX, sizeof PREFIX - 1) == 0)
-            name += sizeof PREFIX - 1;
-        tn_param *param = find_param(adapter, name);
-        const tn_module *frozen = param ? NULL : frozen_copy_of(adapter, name);
-        if (param && seen[param - adapter->params.entries]) {
-            status = tn_fail(TN_ERROR_MISMATCH, "%s: '%s' is there twice, under two spellings", file->path, param->name);
-            goto fail;
-        } else if (param) {
-            TN_TRY_GOTO(fill_param(file->path, entry, param));
-            seen[param - adapter->params.entries] = true;
-            report->tensors++;
-        } else if (frozen) {
-            if (!options->allow_partial)
-                TN_TRY_GOTO(check_frozen_copy(adapter, file->path, entry, frozen));
-        } else if (!is_tied_copy(adapter, name) && !is_batch_count(name)) {
-            report->unexpected++;
-            if (!options->allow_partial) {
-                status = fail_unexpected(adapter, file->path, name);
-                goto fail;
-            }
-        }
+/* Which tensors of the adapter the file has had so far. */
+typedef struct {
+    const tn_adapter *adapter;
+    bool *params, *constants;
+} seen_tensors;
+
+static bool *mark_of(const seen_tensors *seen, const tn_param *param) {
+    const tn_params *p = &seen->adapter->params;
+    bool trained = param >= p->entries && param < p->entries + p->count;
+    return trained ? &seen->params[param - p->entries] : &seen->constants[param - seen->adapter->constants.entries];
+}
+
+static tn_status read_tensor(const seen_tensors *seen, const tn_safetensors *file, const tn_safetensors_entry *entry,
+                             const tn_adapter_load_options *options, tn_adapter_load_report *report) {
+    const tn_adapter *adapter = seen->adapter;
+    const char *name = short_name(entry->name);
+    tn_param *param = find_param(adapter, name);
+    if (param) {
+        if (*mark_of(seen, param))
+            return tn_fail(TN_ERROR_MISMATCH, "%s: '%s' is there twice, under two spellings", file->path, param->name);
+        *mark_of(seen, param) = true;
+        report->tensors++;
+        return fill_param(file->path, entry, param);
     }
-    for (int64_t i = 0; i < adapter->params.count; i++) {
-        if (seen[i])
+    const tn_module *frozen = frozen_copy_of(adapter, name);
+    if (frozen)
+        return options->allow_partial ? TN_OK : check_frozen_copy(adapter, file->path, entry, frozen);
+    if (is_tied_copy(adapter, name) || is_batch_count(name))
+        return TN_OK;
+    report->unexpected++;
+    return options->allow_partial ? TN_OK : fail_unexpected(adapter, file->path, name);
+}
+
+static tn_status check_missing(const seen_tensors *seen, const tn_params *params, const tn_safetensors *file,
+                               const tn_adapter_load_options *options, tn_adapter_load_report *report) {
+    for (int64_t i = 0; i < params->count; i++) {
+        const tn_param *param = &params->entries[i];
+        char key[600];
+        if (!param->in_file || *mark_of(seen, param))
             continue;
         report->missing++;
-        if (!options->allow_partial) {
-            status = tn_fail(TN_ERROR_MISMATCH, "%s: no tensor '%s%s', which the configuration calls for", file->path,
-                             PREFIX, adapter->params.entries[i].name);
-            goto fail;
-        }
+        full_key(param, key, sizeof key);
+        if (!options->allow_partial)
+            return tn_fail(TN_ERROR_MISMATCH, "%s: no tensor '%s', which the configuration calls for", file->path, key);
     }
+    return TN_OK;
+}
+
+static tn_status read_tensors(tn_adapter *adapter, const tn_safetensors *file, const tn_adapter_load_options *options,
+                              tn_adapter_load_report *report) {
+    bool *marks = tn_calloc((size_t)(adapter->params.count + adapter->constants.count) + 1, 1);
+    const seen_tensors seen = {adapter, marks, marks + adapter->params.count};
+    tn_status status = TN_OK;
+    if (!marks)
+        return tn_fail_memory("the adapter");
+    for (size_t i = 0; i < file->count; i++)
+        TN_TRY_GOTO(read_tensor(&seen, file, &file->entries[i], options, report));
+    TN_TRY_GOTO(check_missing(&seen, &adapter->params, file, options, report));
+    TN_TRY_GOTO(check_missing(&seen, &adapter->constants, file, options, report));
 fail:
-    tn_free(seen);
+    tn_free(marks);
     return status;
 }
 
@@ -193,8 +224,7 @@ tn_status tn_adapter_load(tn_network *model, const char *dir, const tn_adapter_l
         tn_peft_config_free(&config);
         return status;
     }
-    const tn_peft_method *method = tn_peft_method_by_type(config.peft_type);
-    status = tn_adapter_create(model, method, &config, options->trainable, 0, &adapter);
+    status = tn_adapter_create(model, config.method, &config, options->trainable, 0, &adapter);
     if (status != TN_OK) {
         tn_fail_context(status, "%s", dir);
         goto fail;
@@ -203,6 +233,10 @@ tn_status tn_adapter_load(tn_network *model, const char *dir, const tn_adapter_l
     for (int64_t i = 0; i < adapter->slot_count; i++)
         if (adapter->slots[i].method && adapter->slots[i].method->loaded)
             TN_TRY_GOTO(adapter->slots[i].method->loaded(adapter, adapter->slots[i].slot, adapter->slots[i].module));
+    if (!(adapter->dir = tn_arena_strdup(&adapter->arena, dir))) {
+        status = tn_fail_memory("the adapter");
+        goto fail;
+    }
     tn_safetensors_close(&file);
     *out = adapter;
     return TN_OK;
@@ -214,42 +248,6 @@ fail:
 
 /* --- saving --- */
 
-/* The slot whose A or B a parameter is, when its initialisation reduced the base; NULL otherwise. */
-static const tn_lora_slot *reduced_slot(const tn_adapter *adapter, const tn_param *param, bool *is_a) {
-    if (!adapter->config.init || !tn_lora_init_reduces_base(adapter->config.init))
-        return NULL;
-    for (int64_t i = 0; i < adapter->slot_count; i++) {
-        const tn_lora_slot *slot = (const tn_lora_slot *)adapter->slots[i].slot;
-        if (adapter->slots[i].method != &tn_lora || !slot->a0.tensor.data)
-            continue;
-        if (param->weight == &slot->a || param->weight == &slot->b) {
-            *is_a = param->weight == &slot->a;
-            return slot;
-        }
-    }
-    return NULL;
-}
-
-/* A' = [A; A0], B' = [B, -B0]. */
-static tn_status write_doubled(tn_safetensors_writer *writer, const tn_lora_slot *slot, bool is_a) {
-    const tn_tensor *now = is_a ? &slot->a.tensor : &slot->b.tensor, *start = is_a ? &slot->a0.tensor : &slot->b0.tensor;
-    if (is_a) {
-        TN_TRY(tn_safetensors_writer_data(writer, now->data, tn_tensor_bytes(now)));
-        return tn_safetensors_writer_data(writer, start->data, tn_tensor_bytes(start));
-    }
-    int64_t rank = now->shape[1];
-    float *row = tn_malloc((size_t)rank * 2 * sizeof *row);
-    tn_status status = row ? TN_OK : tn_fail_memory("the adapter");
-    for (int64_t i = 0; i < now->shape[0] && status == TN_OK; i++) {
-        memcpy(row, (const float *)now->data + i * rank, (size_t)rank * sizeof *row);
-        for (int64_t r = 0; r < rank; r++)
-            row[rank + r] = -((const float *)start->data)[i * rank + r];
-        status = tn_safetensors_writer_data(writer, row, rank * 2 * (int64_t)sizeof *row);
-    }
-    tn_free(row);
-    return status;
-}
-
 /* The saved embedding that a head still follows; PEFT writes it under both names. NULL when there is none. */
 static const tn_param *embedding_of_tied_head(const tn_adapter *adapter) {
     const tn_module *head = adapter->model->head;
@@ -259,65 +257,59 @@ static const tn_param *embedding_of_tied_head(const tn_adapter *adapter) {
     return NULL;
 }
 
-static tn_status declare_tensors(const tn_adapter *adapter, tn_safetensors_writer *writer) {
+/* One tensor of the file: a parameter or a constant, as the method stores it. */
+typedef struct {
     char name[600];
-    for (int64_t i = 0; i < adapter->params.count; i++) {
-        const tn_param *param = &adapter->params.entries[i];
-        tn_tensor tensor = param->weight->tensor;
-        bool is_a;
-        if (reduced_slot(adapter, param, &is_a))
-            tensor.shape[is_a ? 0 : 1] *= 2;
-        snprintf(name, sizeof name, "%s%s", PREFIX, param->name);
-        TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, tensor.ndim, tensor.shape));
-    }
+    const tn_param *param;
+    tn_stored_tensor stored;
+} file_tensor;
+
+/* From the store: while the adapter is off, a replaced module's weight is the base's again. */
+static tn_status fill_stored(const tn_adapter *adapter, const tn_params *params, const tn_param *param, file_tensor *out) {
+    full_key(param, out->name, sizeof out->name);
+    out->param = param;
+    out->stored = (tn_stored_tensor){.tensor = param->weight->tensor};
+    out->stored.tensor.data = params->values + param->offset;
+    const tn_peft_method *method = adapter->method;
+    return method->store_tensor ? method->store_tensor(adapter, param, &out->stored) : TN_OK;
+}
+
+static tn_status collect_tensors(const tn_adapter *adapter, file_tensor *tensors, size_t *count) {
+    const tn_params *const stores[] = {&adapter->params, &adapter->constants};
+    for (int s = 0; s < 2; s++)
+        for (int64_t i = 0; i < stores[s]->count; i++)
+            if (stores[s]->entries[i].in_file)
+                TN_TRY(fill_stored(adapter, stores[s], &stores[s]->entries[i], &tensors[(*count)++]));
     const tn_param *embedding = embedding_of_tied_head(adapter);
-    if (embedding) {
-        snprintf(name, sizeof name, "%s%s.weight", PREFIX, adapter->model->head->name);
-        TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, 2, embedding->weight->tensor.shape));
-    }
+    if (!embedding)
+        return TN_OK;
+    TN_TRY(fill_stored(adapter, &adapter->params, embedding, &tensors[*count]));
+    snprintf(tensors[*count].name, sizeof tensors->name, "%s%s.weight", PREFIX, adapter->model->head->name);
+    (*count)++;
     return TN_OK;
 }
 
-/* From the store: while the adapter is off, a replaced module's weight is the base's again. */
-static tn_status write_param(const tn_adapter *adapter, tn_safetensors_writer *writer, const tn_param *param) {
-    return tn_safetensors_writer_data(writer, adapter->params.values + param->offset, param->count * (int64_t)sizeof(float));
-}
-
 static tn_status write_tensors(const tn_adapter *adapter, tn_safetensors_writer *writer) {
-    TN_TRY(tn_safetensors_writer_metadata(writer, "format", "pt"));
-    TN_TRY(declare_tensors(adapter, writer));
-    TN_TRY(tn_safetensors_writer_begin(writer));
-    for (int64_t i = 0; i < adapter->params.count; i++) {
-        const tn_param *param = &adapter->params.entries[i];
-        bool is_a;
-        const tn_lora_slot *reduced = reduced_slot(adapter, param, &is_a);
-        if (reduced)
-            TN_TRY(write_doubled(writer, reduced, is_a));
-        else
-            TN_TRY(write_param(adapter, writer, param));
+    size_t count = 0;
+    file_tensor *tensors = tn_calloc((size_t)(adapter->params.count + adapter->constants.count + 1), sizeof *tensors);
+    if (!tensors)
+        return tn_fail_memory("the adapter");
+    tn_status status;
+    TN_TRY_GOTO(collect_tensors(adapter, tensors, &count));
+    TN_TRY_GOTO(tn_safetensors_writer_metadata(writer, "format", "pt"));
+    for (size_t i = 0; i < count; i++) {
+        const tn_tensor *t = &tensors[i].stored.tensor;
+        TN_TRY_GOTO(tn_safetensors_writer_declare(writer, tensors[i].name, TN_DTYPE_F32, t->ndim, t->shape));
     }
-    const tn_param *embedding = embedding_of_tied_head(adapter);
-    return embedding ? write_param(adapter, writer, embedding) : TN_OK;
-}
-
-/* The configuration that belongs to doubled factors: twice the rank, and the alpha that keeps the scaling. */
-static tn_peft_config saved_config(const tn_adapter *adapter, tn_arena *scratch) {
-    tn_peft_config config = adapter->config;
-    if (!tn_lora_init_reduces_base(config.init))
-        return config;
-    double alpha_factor = config.use_rslora ? sqrt(2.0) : 2.0;
-    config.init = "kaiming";
-    config.rank *= 2;
-    config.alpha *= alpha_factor;
-    tn_pattern *ranks = tn_arena_array(scratch, config.rank_pattern_count + 1, sizeof *ranks);
-    tn_pattern *alphas = tn_arena_array(scratch, config.alpha_pattern_count + 1, sizeof *alphas);
-    for (size_t i = 0; i < config.rank_pattern_count && ranks; i++)
-        ranks[i] = (tn_pattern){config.rank_pattern[i].key, config.rank_pattern[i].value * 2};
-    for (size_t i = 0; i < config.alpha_pattern_count && alphas; i++)
-        alphas[i] = (tn_pattern){config.alpha_pattern[i].key, config.alpha_pattern[i].value * alpha_factor};
-    config.rank_pattern = ranks;
-    config.alpha_pattern = alphas;
-    return config;
+    TN_TRY_GOTO(tn_safetensors_writer_begin(writer));
+    for (size_t i = 0; i < count; i++)
+        TN_TRY_GOTO(
+            tn_safetensors_writer_data(writer, tensors[i].stored.tensor.data, tn_tensor_bytes(&tensors[i].stored.tensor)));
+fail:
+    for (size_t i = 0; i < count; i++)
+        tn_free(tensors[i].stored.memory);
+    tn_free(tensors);
+    return status;
 }
 
 tn_status tn_adapter_save(const tn_adapter *adapter, const char *dir) {
@@ -336,8 +328,10 @@ tn_status tn_adapter_save(const tn_adapter *adapter, const char *dir) {
     }
     TN_TRY(tn_safetensors_writer_finish(writer));
     TN_TRY(tn_path_join(path, dir, "adapter_config.json"));
-    tn_peft_config config = saved_config(adapter, &scratch);
-    status = tn_peft_config_print(&config, &text);
+    tn_peft_config config = adapter->config;
+    status = adapter->method->store_config ? adapter->method->store_config(adapter, &config, &scratch) : TN_OK;
+    if (status == TN_OK)
+        status = tn_peft_config_print(&config, &text);
     if (status == TN_OK)
         status = tn_file_write(path, text.data, text.length);
     tn_buf_free(&text);

@@ -1,18 +1,37 @@
 /* The fields of a configuration, set one by one, and what its patterns match. */
 #define PCRE2_CODE_UNIT_WIDTH 8
-#include "peft/config.h"
+#include "peft/method.h"
 
 #include <math.h>
 #include <pcre2.h>
 #include <string.h>
 
-void tn_peft_config_init(tn_peft_config *config) {
-    *config = (tn_peft_config){.peft_type = "LORA", .rank = 8, .alpha = 8, .init = "kaiming"};
+tn_status tn_peft_config_init(tn_peft_config *config, const tn_peft_method *method) {
+    *config = (tn_peft_config){.method = method, .rank = (int64_t)method->rank, .alpha = method->alpha, .init = "kaiming"};
+    const tn_option_table tables[] = {{method->options, 0}, {0}};
+    if (!method->options)
+        return TN_OK;
+    config->settings = tn_arena_alloc(&config->arena, method->settings_size);
+    return config->settings ? tn_options_start(&config->options, tables, config->settings)
+                            : tn_fail_memory("the adapter's configuration");
 }
 
 void tn_peft_config_free(tn_peft_config *config) {
+    tn_options_free(&config->options);
     tn_arena_free(&config->arena);
     *config = (tn_peft_config){0};
+}
+
+tn_status tn_peft_config_set(tn_peft_config *config, const char *name, const char *text) {
+    if (tn_options_find(&config->options, name))
+        return tn_options_set(&config->options, name, text, TN_SOURCE_FLAG);
+    tn_buf list = {0};
+    for (size_t i = 0; i < config->options.count; i++)
+        tn_buf_printf(&list, "%s%s", i ? ", " : "", config->options.slots[i].option->name);
+    tn_status status = tn_fail(TN_ERROR_ARGUMENT, "%s has no option '%s'; %s%s", config->method->name, name,
+                               list.length ? "it has " : "it has none of its own", list.length ? tn_buf_text(&list) : "");
+    tn_buf_free(&list);
+    return status;
 }
 
 tn_status tn_peft_full_match(const char *pattern, const char *name, const char *what, bool *matches) {

@@ -8,7 +8,7 @@
 
 enum { TN_MOST_INVOCATION = 256 }; /* tokens */
 
-typedef enum tn_bias_mode { TN_BIAS_NONE, TN_BIAS_ALL, TN_BIAS_LORA_ONLY } tn_bias_mode;
+typedef enum tn_bias_mode { TN_BIAS_NONE, TN_BIAS_ALL, TN_BIAS_ADAPTED } tn_bias_mode;
 
 /* A value for the modules whose name matches (.*\.)?(key)$. */
 typedef struct tn_pattern {
@@ -29,11 +29,16 @@ typedef struct tn_block_diagonal {
     bool strict;                       /* every target must be in one of the lists */
 } tn_block_diagonal;
 
+typedef struct tn_peft_method tn_peft_method;
+
 typedef struct tn_peft_config {
-    const char *peft_type; /* "LORA" */
+    const tn_peft_method *method;
+    tn_options options; /* the method's own, over `settings` */
+    void *settings;     /* NULL: the method has no options of its own */
     int64_t rank;
     double alpha, dropout;
     bool use_rslora, use_dora, lora_bias, ensure_weight_tying;
+    bool freeze_a; /* LoRA-FA */
     tn_bias_mode bias;
     const char *init; /* "kaiming", "gaussian", "pissa", "pissa_niter_K", "olora", "orthogonal", "random" (not a no-op) */
     const char *target_regex; /* full match; or NULL */
@@ -58,8 +63,8 @@ typedef struct tn_peft_config {
     tn_arena arena; /* owns everything above */
 } tn_peft_config;
 
-/* PEFT's defaults: rank 8, alpha 8, no dropout, targets by the model's family. */
-void tn_peft_config_init(tn_peft_config *config);
+/* PEFT's defaults for the method, targets by the model's family. Free also after a failure. */
+tn_status tn_peft_config_init(tn_peft_config *config, const tn_peft_method *method);
 void tn_peft_config_free(tn_peft_config *config);
 
 /* Reads adapter_config.json. A key that is set to something other than its default and that this build does not know is an
@@ -76,6 +81,9 @@ tn_status tn_peft_config_set_targets(tn_peft_config *config, const char *text);
 /* "key=value,key=value" into a pattern list. */
 tn_status tn_peft_config_set_pattern(tn_peft_config *config, const char *text, const char *what, tn_pattern **out,
                                      size_t *count);
+
+/* Sets one of the method's own options from text; an unknown one is an error that names those there are. */
+tn_status tn_peft_config_set(tn_peft_config *config, const char *name, const char *text);
 
 /* Copies a list into the config's arena. */
 tn_status tn_peft_config_copy_list(tn_peft_config *config, tn_text_list in, tn_text_list *out);

@@ -1,16 +1,17 @@
-/* LoraConfig as JSON. */
+/* adapter_config.json as PEFT loads it. */
+#include "peft/method.h"
+
+#include <stdlib.h>
 #include <string.h>
 
-#include "peft/config.h"
-
-static cJSON *names_array(tn_text_list names) {
+cJSON *tn_config_names(tn_text_list names) {
     cJSON *array = cJSON_CreateArray();
     for (size_t i = 0; i < names.count; i++)
         cJSON_AddItemToArray(array, cJSON_CreateString(names.items[i]));
     return array;
 }
 
-static void add_names(cJSON *object, const char *key, const char *regex, tn_text_list names) {
+void tn_config_add_names(cJSON *object, const char *key, const char *regex, tn_text_list names) {
     if (regex) {
         cJSON_AddStringToObject(object, key, regex);
         return;
@@ -19,36 +20,23 @@ static void add_names(cJSON *object, const char *key, const char *regex, tn_text
         cJSON_AddNullToObject(object, key);
         return;
     }
-    cJSON_AddItemToObject(object, key, names_array(names));
+    cJSON_AddItemToObject(object, key, tn_config_names(names));
 }
 
-static void add_patterns(cJSON *object, const char *key, const tn_pattern *patterns, size_t count) {
+void tn_config_add_patterns(cJSON *object, const char *key, const tn_pattern *patterns, size_t count) {
     cJSON *entries = cJSON_AddObjectToObject(object, key);
     for (size_t i = 0; i < count; i++)
         cJSON_AddNumberToObject(entries, patterns[i].key, patterns[i].value);
 }
 
-static void add_text(cJSON *object, const char *key, const char *text) {
+void tn_config_add_text(cJSON *object, const char *key, const char *text) {
     if (text)
         cJSON_AddStringToObject(object, key, text);
     else
         cJSON_AddNullToObject(object, key);
 }
 
-static void add_token_rows(cJSON *object, const tn_peft_config *c) {
-    cJSON *by_module =
-        c->token_rows_count && c->token_rows[0].module ? cJSON_AddObjectToObject(object, "trainable_token_indices") : NULL;
-    if (!c->token_rows_count)
-        cJSON_AddNullToObject(object, "trainable_token_indices");
-    for (size_t i = 0; i < c->token_rows_count; i++) {
-        cJSON *indices = by_module ? cJSON_AddArrayToObject(by_module, c->token_rows[i].module)
-                                   : cJSON_AddArrayToObject(object, "trainable_token_indices");
-        for (int64_t j = 0; j < c->token_rows[i].count; j++)
-            cJSON_AddItemToArray(indices, cJSON_CreateNumber(c->token_rows[i].indices[j]));
-    }
-}
-
-static void add_integers(cJSON *object, const char *key, const int64_t *values, size_t count) {
+void tn_config_add_integers(cJSON *object, const char *key, const int64_t *values, size_t count) {
     if (!count) {
         cJSON_AddNullToObject(object, key);
         return;
@@ -58,77 +46,100 @@ static void add_integers(cJSON *object, const char *key, const int64_t *values, 
         cJSON_AddItemToArray(array, cJSON_CreateNumber((double)values[i]));
 }
 
-static void add_replication(cJSON *object, const tn_peft_config *c) {
-    if (!c->replication_count) {
-        cJSON_AddNullToObject(object, "layer_replication");
-        return;
+/* Whole numbers, truths and texts as JSON has them; a text that says true or false is one. */
+static cJSON *value_of(const tn_option_slot *slot) {
+    tn_buf text = {0};
+    if (slot->option->type == TN_OPTION_LIST) {
+        const tn_text_list *list = slot->field;
+        return list->count ? tn_config_names(*list) : cJSON_CreateNull();
     }
-    cJSON *array = cJSON_AddArrayToObject(object, "layer_replication");
-    for (size_t i = 0; i < c->replication_count; i++) {
-        cJSON *range = cJSON_CreateArray();
-        cJSON_AddItemToArray(range, cJSON_CreateNumber((double)c->replication[i][0]));
-        cJSON_AddItemToArray(range, cJSON_CreateNumber((double)c->replication[i][1]));
-        cJSON_AddItemToArray(array, range);
+    tn_options_print_value(&text, slot);
+    const char *value = tn_buf_text(&text);
+    bool is_text = slot->option->type == TN_OPTION_STRING || slot->option->type == TN_OPTION_CHOICE;
+    cJSON *out;
+    if (!text.length)
+        out = cJSON_CreateNull();
+    else if (is_text && strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
+        out = cJSON_CreateString(value);
+    else
+        out = cJSON_Parse(value);
+    tn_buf_free(&text);
+    return out;
+}
+
+static void add_options(cJSON *object, const tn_peft_config *c) {
+    for (size_t i = 0; i < c->options.count; i++) {
+        char key[64];
+        snprintf(key, sizeof key, "%s", c->options.slots[i].option->name);
+        for (char *at = key; *at; at++)
+            *at = *at == '-' ? '_' : *at;
+        cJSON_AddItemToObject(object, key, value_of(&c->options.slots[i]));
     }
 }
 
-static void add_variants(cJSON *object, const tn_peft_config *c) {
-    const tn_block_diagonal *b = &c->block_diagonal;
-    if (c->invocation_count) {
-        cJSON *tokens = cJSON_AddArrayToObject(object, "alora_invocation_tokens");
-        for (size_t i = 0; i < c->invocation_count; i++)
-            cJSON_AddItemToArray(tokens, cJSON_CreateNumber(c->invocation_tokens[i]));
+static void add_common(cJSON *o, const tn_peft_config *c) {
+    cJSON_AddNullToObject(o, "auto_mapping");
+    tn_config_add_text(o, "base_model_name_or_path", c->base_model);
+    tn_config_add_names(o, "exclude_modules", c->exclude_regex, c->exclude_modules);
+    cJSON_AddFalseToObject(o, "fan_in_fan_out");
+    cJSON_AddTrueToObject(o, "inference_mode");
+    tn_config_add_names(o, "modules_to_save", NULL, c->modules_to_save);
+    cJSON_AddStringToObject(o, "peft_type", c->method->peft_type);
+    cJSON_AddNullToObject(o, "revision");
+    tn_config_add_names(o, "target_modules", c->all_linear ? "all-linear" : c->target_regex, c->target_modules);
+    tn_config_add_text(o, "task_type", c->task_type ? c->task_type : "CAUSAL_LM");
+}
+
+/* What only some methods have, and PEFT would not accept from the others. */
+static void add_sizes(cJSON *o, const tn_peft_config *c) {
+    const tn_peft_method *m = c->method;
+    if (m->bias_name)
+        cJSON_AddStringToObject(o, "bias", c->bias == TN_BIAS_NONE ? "none" : c->bias == TN_BIAS_ALL ? "all" : m->bias_name);
+    if (m->rank_key) {
+        cJSON_AddNumberToObject(o, m->rank_key, (double)c->rank);
+        tn_config_add_names(o, "layers_pattern", NULL, c->layers_pattern);
+        tn_config_add_integers(o, "layers_to_transform", c->layers, c->layers_count);
     }
-    if (c->kasa) {
-        cJSON *kasa = cJSON_AddObjectToObject(object, "kasa_config");
-        cJSON_AddNumberToObject(kasa, "beta", c->kasa_beta);
-        cJSON_AddNumberToObject(kasa, "gamma", c->kasa_gamma);
+    if (m->alpha_key) {
+        cJSON_AddNumberToObject(o, m->alpha_key, c->alpha);
+        tn_config_add_patterns(o, "alpha_pattern", c->alpha_pattern, c->alpha_pattern_count);
+        tn_config_add_patterns(o, "rank_pattern", c->rank_pattern, c->rank_pattern_count);
     }
-    if (b->blocks) {
-        cJSON *blocks = cJSON_AddObjectToObject(object, "use_bdlora");
-        cJSON_AddBoolToObject(blocks, "match_strict", b->strict);
-        cJSON_AddNumberToObject(blocks, "nblocks", (double)b->blocks);
-        cJSON_AddItemToObject(blocks, "target_modules_bd_a", names_array(b->a_modules));
-        cJSON_AddItemToObject(blocks, "target_modules_bd_b", names_array(b->b_modules));
+    if (m->dropout_key)
+        cJSON_AddNumberToObject(o, m->dropout_key, c->dropout);
+}
+
+static int by_key(const void *a, const void *b) {
+    return strcmp((*(cJSON *const *)a)->string, (*(cJSON *const *)b)->string);
+}
+
+/* A new object with the members in the order of their keys; takes `object`. NULL without memory. */
+static cJSON *sorted(cJSON *object) {
+    int count = cJSON_GetArraySize(object);
+    cJSON **items = tn_malloc((size_t)(count + 1) * sizeof *items), *out = cJSON_CreateObject();
+    for (int i = 0; items && i < count; i++)
+        items[i] = cJSON_DetachItemFromArray(object, 0);
+    if (items)
+        qsort(items, (size_t)count, sizeof *items, by_key);
+    for (int i = 0; items && i < count; i++) {
+        char *key = items[i]->string;
+        items[i]->string = NULL;
+        cJSON_AddItemToObject(out, key, items[i]);
+        cJSON_free(key);
     }
+    cJSON_Delete(object);
+    tn_free(items);
+    return out;
 }
 
 tn_status tn_peft_config_print(const tn_peft_config *c, tn_buf *out) {
-    static const char *const bias_names[] = {"none", "all", "lora_only"};
     cJSON *o = cJSON_CreateObject();
-    add_variants(o, c);
-    add_patterns(o, "alpha_pattern", c->alpha_pattern, c->alpha_pattern_count);
-    cJSON_AddNullToObject(o, "auto_mapping");
-    add_text(o, "base_model_name_or_path", c->base_model);
-    cJSON_AddStringToObject(o, "bias", bias_names[c->bias]);
-    if (c->ensure_weight_tying)
-        cJSON_AddTrueToObject(o, "ensure_weight_tying");
-    add_names(o, "exclude_modules", c->exclude_regex, c->exclude_modules);
-    cJSON_AddFalseToObject(o, "fan_in_fan_out");
-    cJSON_AddTrueToObject(o, "inference_mode");
-    if (strcmp(c->init, "kaiming") == 0)
-        cJSON_AddTrueToObject(o, "init_lora_weights");
-    else if (strcmp(c->init, "random") == 0)
-        cJSON_AddFalseToObject(o, "init_lora_weights");
-    else
-        cJSON_AddStringToObject(o, "init_lora_weights", c->init);
-    add_replication(o, c);
-    add_names(o, "layers_pattern", NULL, c->layers_pattern);
-    add_integers(o, "layers_to_transform", c->layers, c->layers_count);
-    cJSON_AddNumberToObject(o, "lora_alpha", c->alpha);
-    cJSON_AddBoolToObject(o, "lora_bias", c->lora_bias);
-    cJSON_AddNumberToObject(o, "lora_dropout", c->dropout);
-    add_names(o, "modules_to_save", NULL, c->modules_to_save);
-    cJSON_AddStringToObject(o, "peft_type", c->peft_type);
-    cJSON_AddNumberToObject(o, "r", (double)c->rank);
-    add_patterns(o, "rank_pattern", c->rank_pattern, c->rank_pattern_count);
-    cJSON_AddNullToObject(o, "revision");
-    add_names(o, "target_modules", c->all_linear ? "all-linear" : c->target_regex, c->target_modules);
-    add_names(o, "target_parameters", NULL, c->target_parameters);
-    add_text(o, "task_type", c->task_type ? c->task_type : "CAUSAL_LM");
-    add_token_rows(o, c);
-    cJSON_AddBoolToObject(o, "use_dora", c->use_dora);
-    cJSON_AddBoolToObject(o, "use_rslora", c->use_rslora);
+    add_common(o, c);
+    add_sizes(o, c);
+    add_options(o, c);
+    if (c->method->write_config)
+        c->method->write_config(c, o);
+    o = sorted(o);
     tn_json_print(out, o, true);
     tn_buf_putc(out, '\n');
     cJSON_Delete(o);

@@ -61,8 +61,16 @@ static tn_status lora_create(tn_adapter *adapter, tn_slot *base, tn_module *modu
     slot->magnitude = (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {slot->b.tensor.shape[0]}}};
     if (module->kind == TN_MODULE_CONV2D)
         TN_TRY(tn_lora_conv_create(config, slot, module, rank));
-    TN_TRY(tn_adapter_declare(adapter, module, slot->embedding ? "lora_embedding_A" : "lora_A.weight", &slot->a));
+    const char *a_name = slot->embedding ? "lora_embedding_A" : "lora_A.weight";
+    TN_TRY(config->freeze_a ? tn_adapter_declare_constant(adapter, module, a_name, true, &slot->a)
+                            : tn_adapter_declare(adapter, module, a_name, &slot->a));
     TN_TRY(tn_adapter_declare(adapter, module, slot->embedding ? "lora_embedding_B" : "lora_B.weight", &slot->b));
+    if (config->kasa || (tn_lora_init_reduces_base(config->init) && !slot->embedding)) {
+        slot->a0 = matrix(rank, cols);
+        slot->b0 = matrix(rows, rank);
+        TN_TRY(tn_adapter_declare_constant(adapter, module, "lora_A0", false, &slot->a0));
+        TN_TRY(tn_adapter_declare_constant(adapter, module, "lora_B0", false, &slot->b0));
+    }
     if (slot->has_magnitude)
         TN_TRY(tn_adapter_declare(adapter, module, "lora_magnitude_vector", &slot->magnitude));
     if (slot->has_diagonal) {
@@ -116,12 +124,55 @@ static bool lora_merge_adds_bias(const tn_slot *slot) {
     return ((const tn_lora_slot *)slot)->has_bias;
 }
 
+static tn_status lora_complete(const tn_network *model, tn_peft_config *config) {
+    (void)model;
+    return tn_lora_init_check(config->init);
+}
+
+static tn_status lora_check_merge(const tn_adapter *adapter) {
+    if (!adapter->config.invocation_count)
+        return TN_OK;
+    return tn_fail(TN_ERROR_UNSUPPORTED,
+                   "an adapter with alora_invocation_tokens cannot be merged, since it acts only behind "
+                   "those tokens; keep it beside the base");
+}
+
+static tn_status lora_check_unmerge(const tn_adapter *adapter) {
+    const tn_peft_config *config = &adapter->config;
+    if (config->use_dora)
+        return tn_fail(TN_ERROR_UNSUPPORTED,
+                       "DoRA's merged weights have lost the norms of the base's rows, so the base cannot "
+                       "be restored from them; use the base that it was trained on");
+    if (config->kasa || tn_lora_init_reduces_base(config->init))
+        return tn_fail(TN_ERROR_UNSUPPORTED,
+                       "%s '%s' took a part out of the base that is computed from the base itself, so it cannot be undone "
+                       "from the merged weights; use the base that it was trained on",
+                       config->kasa ? "the variant" : "init_lora_weights", config->kasa ? "KaSA" : config->init);
+    return TN_OK;
+}
+
 const tn_peft_method tn_lora = {
     .name = "lora",
     .peft_type = "LORA",
     .summary = "low-rank update of linear, embedding and convolutional layers",
     .formula = "y = W x + alpha/r B A x",
     .paper = "arXiv:2106.09685",
+    .rank_key = "r",
+    .alpha_key = "lora_alpha",
+    .dropout_key = "lora_dropout",
+    .rank = 8,
+    .alpha = 8,
+    .new_alpha = 16,
+    .bias_name = "lora_only",
+    .keys = tn_lora_keys,
+    .read_config = tn_lora_read_config,
+    .write_config = tn_lora_write_config,
+    .subtractable = true,
+    .complete = lora_complete,
+    .check_merge = lora_check_merge,
+    .check_unmerge = lora_check_unmerge,
+    .store_tensor = tn_lora_store_tensor,
+    .store_config = tn_lora_store_config,
     .slot_size = sizeof(tn_lora_slot),
     .hooks = {.linear = lora_linear, .embedding = lora_embedding, .conv = tn_lora_conv},
     .fits = lora_fits,

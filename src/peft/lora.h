@@ -19,6 +19,15 @@ typedef struct tn_lora_slot {
 
 extern const tn_peft_method tn_lora;
 
+/* lora_config.c: LoraConfig's keys that all methods do not share. */
+extern const char *const tn_lora_keys[];
+tn_status tn_lora_read_config(const tn_config_reader *reader);
+void tn_lora_write_config(const tn_peft_config *config, cJSON *out);
+
+/* lora_store.c: factors whose initialisation reduced the base are saved doubled, for the untouched base. */
+tn_status tn_lora_store_tensor(const tn_adapter *adapter, const tn_param *param, tn_stored_tensor *out);
+tn_status tn_lora_store_config(const tn_adapter *adapter, tn_peft_config *config, tn_arena *scratch);
+
 /* A and B (and a0, b0) by the initialisation that the adapter's configuration names. */
 tn_status tn_lora_init(tn_adapter *adapter, tn_lora_slot *slot, tn_module *module, uint64_t seed);
 
@@ -57,7 +66,7 @@ tn_var *tn_lora_conv(const tn_forward *forward, const tn_slot *base, const tn_mo
 void tn_lora_conv_merge(const tn_lora_slot *slot, const tn_module *module, float *weight);
 
 /* KaSA: takes the R smallest singular components of the base's weight out of it, as a0 and b0. */
-tn_status tn_lora_truncate_base(tn_adapter *adapter, tn_lora_slot *slot, const tn_module *module);
+tn_status tn_lora_truncate_base(tn_lora_slot *slot, const tn_module *module);
 
 /* aLoRA: invoked[i] is true from the start of the last occurrence of the invocation tokens in ids[count] on. */
 void tn_lora_mark_invoked(const tn_peft_config *config, const int32_t *ids, int64_t count, bool *invoked);

@@ -109,14 +109,7 @@ static tn_status reducing_factors(const tn_adapter *adapter, const tn_lora_slot 
 tn_status tn_lora_init_residual(tn_adapter *adapter, tn_lora_slot *slot, tn_module *module) {
     if (slot->embedding || !tn_lora_init_reduces_base(adapter->config.init))
         return TN_OK;
-    int64_t a_count = tn_tensor_count(&slot->a.tensor), b_count = tn_tensor_count(&slot->b.tensor);
-    slot->a0 = (tn_weight){.tensor = slot->a.tensor};
-    slot->b0 = (tn_weight){.tensor = slot->b.tensor};
     slot->scale0 = slot->scale;
-    slot->a0.tensor.data = tn_arena_array(&adapter->arena, (size_t)a_count, sizeof(float));
-    slot->b0.tensor.data = tn_arena_array(&adapter->arena, (size_t)b_count, sizeof(float));
-    if (!slot->a0.tensor.data || !slot->b0.tensor.data)
-        return tn_fail_memory("a LoRA initialisation");
     return reducing_factors(adapter, slot, module, slot->slot.id, slot->a0.tensor.data, slot->b0.tensor.data);
 }
 
@@ -169,7 +162,7 @@ tn_status tn_lora_init(tn_adapter *adapter, tn_lora_slot *slot, tn_module *modul
     if (slot->has_diagonal) {
         tn_fill_normal(slot->diagonal.tensor.data, (size_t)slot->a.tensor.shape[0], seed, stream + (UINT64_C(3) << 28), 0,
                        1);
-        TN_TRY(tn_lora_truncate_base(adapter, slot, module));
+        TN_TRY(tn_lora_truncate_base(slot, module));
     }
     if (slot->embedding) {
         tn_fill_normal(slot->b.tensor.data, b_count, seed, stream_b, 0, 1);

@@ -116,16 +116,15 @@ tn_status tn_lora_variant_choose(const tn_peft_config *config, const tn_module *
     return choose_blocks(config, module, rank, slot);
 }
 
-tn_status tn_lora_truncate_base(tn_adapter *adapter, tn_lora_slot *slot, const tn_module *module) {
+tn_status tn_lora_truncate_base(tn_lora_slot *slot, const tn_module *module) {
     const tn_tensor *weight = &tn_module_weight(module)->tensor;
     int64_t rows = weight->shape[0], cols = weight->shape[1], rank = slot->a.tensor.shape[0];
     int64_t k = rows < cols ? rows : cols;
     tn_status status = TN_OK;
     float *w = tn_malloc((size_t)(rows * cols) * sizeof *w), *u = tn_malloc((size_t)(rows * k) * sizeof *u);
     float *s = tn_malloc((size_t)k * sizeof *s), *vt = tn_malloc((size_t)(k * cols) * sizeof *vt);
-    float *a0 = tn_arena_array(&adapter->arena, (size_t)(rank * cols), sizeof *a0);
-    float *b0 = tn_arena_array(&adapter->arena, (size_t)(rows * rank), sizeof *b0);
-    if (!w || !u || !s || !vt || !a0 || !b0) {
+    float *a0 = slot->a0.tensor.data, *b0 = slot->b0.tensor.data;
+    if (!w || !u || !s || !vt) {
         status = tn_fail_memory("KaSA's singular components");
         goto fail;
     }
@@ -137,8 +136,6 @@ tn_status tn_lora_truncate_base(tn_adapter *adapter, tn_lora_slot *slot, const t
         for (int64_t i = 0; i < rows; i++)
             b0[i * rank + r] = u[i * k + component] * s[component];
     }
-    slot->a0.tensor = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = 2, .shape = {rank, cols}, .data = a0};
-    slot->b0.tensor = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = 2, .shape = {rows, rank}, .data = b0};
     slot->scale0 = 1;
 fail:
     tn_free(vt);

@@ -1,13 +1,53 @@
-/* The list of methods. A new one is a new file and a line here. */
+/* The list of methods. A new one is a new file and a line here; so is a name for a method with some of its settings. */
 #include <string.h>
 
 #include "peft/lora.h"
 
 const tn_peft_method *const tn_peft_methods[] = {&tn_lora, NULL};
 
+static void use_dora(tn_peft_config *config) {
+    config->use_dora = true;
+}
+
+const tn_peft_preset tn_peft_presets[] = {
+    {.name = "dora",
+     .method = &tn_lora,
+     .summary = "LoRA for the direction of each row of the weight, a trained number for its norm",
+     .formula = "y = m / |W + s B A| * (W + s B A) x",
+     .paper = "arXiv:2402.09353",
+     .apply = use_dora},
+    {0},
+};
+
 const tn_peft_method *tn_peft_method_by_type(const char *peft_type) {
     for (const tn_peft_method *const *method = tn_peft_methods; *method; method++)
         if (strcmp((*method)->peft_type, peft_type) == 0)
             return *method;
     return NULL;
+}
+
+static tn_status fail_unknown(const char *name) {
+    tn_buf list = {0};
+    for (const tn_peft_method *const *m = tn_peft_methods; *m; m++)
+        tn_buf_printf(&list, "%s, ", (*m)->name);
+    for (const tn_peft_preset *p = tn_peft_presets; p->name; p++)
+        tn_buf_printf(&list, "%s, ", p->name);
+    tn_status status = tn_fail(TN_ERROR_ARGUMENT, "there is no method '%s'; there are %sand full", name, tn_buf_text(&list));
+    tn_buf_free(&list);
+    return status;
+}
+
+tn_status tn_peft_method_by_name(const char *name, const tn_peft_method **method, const tn_peft_preset **preset) {
+    *method = NULL;
+    *preset = NULL;
+    for (const tn_peft_method *const *m = tn_peft_methods; *m && !*method; m++)
+        if (strcmp((*m)->name, name) == 0)
+            *method = *m;
+    for (const tn_peft_preset *p = tn_peft_presets; p->name && !*method; p++) {
+        if (strcmp(p->name, name) == 0) {
+            *method = p->method;
+            *preset = p;
+        }
+    }
+    return *method ? TN_OK : fail_unknown(name);
 }

@@ -113,6 +113,8 @@ tn_status tn_peft_select(const tn_network *model, const tn_peft_config *config, 
     for (int64_t i = 0; i < model->module_count; i++) {
         const tn_module *module = &model->modules[i];
         TN_TRY_GOTO(is_selected(config, module, used, &selected[i]));
+        if (config->all_linear)
+            selected[i] = selected[i] && method->fits(module);
         if (selected[i] && !method->fits(module)) {
             status = tn_fail(TN_ERROR_UNSUPPORTED, "target module '%s' is of a kind that %s cannot adapt", module->name,
                              method->name);

@@ -8,7 +8,7 @@ bool tn_adapter_widens(const tn_adapter *adapter, const tn_module *module) {
     if (module->kind != TN_MODULE_CONV2D || module->conv.groups == 1)
         return false;
     for (; adapter; adapter = adapter->next)
-        for (int64_t i = 0; i < adapter->slot_count; i++)
+        for (int64_t i = 0; i < adapter->slot_count && adapter->weight != 0; i++)
             if (adapter->slots[i].module == module && adapter->slots[i].method && adapter->slots[i].method->widens_groups)
                 return true;
     return false;

@@ -58,7 +58,7 @@ tn_status tn_inspect_sequential(cJSON *out, const cJSON *json, const char *path,
         return status == TN_ERROR_MEMORY ? status : TN_OK;
     }
     cJSON_AddTrueToObject(out, "supported");
-    cJSON_AddStringToObject(out, "task", config.task == TN_TASK_REGRESSION ? "regression" : "classification");
+    cJSON_AddStringToObject(out, "task", config.regression ? "regression" : "classification");
     cJSON_AddStringToObject(out, "input_shape", tn_layer_shape_text(&config.layers[0].in, shape));
     cJSON_AddNumberToObject(out, "outputs", (double)config.outputs);
     cJSON *list = cJSON_AddArrayToObject(out, "layers");

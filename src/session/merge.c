@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "peft/lora.h"
 #include "session/merge.h"
 
 typedef struct {
@@ -83,9 +82,9 @@ static void merger_free(merger *m) {
     tn_pages_free(m->stored, bytes);
 }
 
-/* What is replaced whole cannot be found again from the adapter, nor can what was taken out of a base that is not there. */
+/* What is replaced whole cannot be found again from the adapter, nor can what was computed from a base that is not there. */
 static tn_status check_can_unmerge(const tn_adapter *adapter) {
-    const char *init = adapter->config.init;
+    const tn_peft_method *method = adapter->method;
     if (adapter->replaced_count)
         return tn_fail(
             TN_ERROR_UNSUPPORTED,
@@ -96,16 +95,12 @@ static tn_status check_can_unmerge(const tn_adapter *adapter) {
         return tn_fail(TN_ERROR_UNSUPPORTED,
                        "this adapter replaced rows of the embedding (trainable_token_indices), so the base's "
                        "own cannot be restored from it; use the base that it was trained on");
-    if (adapter->config.use_dora)
+    if (!method->subtractable)
         return tn_fail(TN_ERROR_UNSUPPORTED,
-                       "DoRA's merged weights have lost the norms of the base's rows, so the base cannot "
-                       "be restored from them; use the base that it was trained on");
-    if (adapter->config.kasa || (init && tn_lora_init_reduces_base(init)))
-        return tn_fail(TN_ERROR_UNSUPPORTED,
-                       "%s '%s' took a part out of the base that is computed from the base itself, so it cannot be undone "
-                       "from the merged weights; use the base that it was trained on",
-                       adapter->config.kasa ? "the variant" : "init_lora_weights", adapter->config.kasa ? "KaSA" : init);
-    return TN_OK;
+                       "%s changes weights in a way that cannot be undone from the merged ones; use the base that it was "
+                       "trained on",
+                       method->name);
+    return method->check_unmerge ? method->check_unmerge(adapter) : TN_OK;
 }
 
 static tn_status check_keeps_groups(const tn_model *model) {
@@ -118,9 +113,9 @@ static tn_status check_keeps_groups(const tn_model *model) {
 }
 
 tn_status tn_session_check_can_merge(const tn_adapter *adapter) {
-    if (tn_adapter_invocation(adapter))
-        return tn_fail(TN_ERROR_UNSUPPORTED, "an adapter with alora_invocation_tokens cannot be merged, since it acts only "
-                                             "behind those tokens; keep it beside the base");
+    for (; adapter; adapter = adapter->next)
+        if (adapter->method && adapter->method->check_merge)
+            TN_TRY(adapter->method->check_merge(adapter));
     return TN_OK;
 }
 

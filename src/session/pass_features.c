@@ -25,10 +25,10 @@ void tn_pass_features(tn_model *model, const tn_forward *forward, const tn_featu
                       float *losses, int32_t *predicted) {
     tn_tape *tape = forward->tape;
     tn_var *logits = forward_rows(model, forward, pass->x, pass->count);
-    if (model->sequential->config.task == TN_TASK_CLASSIFICATION)
-        tn_op_class_loss(tape, logits, pass->labels, grad_scale, losses, predicted);
-    else
+    if (model->sequential->config.regression)
         tn_op_squared_error(tape, logits, pass->targets, grad_scale, losses);
+    else
+        tn_op_class_loss(tape, logits, pass->labels, grad_scale, losses, predicted);
     tn_drop(tape, logits);
     if (tape->recording)
         tn_tape_backward(tape);

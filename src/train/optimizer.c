@@ -32,6 +32,10 @@ double tn_optimizer_grad_norm(const tn_optimizer *optimizer) {
     return sqrt(optimizer->kernels->sum_squares(optimizer->params->grads, optimizer->params->total));
 }
 
+float tn_optimizer_grad_scale(double grad_norm, double clip) {
+    return clip > 0 ? (float)fmin(1, clip / (grad_norm + 1e-6)) : 1;
+}
+
 void tn_optimizer_step(tn_optimizer *optimizer, int64_t step, double lr, double grad_norm, double clip) {
     tn_adamw_step update = {
         .beta1 = (float)optimizer->beta1,
@@ -39,7 +43,7 @@ void tn_optimizer_step(tn_optimizer *optimizer, int64_t step, double lr, double 
         .eps = (float)optimizer->eps,
         .correction1 = (float)(1 - pow(optimizer->beta1, (double)step)),
         .correction2 = (float)(1 - pow(optimizer->beta2, (double)step)),
-        .grad_scale = clip > 0 ? (float)fmin(1, clip / (grad_norm + 1e-6)) : 1,
+        .grad_scale = tn_optimizer_grad_scale(grad_norm, clip),
     };
     const tn_params *params = optimizer->params;
     for (int64_t i = 0; i < params->count; i++) {

@@ -19,7 +19,10 @@ void tn_optimizer_zero_grad(tn_optimizer *optimizer);
 /* Euclidean norm of all gradients. */
 double tn_optimizer_grad_norm(const tn_optimizer *optimizer);
 
-/* One update, `step` from 1; gradients are scaled by min(1, clip / (norm + 1e-6)) unless clip is 0. */
+/* What clipping multiplies gradients with: min(1, clip / (norm + 1e-6)), or 1 for clip 0. */
+float tn_optimizer_grad_scale(double grad_norm, double clip);
+
+/* One update, `step` from 1, with clipped gradients. */
 void tn_optimizer_step(tn_optimizer *optimizer, int64_t step, double lr, double grad_norm, double clip);
 
 #endif

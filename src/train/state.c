@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "base/format.h"
-#include "peft/lora.h"
 
 enum { NAME_SIZE = 640 };
 
@@ -16,29 +15,12 @@ static tn_status checkpoint_folder(const char *out_dir, char path[TN_PATH_MAX]) 
     return tn_path_join(path, out_dir, "checkpoints");
 }
 
-/* What the file holds beside parameters and moments. */
-typedef struct {
-    const char *module;
-    char kind; /* 'a' or 'b' */
-    const tn_tensor *tensor;
-} frozen_tensor;
-
-static size_t list_frozen(const tn_adapter *adapter, frozen_tensor *out) {
-    size_t count = 0;
-    for (int64_t i = 0; i < adapter->slot_count; i++) {
-        const tn_lora_slot *slot = (const tn_lora_slot *)adapter->slots[i].slot;
-        if (adapter->slots[i].method != &tn_lora || !slot->a0.tensor.data)
-            continue;
-        out[count++] = (frozen_tensor){adapter->slots[i].module->name, 'a', &slot->a0.tensor};
-        out[count++] = (frozen_tensor){adapter->slots[i].module->name, 'b', &slot->b0.tensor};
-    }
-    return count;
-}
-
 int64_t tn_train_state_bytes(const tn_adapter *adapter) {
     int64_t bytes = 1 << 20;
     for (int64_t i = 0; i < adapter->params.count; i++)
         bytes += adapter->params.entries[i].count * 3 * (int64_t)sizeof(float) + 512;
+    for (int64_t i = 0; i < adapter->constants.count; i++)
+        bytes += adapter->constants.entries[i].count * (int64_t)sizeof(float) + 512;
     return bytes;
 }
 
@@ -65,7 +47,7 @@ static float *part_of(const tn_adapter *adapter, const tn_optimizer *optimizer, 
 }
 
 static tn_status write_state(tn_safetensors_writer *writer, const tn_adapter *adapter, const tn_optimizer *optimizer,
-                             const tn_train_state *state, const frozen_tensor *frozen, size_t frozen_count) {
+                             const tn_train_state *state) {
     char name[NAME_SIZE];
     TN_TRY(write_metadata(writer, state));
     for (int part = 0; part < 3; part++) {
@@ -76,17 +58,20 @@ static tn_status write_state(tn_safetensors_writer *writer, const tn_adapter *ad
                                                  param->weight->tensor.shape));
         }
     }
-    for (size_t i = 0; i < frozen_count; i++) {
-        snprintf(name, sizeof name, "frozen.%s.%c", frozen[i].module, frozen[i].kind);
-        TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, 2, frozen[i].tensor->shape));
+    const tn_params *constants = &adapter->constants;
+    for (int64_t i = 0; i < constants->count; i++) {
+        const tn_tensor *tensor = &constants->entries[i].weight->tensor;
+        snprintf(name, sizeof name, "constant.%s", constants->entries[i].name);
+        TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, tensor->ndim, tensor->shape));
     }
     TN_TRY(tn_safetensors_writer_begin(writer));
     for (int part = 0; part < 3; part++)
         for (int64_t i = 0; i < adapter->params.count; i++)
             TN_TRY(tn_safetensors_writer_data(writer, part_of(adapter, optimizer, part, adapter->params.entries[i].offset),
                                               adapter->params.entries[i].count * (int64_t)sizeof(float)));
-    for (size_t i = 0; i < frozen_count; i++)
-        TN_TRY(tn_safetensors_writer_data(writer, frozen[i].tensor->data, tn_tensor_bytes(frozen[i].tensor)));
+    for (int64_t i = 0; i < constants->count; i++)
+        TN_TRY(tn_safetensors_writer_data(writer, constants->values + constants->entries[i].offset,
+                                          constants->entries[i].count * (int64_t)sizeof(float)));
     return TN_OK;
 }
 
@@ -199,20 +184,13 @@ tn_status tn_train_state_save(const char *out_dir, const tn_adapter *adapter, co
     TN_TRY(checkpoint_folder(out_dir, folder));
     TN_TRY(tn_dir_create(folder));
     TN_TRY(checkpoint_path(folder, state->step, path));
-    frozen_tensor *frozen = tn_malloc(((size_t)adapter->slot_count * 2 + 1) * sizeof *frozen);
-    if (!frozen)
-        return tn_fail_memory("a checkpoint");
-    size_t frozen_count = list_frozen(adapter, frozen);
-    tn_status status = tn_safetensors_writer_new(&writer, path);
-    if (status == TN_OK) {
-        status = write_state(writer, adapter, optimizer, state, frozen, frozen_count);
-        if (status == TN_OK)
-            status = tn_safetensors_writer_finish(writer);
-        else
-            tn_safetensors_writer_abort(writer);
+    TN_TRY(tn_safetensors_writer_new(&writer, path));
+    tn_status status = write_state(writer, adapter, optimizer, state);
+    if (status != TN_OK) {
+        tn_safetensors_writer_abort(writer);
+        return status;
     }
-    tn_free(frozen);
-    TN_TRY(status);
+    TN_TRY(tn_safetensors_writer_finish(writer));
     return remove_old(folder, keep, state->step);
 }
 
@@ -291,17 +269,12 @@ static tn_status read_state(const tn_safetensors *file, tn_adapter *adapter, tn_
             TN_TRY(read_tensor(file, name, &param->weight->tensor, part_of(adapter, optimizer, part, param->offset)));
         }
     }
-    frozen_tensor *frozen = tn_malloc(((size_t)adapter->slot_count * 2 + 1) * sizeof *frozen);
-    if (!frozen)
-        return tn_fail_memory("a checkpoint");
-    size_t frozen_count = list_frozen(adapter, frozen);
-    tn_status status = TN_OK;
-    for (size_t i = 0; i < frozen_count && status == TN_OK; i++) {
-        snprintf(name, sizeof name, "frozen.%s.%c", frozen[i].module, frozen[i].kind);
-        status = read_tensor(file, name, frozen[i].tensor, frozen[i].tensor->data);
+    for (int64_t i = 0; i < adapter->constants.count; i++) {
+        const tn_param *constant = &adapter->constants.entries[i];
+        snprintf(name, sizeof name, "constant.%s", constant->name);
+        TN_TRY(read_tensor(file, name, &constant->weight->tensor, adapter->constants.values + constant->offset));
     }
-    tn_free(frozen);
-    return status;
+    return TN_OK;
 }
 
 tn_status tn_train_state_load(const char *out_dir, tn_adapter *adapter, tn_optimizer *optimizer, bool changed_is_fine,

@@ -91,8 +91,12 @@ static tn_status run_step(run *r, int64_t step, tn_train_step *out) {
     count_time(r, TN_PHASE_OPTIMIZER, "zero gradients", start);
     for (int64_t i = 0; i < o->accumulate; i++)
         TN_TRY(run_micro_batch(r, first + i, step, 1.0f / (float)labelled, &loss_sum, out));
+    tn_adapter *adapter = t->model->adapter;
+    const tn_peft_method *method = adapter->method;
     out->loss = loss_sum / (double)labelled;
     double update = tn_seconds();
+    if (method && method->penalty)
+        out->loss += method->penalty(adapter);
     out->grad_norm = tn_optimizer_grad_norm(&t->optimizer);
     out->lr = o->lr * tn_schedule_factor(t->schedule, step - 1, t->steps, o->warmup);
     if (!isfinite(out->grad_norm))
@@ -100,6 +104,8 @@ static tn_status run_step(run *r, int64_t step, tn_train_step *out) {
                        "the gradient is not finite at step %lld; the last checkpoint is kept; try a lower learning rate",
                        (long long)step);
     tn_optimizer_step(&t->optimizer, step, out->lr, out->grad_norm, o->grad_clip);
+    if (method && method->after_step)
+        method->after_step(adapter, step, t->steps, tn_optimizer_grad_scale(out->grad_norm, o->grad_clip));
     count_time(r, TN_PHASE_OPTIMIZER, "adamw", update);
     out->epoch = (double)(first + o->accumulate) / (double)tn_order_per_epoch(&t->order);
     out->seconds = tn_seconds() - start;

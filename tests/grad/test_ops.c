@@ -132,6 +132,22 @@ static tn_var *run_dropout(const operands *in) {
 static tn_var *run_take_rows(const operands *in) {
     return tn_op_take_rows(in->tape, in->values[0], picked, T + 2);
 }
+static tn_var *run_blend(const operands *in, const int32_t *rows, float weight) {
+    tn_var *y = copied(in->tape, in->values[0]);
+    tn_op_blend_rows(in->tape, y, in->values[1], rows, weight);
+    return y;
+}
+static tn_var *run_blend_rows(const operands *in) {
+    static const int32_t rows[] = {1, 2, 5};
+    return run_blend(in, rows, 0.3f);
+}
+static tn_var *run_blend_replacing(const operands *in) {
+    static const int32_t rows[] = {0, 4, 6};
+    return run_blend(in, rows, 1);
+}
+static tn_var *run_blend_all(const operands *in) {
+    return run_blend(in, NULL, -1.25f);
+}
 /* One value read by several ops: gradients add up, whichever op comes first. */
 static tn_var *run_shared_value(const operands *in) {
     tn_var *x = in->values[0];
@@ -172,6 +188,9 @@ static const op_case op_cases[] = {
     {"keep rows", run_keep_rows, 1, {{T, C, false}}},
     {"dropout", run_dropout, 1, {{T, C, false}}},
     {"take rows", run_take_rows, 1, {{T, C, false}}},
+    {"blend rows", run_blend_rows, 2, {{T, C, false}, {3, C, false}}},
+    {"blend rows, replacing", run_blend_replacing, 2, {{T, C, false}, {3, C, false}}},
+    {"blend all rows", run_blend_all, 2, {{T, C, false}, {T, C, false}}},
     {"shared value", run_shared_value, 5, {{T, C, false}, {C, C, true}, {1, C, true}, {R, C, true}, {C, R, true}}},
 };
 
