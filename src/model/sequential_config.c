@@ -45,13 +45,12 @@ static tn_status find_kind(const char *type, const char *where, tn_layer_kind *o
     tn_buf list = {0};
     for (int i = 0; i < TN_LAYER_KIND_COUNT; i++) {
         names[i] = kinds[i].type;
-        if (strcmp(type, kinds[i].type) == 0) {
-            *out = (tn_layer_kind)i;
-            tn_buf_free(&list);
+        *out = (tn_layer_kind)i;
+        if (strcmp(type, names[i]) == 0)
             return TN_OK;
-        }
-        tn_buf_printf(&list, "%s%s", i ? ", " : "", kinds[i].type);
     }
+    for (int i = 0; i < TN_LAYER_KIND_COUNT; i++)
+        tn_buf_printf(&list, "%s%s", i ? ", " : "", names[i]);
     const char *nearest = tn_nearest_name(type, names, TN_LAYER_KIND_COUNT);
     tn_status status =
         tn_fail(TN_ERROR_UNSUPPORTED, "%s: there is no layer type '%s'%s%s%s; there are %s", where, type,

@@ -53,21 +53,25 @@ static tn_status assemble(tn_decoder *decoder, tn_sequential *sequential, tn_mod
 }
 
 /* What cannot be read is left to the loader of decoders, which says why. */
-static bool is_sequential(const char *path) {
+static tn_status find_kind(const char *path, bool *sequential) {
     enum { CONFIG_LIMIT = 4 << 20 };
     char dir[TN_PATH_MAX], config_path[TN_PATH_MAX];
     cJSON *json = NULL;
-    bool is = tn_network_locate(path, dir, config_path) == TN_OK && tn_path_exists(config_path) &&
-              tn_json_read(config_path, CONFIG_LIMIT, &json) == TN_OK && tn_sequential_is_named(json);
+    tn_status status = tn_network_locate(path, dir, config_path);
+    if (status == TN_OK)
+        status = tn_json_read(config_path, CONFIG_LIMIT, &json);
+    *sequential = status == TN_OK && tn_sequential_is_named(json);
     cJSON_Delete(json);
-    return is;
+    return status == TN_ERROR_MEMORY ? status : TN_OK;
 }
 
 tn_status tn_model_load(const char *dir, tn_model **out) {
     tn_decoder *decoder = NULL;
     tn_sequential *sequential = NULL;
+    bool is_sequential;
     *out = NULL;
-    if (tn_path_is_dir(dir) && is_sequential(dir))
+    TN_TRY(find_kind(dir, &is_sequential));
+    if (is_sequential && tn_path_is_dir(dir))
         TN_TRY(tn_sequential_load(dir, &sequential));
     else
         TN_TRY(tn_decoder_load(dir, &decoder));
@@ -77,8 +81,10 @@ tn_status tn_model_load(const char *dir, tn_model **out) {
 tn_status tn_model_create(const char *config_path, uint64_t seed, tn_model **out) {
     tn_decoder *decoder = NULL;
     tn_sequential *sequential = NULL;
+    bool is_sequential;
     *out = NULL;
-    if (is_sequential(config_path))
+    TN_TRY(find_kind(config_path, &is_sequential));
+    if (is_sequential)
         TN_TRY(tn_sequential_create(config_path, seed, &sequential));
     else
         TN_TRY(tn_decoder_create(config_path, seed, &decoder));

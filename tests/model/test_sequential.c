@@ -185,6 +185,50 @@ static void running_statistics_are_stored(void **state) {
     tn_model_free(model);
 }
 
+/* Each allocation on the way to a model, its adapter and a pass may fail, and nothing stays behind. */
+static tn_status build_and_run(const char *path, const char *method) {
+    tn_adapter_options options;
+    tn_model *model = NULL;
+    float *logits = NULL;
+    int64_t count;
+    tn_status status = tn_model_create(path, 1, &model);
+    tn_adapter_options_default(&options);
+    options.method = method;
+    options.rank = 2;
+    if (status == TN_OK)
+        status = tn_model_add_adapter(model, &options, 1);
+    if (status == TN_OK)
+        status = tn_session_probe_logits(model, &logits, &count);
+    tn_free(logits);
+    tn_model_free(model);
+    return status;
+}
+
+static void running_out_of_memory_is_an_error(void **state) {
+    static const char *const methods[] = {"lora", "dora", "full"};
+    const char *path = temporary("memory.json");
+    (void)state;
+    write_text(path,
+               NET("[2, 5, 5]", CONV("\"out_channels\": 4, \"kernel_size\": 3") ", {\"type\": \"batch_norm\"}, " HEAD));
+    tn_set_threads(1);
+    for (int m = 0; m < 3; m++) {
+        assert_ok(build_and_run(path, methods[m]));
+        size_t used = tn_memory_used();
+        int failures = 0;
+        for (int64_t after = 0; after < 60; after++) {
+            tn_memory_fail_after(after);
+            tn_status status = build_and_run(path, methods[m]);
+            tn_memory_fail_after(-1);
+            assert_true(status == TN_OK || status == TN_ERROR_MEMORY);
+            assert_int_equal(tn_memory_used(), used);
+            failures += status != TN_OK;
+        }
+        assert_true(failures > 20);
+        assert_ok(build_and_run(path, methods[m]));
+    }
+    tn_set_threads(0);
+}
+
 /* y [o] of one sample, by the definition. */
 static double conv_at(const tn_module *m, const float *x, int64_t o, int64_t row, int64_t col) {
     const tn_conv_shape *s = &m->conv;
@@ -256,6 +300,7 @@ int main(void) {
         cmocka_unit_test(thousands_of_layers_work_and_more_are_refused),
         cmocka_unit_test(names_are_unique_and_broken_checkpoints_refused),
         cmocka_unit_test(running_statistics_are_stored),
+        cmocka_unit_test(running_out_of_memory_is_an_error),
         cmocka_unit_test(forward_is_the_layers_in_order),
     };
     return cmocka_run_group_tests_name("sequential", tests, NULL, remove_temporary);

@@ -1,5 +1,7 @@
 /* LoRA and DoRA on convolutions: merged and unmerged models agree whatever the window and the groups, gradients agree with
  * central differences, files keep the tensors, and what cannot be is refused. */
+#include <tenon/adapters.h>
+
 #include "support/support.h"
 
 enum { ROWS = 4 };
@@ -85,6 +87,42 @@ static void merged_and_unmerged_agree(void **state) {
             check_merge(text, &options, i);
             free(text);
         }
+}
+
+/* Two adapters on the same convolution, in groups or not, with weights of their own. */
+static void stacked_and_weighted_adapters_merge(void **state) {
+    static const char *const names[] = {"one", "two"};
+    static const double weights[] = {0.5, -0.75};
+    const tn_adapter_mix both = {.names = names, .weights = weights, .count = 2}, none = {0};
+    (void)state;
+    for (int i = 0; i < WINDOWS; i += 2) {
+        tn_adapter_options options = options_for("lora", "middle");
+        tn_merged kept;
+        int64_t count;
+        char *text = net_with(windows[i], true);
+        tn_model *model = create_model(text, (uint64_t)i + 1);
+        float *base = probe(model, &count);
+        for (uint64_t a = 0; a < 2; a++) {
+            assert_ok(tn_model_add_adapter(model, &options, 1));
+            randomise_adapter(model->adapter, a + 1, 0.3f);
+            assert_ok(tn_model_save_adapter(model, temporary("%s", names[a])));
+        }
+        tn_model_remove_adapter(model);
+        for (int a = 0; a < 2; a++)
+            assert_ok(tn_model_attach_adapter(model, temporary("%s", names[a]), names[a]));
+        assert_ok(tn_model_use_adapters(model, &both));
+        float *with = probe(model, &count);
+        assert_true(largest_difference(base, with, count) > 1e-2);
+        assert_ok(tn_session_merge_in_memory(model, &kept));
+        assert_true(probe_difference(model, with) < 1e-5);
+        tn_session_merged_free(model, &kept);
+        assert_ok(tn_model_use_adapters(model, &none));
+        assert_true(probe_difference(model, base) == 0);
+        tn_free(base);
+        tn_free(with);
+        tn_model_free(model);
+        free(text);
+    }
 }
 
 /* The loss of the adapter's model on fixed rows in training; gradients are added. */
@@ -277,9 +315,10 @@ static void all_linear_means_all_but_the_head(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(merged_and_unmerged_agree),        cmocka_unit_test(gradients_are_central_differences),
-        cmocka_unit_test(files_keep_every_tensor),          cmocka_unit_test(what_does_not_fit_is_refused),
-        cmocka_unit_test(grouped_convolutions_stay_merged), cmocka_unit_test(all_linear_means_all_but_the_head),
+        cmocka_unit_test(merged_and_unmerged_agree),         cmocka_unit_test(stacked_and_weighted_adapters_merge),
+        cmocka_unit_test(gradients_are_central_differences), cmocka_unit_test(files_keep_every_tensor),
+        cmocka_unit_test(what_does_not_fit_is_refused),      cmocka_unit_test(grouped_convolutions_stay_merged),
+        cmocka_unit_test(all_linear_means_all_but_the_head),
     };
     return cmocka_run_group_tests_name("lora_conv", tests, NULL, remove_temporary);
 }
