@@ -201,7 +201,7 @@ tn_status tn_evaluate(tn_model *model, const char *data_path, const tn_evaluate_
     const tn_dataset_options reading = {.tokenizer = model->tokenizer,
                                         .chat_template = model->chat_template,
                                         .vocab_size = config->vocab_size,
-                                        .max_length = options->max_length ? options->max_length : config->max_positions,
+                                        .max_length = tn_decoder_length(config, options->max_length),
                                         .train_on_prompt = options->train_on_prompt,
                                         .keep_text = options->generate,
                                         .now = TN_DATA_DATE};

@@ -56,9 +56,24 @@ tn_module *tn_network_add(tn_network *network, tn_module_kind kind, int layer, c
     return m;
 }
 
+enum { NAME_SIZE = 512 };
+
+static void stored_name(const tn_network *network, const char *module, const char *part, char name[NAME_SIZE]) {
+    size_t skipped = network->bare ? strlen(network->optional_prefix) : 0;
+    if (skipped && strncmp(module, network->optional_prefix, skipped) == 0)
+        module += skipped;
+    snprintf(name, NAME_SIZE, "%s.%s", module, part);
+}
+
+const tn_tensor *tn_network_stored(const tn_network *network, const char *module, const char *part) {
+    char name[NAME_SIZE];
+    stored_name(network, module, part, name);
+    return tn_checkpoint_find(&network->checkpoint, name);
+}
+
 static tn_status find_tensor(const tn_network *network, const char *module, const char *part, tn_tensor *tensor) {
-    char name[512], want[TN_SHAPE_TEXT], got[TN_SHAPE_TEXT];
-    snprintf(name, sizeof name, "%s.%s", module, part);
+    char name[NAME_SIZE], want[TN_SHAPE_TEXT], got[TN_SHAPE_TEXT];
+    stored_name(network, module, part, name);
     const tn_tensor *found = tn_checkpoint_find(&network->checkpoint, name);
     if (!found)
         return tn_fail(TN_ERROR_MISMATCH, "%s: the checkpoint has no tensor '%s', which config.json calls for", network->dir,
@@ -125,15 +140,34 @@ static tn_status load_weights(tn_network *network) {
     return TN_OK;
 }
 
-bool tn_network_find_part(const tn_network *network, const char *name, tn_module **module, int *part) {
-    const char *dot = strrchr(name, '.');
+bool tn_network_find_part(const tn_network *network, const char *tensor, tn_module **module, int *part) {
+    char full[NAME_SIZE];
+    const char *dot = strrchr(tensor, '.');
     int64_t at;
-    if (!dot || !tn_map_get(&network->by_name, name, (size_t)(dot - name), &at))
+    if (!dot)
+        return false;
+    int length = (int)(dot - tensor);
+    bool found = tn_map_get(&network->by_name, tensor, (size_t)length, &at);
+    if (!found && network->bare) {
+        snprintf(full, sizeof full, "%s%.*s", network->optional_prefix, length, tensor);
+        found = tn_map_get_text(&network->by_name, full, &at);
+    }
+    if (!found)
         return false;
     *module = &network->modules[at];
     for (*part = 0; *part < TN_MODULE_PARTS; ++*part)
         if (strcmp(dot + 1, tn_module_part_name(*part)) == 0)
             return *part == 0 || tn_module_part(*module, *part);
+    return false;
+}
+
+/* What is stored beside weights: masks of GPT-2's attention, rotary frequencies, how many batches a batch norm saw. */
+static bool is_buffer(const char *name) {
+    static const char *const endings[] = {".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", ".num_batches_tracked"};
+    size_t length = strlen(name);
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
+        if (length > strlen(endings[i]) && strcmp(name + length - strlen(endings[i]), endings[i]) == 0)
+            return true;
     return false;
 }
 
@@ -145,8 +179,8 @@ static void count_unused(tn_network *network) {
             const char *name = file->entries[e].name;
             tn_module *module;
             int part;
-            if (tn_network_find_part(network, name, &module, &part) || strstr(name, "rotary_emb.inv_freq") ||
-                strstr(name, ".num_batches_tracked") || !tn_checkpoint_find(&network->checkpoint, name))
+            if (tn_network_find_part(network, name, &module, &part) || is_buffer(name) ||
+                !tn_checkpoint_find(&network->checkpoint, name))
                 continue;
             if (network->unused_tensors++ == 0)
                 network->first_unused = name;
@@ -156,6 +190,10 @@ static void count_unused(tn_network *network) {
 
 tn_status tn_network_load(tn_network *network) {
     TN_TRY(tn_checkpoint_open(network->dir, &network->checkpoint));
+    if (network->optional_prefix && !tn_network_stored(network, network->modules[0].name, "weight")) {
+        network->bare = true;
+        network->bare = tn_network_stored(network, network->modules[0].name, "weight") != NULL;
+    }
     TN_TRY(load_weights(network));
     count_unused(network);
     return TN_OK;

@@ -88,6 +88,10 @@ tn_var *tn_norm_forward(const tn_forward *forward, const tn_module *module, tn_v
     return tn_op_rmsnorm(forward->tape, x, &module->weight, eps, groups);
 }
 
+tn_var *tn_layernorm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps) {
+    return tn_op_layernorm(forward->tape, x, &module->weight, module->has_bias ? &module->bias : NULL, eps);
+}
+
 void tn_module_attach(tn_module *module, tn_slot *slot) {
     tn_slot **end = &module->slots;
     while (*end)

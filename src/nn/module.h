@@ -15,7 +15,8 @@ typedef struct tn_module {
     bool is_head; /* the output projection */
     bool has_bias;
     struct tn_module *tied; /* whose weight this one shares (an output head with the embedding), or NULL */
-    tn_weight weight, bias; /* linear [O, C] and [O]; embedding [V, C]; norm [C]; conv2d [O, C / groups, kh, kw] and [O] */
+    tn_weight weight, bias; /* linear [O, C] (or stored transposed) and [O]; embedding [V, C]; norm [C]; conv2d [O, C /
+                               groups, kh, kw] and [O] */
     tn_conv_shape conv;     /* of a convolution */
     bool has_running;       /* batch norm: */
     tn_weight running_mean, running_var; /* [C]; trainable: they follow the batches, without a gradient */
@@ -68,7 +69,8 @@ struct tn_slot {
 tn_var *tn_linear_forward(const tn_forward *forward, const tn_module *module, tn_var *x);
 tn_var *tn_embedding_forward(const tn_forward *forward, const tn_module *module, const int32_t *ids, int64_t count);
 tn_var *tn_conv_forward(const tn_forward *forward, const tn_module *module, tn_var *x);
-tn_var *tn_norm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps, int64_t groups);
+tn_var *tn_norm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps, int64_t groups); /* RMS */
+tn_var *tn_layernorm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps);
 
 void tn_module_attach(tn_module *module, tn_slot *slot);
 void tn_module_detach(tn_module *module, tn_slot *slot);

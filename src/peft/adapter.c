@@ -48,18 +48,18 @@ static tn_status add_slot(tn_adapter *adapter, tn_module *module, const tn_peft_
 /* rank_pattern and alpha_pattern resolved; the rank must fit the module. */
 static tn_status add_method_slot(tn_adapter *adapter, tn_module *module) {
     const tn_peft_config *config = &adapter->config;
-    const tn_tensor *weight = &tn_module_weight(module)->tensor;
+    int64_t out = tn_weight_out(tn_module_weight(module)), in = tn_weight_in(tn_module_weight(module));
     double rank, alpha;
     TN_TRY(tn_peft_pattern_value(config->rank_pattern, config->rank_pattern_count, module->name, "rank_pattern",
                                  (double)config->rank, &rank));
     TN_TRY(tn_peft_pattern_value(config->alpha_pattern, config->alpha_pattern_count, module->name, "alpha_pattern",
                                  config->alpha, &alpha));
-    int64_t inputs = module->kind == TN_MODULE_CONV2D ? tn_tensor_count(weight) / weight->shape[0] * module->conv.groups
-                                                      : weight->shape[1];
-    int64_t most = weight->shape[0] < inputs ? weight->shape[0] : inputs;
+    if (module->kind == TN_MODULE_CONV2D)
+        in *= module->conv.groups;
+    int64_t most = out < in ? out : in;
     if (!(rank >= 1) || rank != floor(rank) || (rank > (double)most && !adapter->method->any_rank))
         return tn_fail(TN_ERROR_ARGUMENT, "rank %g does not fit %s, whose weight is %lld x %lld; choose 1 to %lld", rank,
-                       module->name, (long long)weight->shape[0], (long long)inputs, (long long)most);
+                       module->name, (long long)out, (long long)in, (long long)most);
     tn_slot *slot = NULL;
     TN_TRY(add_slot(adapter, module, adapter->method, &adapter->method->hooks, adapter->method->slot_size, &slot));
     return adapter->method->create(adapter, slot, module, (int64_t)rank, alpha);
@@ -255,9 +255,13 @@ static tn_status build(tn_adapter *adapter, bool *selected) {
         return tn_fail_memory("the adapter");
     if (adapter->method->begin)
         TN_TRY(adapter->method->begin(adapter, selected));
-    for (int64_t i = 0; i < model->module_count; i++)
-        if (selected[i])
-            TN_TRY(add_method_slot(adapter, &model->modules[i]));
+    config->fan_in_fan_out = false; /* how the layers are stored counts, not what a file says */
+    for (int64_t i = 0; i < model->module_count; i++) {
+        if (!selected[i])
+            continue;
+        config->fan_in_fan_out = config->fan_in_fan_out || model->modules[i].weight.transposed;
+        TN_TRY(add_method_slot(adapter, &model->modules[i]));
+    }
     for (size_t i = 0; i < config->token_rows_count; i++)
         TN_TRY(add_token_rows(adapter, &config->token_rows[i]));
     TN_TRY(add_biases(adapter, selected));
@@ -420,20 +424,31 @@ static tn_status merge_share(const tn_adapter *adapter, const tn_module *module,
 
 tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
                                    bool *has_bias) {
-    const tn_tensor *base = &tn_module_weight(module)->tensor;
-    tn_convert_to_f32(weight, base->data, base->dtype, tn_tensor_count(base));
+    const tn_weight *base = tn_module_weight(module);
     bool widened = tn_adapter_widens(adapter, module);
+    tn_status status = TN_OK;
+    float *merged = weight; /* as methods see it: [O, C] */
+    if (base->transposed)
+        merged = tn_malloc((size_t)tn_tensor_count(&base->tensor) * sizeof *merged);
+    if (!merged)
+        return tn_fail_memory("the merged weights");
+    tn_weight_read(base, merged);
     if (widened)
-        tn_widen_groups(module, weight);
+        tn_widen_groups(module, merged);
     *has_bias = module->has_bias;
     if (bias && module->has_bias)
         tn_convert_to_f32(bias, module->bias.tensor.data, module->bias.tensor.dtype, module->bias.tensor.shape[0]);
     else if (bias)
-        memset(bias, 0, (size_t)module->weight.tensor.shape[0] * sizeof *bias);
+        memset(bias, 0, (size_t)tn_weight_out(base) * sizeof *bias);
     for (; adapter; adapter = adapter->next)
         if (adapter->weight != 0)
-            TN_TRY(merge_share(adapter, module, widened, weight, bias, has_bias));
-    return TN_OK;
+            TN_TRY_GOTO(merge_share(adapter, module, widened, merged, bias, has_bias));
+    if (merged != weight)
+        tn_weight_lay_out(base, merged, weight);
+fail:
+    if (merged != weight)
+        tn_free(merged);
+    return status;
 }
 
 /* Squared norm of (merged - base) of one module, and of the base. */

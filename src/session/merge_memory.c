@@ -10,7 +10,7 @@ static tn_status merge_modules(tn_model *model, float *place) {
         tn_module *module = &d->modules[i];
         tn_tensor *weight = &module->weight.tensor;
         const tn_tensor merged = tn_adapter_merged_shape(model->adapter, module);
-        int64_t count = tn_tensor_count(&merged);
+        int64_t count = tn_tensor_count(&merged), outputs = tn_weight_out(tn_module_weight(module));
         bool has_bias;
         if (!tn_adapter_changes(model->adapter, module))
             continue;
@@ -21,10 +21,10 @@ static tn_status merge_modules(tn_model *model, float *place) {
         *weight = merged;
         weight->dtype = TN_DTYPE_F32;
         weight->data = place;
-        module->bias.tensor = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {weight->shape[0]}, .data = bias};
+        module->bias.tensor = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {outputs}, .data = bias};
         module->has_bias = has_bias;
         module->tied = NULL;
-        place = bias + weight->shape[0];
+        place = bias + outputs;
     }
     return TN_OK;
 }
@@ -39,7 +39,7 @@ tn_status tn_session_merge_in_memory(tn_model *model, tn_merged *out) {
     for (int64_t i = 0; i < d->module_count; i++) {
         const tn_tensor merged = tn_adapter_merged_shape(adapter, &d->modules[i]);
         if (tn_adapter_changes(adapter, &d->modules[i]))
-            floats += tn_tensor_count(&merged) + merged.shape[0];
+            floats += tn_tensor_count(&merged) + tn_weight_out(tn_module_weight(&d->modules[i]));
     }
     out->bytes = floats * (int64_t)sizeof(float);
     out->memory = tn_pages_alloc((size_t)out->bytes);

@@ -154,9 +154,10 @@ static tn_status probe_tokens(tn_model *model, float **logits, int64_t *floats) 
         ids[first + i] = (int32_t)((uint64_t)(i + 1) * 2654435761u % (uint64_t)vocab);
         rows[i] = first + i;
     }
+    int32_t most = model->decoder->config.max_positions < total ? (int32_t)model->decoder->config.max_positions : total;
     for (int32_t i = 0; i < total; i++)
-        positions[i] = i;
-    TN_TRY(tn_decoder_prepare(model->decoder, total));
+        positions[i] = i % most;
+    TN_TRY(tn_decoder_prepare(model->decoder, most));
     TN_TRY(tn_tape_init(&rehearsal, model->kernels, 0));
     tn_status status = tn_pass_logits(model, &rehearsal, &tokens, rows, PROBE_TOKENS, NULL, NULL);
     int64_t peak = rehearsal.heap.peak;

@@ -16,6 +16,12 @@ static tn_var *run_linear(const operands *in) {
 static tn_var *run_linear_with_bias(const operands *in) {
     return tn_op_linear(in->tape, in->values[0], in->weights[1], in->weights[2]);
 }
+static tn_var *run_transposed_linear(const operands *in) {
+    static tn_weight weight; /* the op keeps a pointer */
+    weight = *in->weights[1];
+    weight.transposed = true;
+    return tn_op_linear(in->tape, in->values[0], &weight, in->weights[2]);
+}
 static tn_var *run_low_rank(const operands *in) {
     tn_var *y = copied(in->tape, in->values[0]);
     tn_op_low_rank(in->tape, y, in->values[1], in->weights[2], in->weights[3], NULL, 1.5f);
@@ -148,6 +154,21 @@ static tn_var *run_blend_replacing(const operands *in) {
 static tn_var *run_blend_all(const operands *in) {
     return run_blend(in, NULL, -1.25f);
 }
+static tn_var *run_take_columns(const operands *in) {
+    return tn_op_take_columns(in->tape, in->values[0], 2, 3);
+}
+/* As a fused projection is taken apart. */
+static tn_var *run_take_all_columns(const operands *in) {
+    tn_var *x = copied(in->tape, in->values[0]), *parts[3];
+    for (int i = 0; i < 3; i++)
+        parts[i] = tn_op_take_columns(in->tape, x, i * 2, 2);
+    tn_drop(in->tape, x);
+    tn_op_add(in->tape, parts[0], parts[1], 0.5f);
+    tn_op_add(in->tape, parts[0], parts[2], -2);
+    tn_drop(in->tape, parts[1]);
+    tn_drop(in->tape, parts[2]);
+    return parts[0];
+}
 /* One value read by several ops: gradients add up, whichever op comes first. */
 static tn_var *run_shared_value(const operands *in) {
     tn_var *x = in->values[0];
@@ -163,6 +184,7 @@ static const op_case op_cases[] = {
     {"embedding", run_embedding, 1, {{V, C, true}}},
     {"linear", run_linear, 2, {{T, C, false}, {O, C, true}}},
     {"linear with bias", run_linear_with_bias, 3, {{T, C, false}, {O, C, true}, {1, O, true}}},
+    {"transposed linear", run_transposed_linear, 3, {{T, C, false}, {C, O, true}, {1, O, true}}},
     {"low rank", run_low_rank, 4, {{T, O, false}, {T, C, false}, {R, C, true}, {O, R, true}}},
     {"low rank with bias",
      run_low_rank_with_bias,
@@ -191,6 +213,8 @@ static const op_case op_cases[] = {
     {"blend rows", run_blend_rows, 2, {{T, C, false}, {3, C, false}}},
     {"blend rows, replacing", run_blend_replacing, 2, {{T, C, false}, {3, C, false}}},
     {"blend all rows", run_blend_all, 2, {{T, C, false}, {T, C, false}}},
+    {"take columns", run_take_columns, 1, {{T, C, false}}},
+    {"take all columns", run_take_all_columns, 1, {{T, C, false}}},
     {"shared value", run_shared_value, 5, {{T, C, false}, {C, C, true}, {1, C, true}, {R, C, true}, {C, R, true}}},
 };
 
@@ -245,8 +269,12 @@ static double mean_loss(loss_case *c, const tn_kernels *kernels, bool recording,
     double sum = 0;
     memset(c->dhead, 0, sizeof c->dhead);
     memset(c->dbias, 0, sizeof c->dbias);
-    c->weight = (tn_weight){{.ndim = 2, .shape = {V, C}, .data = c->head}, trained_head, trained_head ? c->dhead : NULL};
-    c->head_bias = (tn_weight){{.ndim = 1, .shape = {V}, .data = c->bias}, trained_head, trained_head ? c->dbias : NULL};
+    c->weight = (tn_weight){.tensor = {.ndim = 2, .shape = {V, C}, .data = c->head},
+                            .trainable = trained_head,
+                            .grad = trained_head ? c->dhead : NULL};
+    c->head_bias = (tn_weight){.tensor = {.ndim = 1, .shape = {V}, .data = c->bias},
+                               .trainable = trained_head,
+                               .grad = trained_head ? c->dbias : NULL};
     assert_ok(tn_tape_init(&tape, kernels, RESERVE));
     tape.recording = recording;
     tn_var *hidden = tn_var_new(&tape, HIDDEN_ROWS, C, true);

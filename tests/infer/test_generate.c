@@ -125,6 +125,7 @@ static void a_window_of_attention_is_the_same_with_a_cache(void **state) {
 static void prompts_may_be_read_in_pieces(void **state) {
     (void)state;
     compare_with_uncached("golden/base_llama/base", 5);
+    compare_with_uncached("golden/base_gpt2/base", 5);
 }
 
 /* The first six ids as a prompt, then the rest one by one. */
