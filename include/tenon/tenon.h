@@ -4,6 +4,7 @@
 
 #include <tenon/adapters.h>
 #include <tenon/bench.h>
+#include <tenon/compose.h>
 #include <tenon/error.h>
 #include <tenon/evaluate.h>
 #include <tenon/generate.h>
