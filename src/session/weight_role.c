@@ -1,6 +1,7 @@
 /* Roles of weights by the names that Hugging Face's models use. */
 #include "session/weight_role.h"
 
+#include <stdio.h>
 #include <string.h>
 
 const char *tn_module_last_part(const char *module) {
