@@ -65,6 +65,9 @@ struct tn_peft_method {
      * NULL: merge adds, or cannot be undone. */
     tn_status (*unmerge)(const tn_slot *slot, const tn_module *module, float *weight, float *bias);
 
+    /* The update of a grouped convolution reads all channels: merge gets and gives the ungrouped weight [O, C, kh, kw]. */
+    bool widens_groups;
+
     /* True when merging needs a bias even though the base has none. */
     bool (*merge_adds_bias)(const tn_slot *slot);
 
