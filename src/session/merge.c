@@ -154,12 +154,19 @@ static tn_status restored_values(merger *m, const output_tensor *t, const tn_ten
     return TN_OK;
 }
 
+/* Those in use are of one method, if that is one of these. */
+static bool has_own_way_back(const tn_adapter *adapter) {
+    while (adapter && adapter->weight == 0)
+        adapter = adapter->next;
+    return adapter && adapter->method && adapter->method->unmerge;
+}
+
 /* The new f32 values of a tensor of a module into m->weight or m->bias: merged, or w - (merged(w) - w). */
 static tn_status new_values(merger *m, const output_tensor *t, const float **values) {
     const tn_tensor *base = t->is_bias ? &t->module->bias.tensor : &tn_module_weight(t->module)->tensor;
     int64_t count = tn_tensor_count(base);
     bool has_bias;
-    if (m->direction < 0 && m->model->adapter->method->unmerge)
+    if (m->direction < 0 && has_own_way_back(m->model->adapter))
         return restored_values(m, t, base, values);
     m->largest_factor = 0;
     TN_TRY(tn_adapter_merged_weight(m->model->adapter, t->module, m->weight, m->bias, &has_bias));
