@@ -169,7 +169,11 @@ static tn_status write_loss_and_grads(tn_safetensors_writer *writer, tn_model *m
         sum += losses[i];
     tn_free(losses);
     TN_TRY(status);
-    loss = in->labelled ? (float)(sum / (double)in->labelled) : 0;
+    sum = in->labelled ? sum / (double)in->labelled : 0;
+    for (tn_adapter *adapter = model->adapter; adapter; adapter = adapter->next)
+        if (adapter->method && adapter->method->penalty)
+            sum += adapter->method->penalty(adapter);
+    loss = (float)sum;
     TN_TRY(tn_safetensors_writer_data(writer, &loss, sizeof loss));
     for (const tn_adapter *adapter = model->adapter; adapter && with_grad; adapter = adapter->next)
         for (int64_t i = 0; i < adapter->params.count; i++) {

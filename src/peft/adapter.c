@@ -261,6 +261,7 @@ tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_
     }
     adapter->model = model;
     adapter->method = method;
+    adapter->trainable = trainable;
     adapter->config = *config;
     *config = (tn_peft_config){0};
     int64_t modules = model->module_count;
@@ -292,6 +293,7 @@ tn_status tn_adapter_create_full(tn_network *model, bool trainable, tn_adapter *
     if (!adapter)
         return tn_fail_memory("the trained weights");
     adapter->model = model;
+    adapter->trainable = trainable;
     for (int64_t i = 0; i < model->module_count; i++) {
         tn_module *module = &model->modules[i];
         if (!module->tied)

@@ -32,6 +32,7 @@ struct tn_adapter {
     int64_t slot_count;
     tn_replaced *replaced;
     int64_t replaced_count, replaced_capacity;
+    bool trainable;         /* parameters have gradients */
     bool attached, enabled; /* slots are on their modules; and act */
     bool replicated;        /* the model's layers are stacked for this adapter */
     const char *name;       /* of its subfolder among several saved together; NULL: the only or the default one */

@@ -91,7 +91,8 @@ static tn_status read_data(tn_trainer *t) {
 }
 
 static bool is_lora_b(const char *name) {
-    return strstr(name, ".lora_B.") || strstr(name, ".lora_embedding_B");
+    const char *at = strstr(name, ".lora_B");
+    return (at && (at[7] == '.' || !at[7])) || strstr(name, ".lora_embedding_B");
 }
 
 /* Groups overrule LoRA+. */
@@ -234,6 +235,9 @@ tn_status tn_trainer_load(tn_trainer *t) {
     const tn_train_options *options = t->options;
     TN_TRY(read_data(t));
     TN_TRY(prepare_batches(t));
+    const tn_peft_method *method = t->model->adapter->method;
+    if (method && method->start_training)
+        TN_TRY(method->start_training(t->model->adapter, t->steps));
     TN_TRY(apply_groups(t));
     TN_TRY(describe_settings(t));
     if (options->warmup >= t->steps && t->steps > 1 && t->callbacks->warning) {

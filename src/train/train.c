@@ -103,6 +103,8 @@ static tn_status run_step(run *r, int64_t step, tn_train_step *out) {
         return tn_fail(TN_ERROR_NUMERIC,
                        "the gradient is not finite at step %lld; the last checkpoint is kept; try a lower learning rate",
                        (long long)step);
+    if (method && method->before_step)
+        method->before_step(adapter);
     tn_optimizer_step(&t->optimizer, step, out->lr, out->grad_norm, o->grad_clip);
     if (method && method->after_step)
         method->after_step(adapter, step, t->steps, tn_optimizer_grad_scale(out->grad_norm, o->grad_clip));
