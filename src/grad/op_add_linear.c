@@ -25,8 +25,8 @@ static void add_linear_backward(tn_tape *tape, tn_node *base) {
         return;
     tape->flops += 2.0 * (double)rows * (double)out * (double)in;
     if (tn_tape_live(tape))
-        tape->kernels->gemm(w->grad, in, tn_transpose_of(dy, TN_DTYPE_F32, out),
-                            tn_rows_of(node->x->data, TN_DTYPE_F32, in), node->scale, 1, out, in, rows);
+        tape->kernels->gemm(w->grad, in, tn_transpose_of(dy, TN_DTYPE_F32, out), tn_rows_of(node->x->data, TN_DTYPE_F32, in),
+                            node->scale, 1, out, in, rows);
 }
 
 void tn_op_add_linear(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *weight, float scale) {

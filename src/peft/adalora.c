@@ -3,6 +3,7 @@
  * triplet; training takes the least important ones away (adalora_budget.c) and keeps A and B nearly orthogonal. */
 #include "peft/adalora.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/rng.h"
@@ -148,14 +149,14 @@ static const tn_option options[] = {
      TN_FIELD(tn_adalora_settings, tinit),
      .initial = "0",
      .low = 0,
-     .high = 1e12,
+     .high = INFINITY,
      .help = "steps before ranks are taken away"},
     {.name = "tfinal",
      .type = TN_OPTION_INT,
      TN_FIELD(tn_adalora_settings, tfinal),
      .initial = "0",
      .low = 0,
-     .high = 1e12,
+     .high = INFINITY,
      .help = "steps at the end whose ranks are final"},
     {.name = "delta-t",
      .json_key = "deltaT",
@@ -163,7 +164,7 @@ static const tn_option options[] = {
      TN_FIELD(tn_adalora_settings, delta_t),
      .initial = "1",
      .low = 1,
-     .high = 1e12,
+     .high = INFINITY,
      .help = "steps between two choices of ranks"},
     {.name = "importance-beta1",
      .json_key = "beta1",
@@ -195,7 +196,7 @@ static const tn_option options[] = {
      TN_FIELD(tn_adalora_settings, total_step),
      .initial = "0",
      .low = 0,
-     .high = 1e12,
+     .high = INFINITY,
      .help = "steps of the schedule; 0: of the run"},
     {0},
 };

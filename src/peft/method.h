@@ -92,6 +92,7 @@ struct tn_peft_method {
 typedef struct tn_peft_preset {
     const char *name;
     const tn_peft_method *method;
+    const char *flags; /* of `tenon train`; NULL: by its name */
     const char *summary, *formula, *paper;
     void (*apply)(tn_peft_config *config);
     bool training_only; /* changes how an adapter is trained and nothing in its file: also for one that was loaded */
@@ -100,8 +101,8 @@ typedef struct tn_peft_preset {
 /* All methods, NULL-terminated. */
 extern const tn_peft_method *const tn_peft_methods[];
 
-/* All presets, ended by an entry without a name. */
-extern const tn_peft_preset tn_peft_presets[];
+/* All presets, and what other options make of a method, ended by an entry without a name. */
+extern const tn_peft_preset tn_peft_presets[], tn_peft_ways[];
 
 const tn_peft_method *tn_peft_method_by_type(const char *peft_type); /* NULL when unknown */
 

@@ -305,6 +305,15 @@ static tn_status copy_curve(const run *r, tn_train_result *result) {
     return TN_OK;
 }
 
+static tn_status note_method(const tn_adapter *adapter, tn_train_result *result) {
+    tn_buf notes = {0};
+    if (!adapter->method || !adapter->method->report)
+        return TN_OK;
+    adapter->method->report(adapter, &notes);
+    result->notes = tn_buf_take(&notes);
+    return result->notes ? TN_OK : tn_fail_memory("the result");
+}
+
 static tn_status finish(run *r, int64_t first_step, tn_train_result *result) {
     const tn_metrics *m = &r->metrics;
     double seconds = tn_seconds() - r->started;
@@ -321,6 +330,7 @@ static tn_status finish(run *r, int64_t first_step, tn_train_result *result) {
         .predicted_peak_bytes = r->plan.peak_bytes,
     };
     TN_TRY(copy_curve(r, result));
+    TN_TRY(note_method(r->t.model->adapter, result));
     TN_TRY(tn_metrics_report(m, r->t.options->out, &r->plan, result, r->t.model->network->dir));
     return tn_model_save_adapter(r->t.model, r->t.options->out);
 }
@@ -330,6 +340,7 @@ void tn_train_result_free(tn_train_result *result) {
     tn_free(result->curve_losses);
     tn_free(result->valid_steps);
     tn_free(result->valid_losses);
+    tn_free(result->notes);
     *result = (tn_train_result){0};
 }
 
