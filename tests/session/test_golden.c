@@ -57,6 +57,7 @@ static const char *const cases[] = {
     "lora_tied_modules_to_save",
     "lora_trainable_tokens",
     "lora_trainable_tokens_tied",
+    "train_adalora",
     "train_dora",
     "train_lora_bias_embed",
     "train_lora_constant",

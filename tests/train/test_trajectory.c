@@ -176,6 +176,11 @@ static void dora(void **state) {
     follow("train_dora", NULL, 0, 1);
 }
 
+static void adalora_with_its_budget(void **state) {
+    (void)state;
+    follow("train_adalora", NULL, 0, 1);
+}
+
 static int remove_folder(void **state) {
     (void)state;
     tiny_remove();
@@ -191,6 +196,7 @@ int main(void) {
         cmocka_unit_test(lora_plus_is_a_learning_rate_group),
         cmocka_unit_test(lora_plus_has_an_option_of_its_own),
         cmocka_unit_test(dora),
+        cmocka_unit_test(adalora_with_its_budget),
     };
     return cmocka_run_group_tests(tests, NULL, remove_folder);
 }
