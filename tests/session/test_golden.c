@@ -67,6 +67,7 @@ static const char *const cases[] = {
     "lora_trainable_tokens_tied",
     "mlp_dora_small",
     "mlp_lora_small",
+    "train_adalora",
     "train_dora",
     "train_lora_bias_embed",
     "train_lora_constant",
