@@ -15,6 +15,11 @@ tn_var *tn_op_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, const tn
 void tn_op_low_rank(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *a, const tn_weight *b, const tn_weight *bias,
                     float scale);
 
+/* In place: y += l * (((x A^T) * d) B^T) by columns, with frozen A and B that others share: A [R, >= C], of which the first
+ * C columns count, B [>= O, R], the first O rows; d [R], l [O]. */
+void tn_op_scaled_low_rank(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *a, const tn_weight *b, const tn_weight *d,
+                           const tn_weight *l);
+
 /* In place: y += scale * A[:, ids]^T B^T: A [R, V], B [C, R]. */
 void tn_op_low_rank_embedding(tn_tape *tape, tn_var *y, const int32_t *ids, const tn_weight *a, const tn_weight *b,
                               float scale);

@@ -32,6 +32,17 @@ static tn_var *run_low_rank_with_bias(const operands *in) {
     tn_op_low_rank(in->tape, y, in->values[1], in->weights[2], in->weights[3], in->weights[4], -0.75f);
     return y;
 }
+/* Frozen factors that are wider and taller than the layer. */
+static tn_var *run_scaled_low_rank(const operands *in) {
+    static float a[R * (C + 2)], b[(O + 3) * R];
+    static const tn_weight a_weight = {.tensor = {.dtype = TN_DTYPE_F32, .ndim = 2, .shape = {R, C + 2}, .data = a}},
+                           b_weight = {.tensor = {.dtype = TN_DTYPE_F32, .ndim = 2, .shape = {O + 3, R}, .data = b}};
+    tn_fill_normal(a, R * (C + 2), 1, 1, 0, 0.5f);
+    tn_fill_normal(b, (O + 3) * R, 1, 2, 0, 0.5f);
+    tn_var *y = copied(in->tape, in->values[0]);
+    tn_op_scaled_low_rank(in->tape, y, in->values[1], &a_weight, &b_weight, in->weights[2], in->weights[3]);
+    return y;
+}
 static tn_var *run_low_rank_embedding(const operands *in) {
     tn_var *y = copied(in->tape, in->values[0]);
     tn_op_low_rank_embedding(in->tape, y, ids, in->weights[1], in->weights[2], 1.5f);
@@ -190,6 +201,7 @@ static const op_case op_cases[] = {
      run_low_rank_with_bias,
      5,
      {{T, O, false}, {T, C, false}, {R, C, true}, {O, R, true}, {1, O, true}}},
+    {"scaled low rank", run_scaled_low_rank, 4, {{T, O, false}, {T, C, false}, {1, R, true}, {1, O, true}}},
     {"low rank embedding", run_low_rank_embedding, 3, {{T, C, false}, {R, V, true}, {C, R, true}}},
     {"replace embeddings", run_replace_embeddings, 2, {{T, C, false}, {K, C, true}}},
     {"replace logits", run_replace_logits, 3, {{T, V, false}, {T, C, false}, {K, C, true}}},
