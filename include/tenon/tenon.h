@@ -8,6 +8,7 @@
 #include <tenon/error.h>
 #include <tenon/evaluate.h>
 #include <tenon/generate.h>
+#include <tenon/methods.h>
 #include <tenon/model.h>
 #include <tenon/profile.h>
 #include <tenon/train.h>

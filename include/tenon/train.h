@@ -106,6 +106,7 @@ typedef struct tn_train_result {
     double *curve_steps, *curve_losses;
     int64_t valid_points;
     double *valid_steps, *valid_losses;
+    char *notes; /* lines about what the method has made of the adapter (AdaLoRA's ranks), or NULL */
 } tn_train_result;
 TN_API void tn_train_result_free(tn_train_result *result);
 

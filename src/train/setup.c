@@ -62,7 +62,8 @@ static tn_status check_options(const tn_train_options *o) {
 }
 
 static bool is_lora_b(const char *name) {
-    return strstr(name, ".lora_B.") || strstr(name, ".lora_embedding_B");
+    const char *at = strstr(name, ".lora_B");
+    return (at && (at[7] == '.' || !at[7])) || strstr(name, ".lora_embedding_B");
 }
 
 /* Groups overrule LoRA+. */
@@ -191,6 +192,9 @@ tn_status tn_trainer_init(tn_trainer *t, tn_model *model, const tn_train_options
 tn_status tn_trainer_load(tn_trainer *t) {
     const tn_train_options *options = t->options;
     TN_TRY(t->source->load(t));
+    const tn_peft_method *method = t->model->adapter->method;
+    if (method && method->start_training)
+        TN_TRY(method->start_training(t->model->adapter, t->steps));
     TN_TRY(apply_groups(t));
     TN_TRY(describe_settings(t));
     if (options->warmup >= t->steps && t->steps > 1 && t->callbacks->warning) {
