@@ -24,7 +24,7 @@ static tn_lora_slot *frozen_slot(const tn_adapter *adapter, int64_t i) {
 static tn_status invert(tn_lora_slot *slot) {
     const tn_kernels *kernels = tn_kernels_cpu();
     const float ridge = 1e-8f;
-    int64_t rank = slot->a.tensor.shape[0], in = slot->a.tensor.shape[1];
+    int64_t rank = slot->a.tensor.shape[0], in = tn_weight_in(&slot->a);
     float *out = slot->precondition.tensor.data, scale = 1 / (slot->scale * slot->scale);
     float *gram = tn_malloc((size_t)(rank * (3 * rank + 1)) * sizeof *gram);
     if (!gram)
