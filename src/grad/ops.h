@@ -8,7 +8,7 @@
 /* y[t] = table[ids[t]], table [V, C]. ids must stay until backward. */
 tn_var *tn_op_embedding(tn_tape *tape, const int32_t *ids, int64_t count, const tn_weight *table);
 
-/* y = x W^T (+ bias): x [T, C], W [O, C], bias [O] or NULL. */
+/* y = x W^T (+ bias): x [T, C], W [O, C], stored either way, bias [O] or NULL. */
 tn_var *tn_op_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, const tn_weight *bias);
 
 /* In place: y += scale * x W^T: x [T, C], W [O, C], y [T, O]. */
@@ -17,6 +17,11 @@ void tn_op_add_linear(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *weig
 /* In place: y += scale * ((x A^T) B^T + bias): A [R, C], B [O, R], bias [O] or NULL. */
 void tn_op_low_rank(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *a, const tn_weight *b, const tn_weight *bias,
                     float scale);
+
+/* In place: y += l * (((x A^T) * d) B^T) by columns, with frozen A and B that others share: A [R, >= C], of which the first
+ * C columns count, B [>= O, R], the first O rows; d [R], l [O]. */
+void tn_op_scaled_low_rank(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *a, const tn_weight *b, const tn_weight *d,
+                           const tn_weight *l);
 
 /* In place: y += scale * A[:, ids]^T B^T: A [R, V], B [C, R]. */
 void tn_op_low_rank_embedding(tn_tape *tape, tn_var *y, const int32_t *ids, const tn_weight *a, const tn_weight *b,
@@ -30,6 +35,17 @@ void tn_op_replace_logits(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *
 
 /* RMS norm over each of `groups` equal parts of a row (1 for the hidden state, H for query heads): weight [C / groups]. */
 tn_var *tn_op_rmsnorm(tn_tape *tape, tn_var *x, const tn_weight *weight, float eps, int64_t groups);
+
+/* (x - mean(x)) / sqrt(var(x) + eps) * weight + bias by rows, the variance being the biased one: weight, bias [C]; bias may
+ * be NULL. */
+tn_var *tn_op_layernorm(tn_tape *tape, tn_var *x, const tn_weight *weight, const tn_weight *bias, float eps);
+
+/* Batch norm over the rows and the columns of each channel, as torch.nn.BatchNorm1d and 2d: x [N, C * S], all else [C],
+ * weight and bias may be NULL. In training by the statistics of x, with N * S > 1, and the running ones become (1 -
+ * momentum) * running + momentum * (mean or unbiased variance), but not when a block runs again for its gradient; else by
+ * the running ones. */
+tn_var *tn_op_batchnorm(tn_tape *tape, tn_var *x, int64_t channels, const tn_weight *weight, const tn_weight *bias,
+                        float *running_mean, float *running_var, float eps, float momentum, bool training);
 
 /* Cos and sin of the rotary angles, [positions, D/2] each. */
 typedef struct tn_rope_table {
@@ -55,6 +71,12 @@ tn_var *tn_op_swiglu(tn_tape *tape, tn_var *gate, tn_var *up);
 /* In place: x = max(x, 0). No later op may change x. */
 void tn_op_relu(tn_tape *tape, tn_var *x);
 
+/* x Phi(x), or its approximation by tanh, which transformers calls gelu_new; x / (1 + exp(-x)); tanh(x). No later op may
+ * read x. */
+tn_var *tn_op_gelu(tn_tape *tape, tn_var *x, bool by_tanh);
+tn_var *tn_op_silu(tn_tape *tape, tn_var *x);
+tn_var *tn_op_tanh(tn_tape *tape, tn_var *x);
+
 /* In place: y += scale * x. */
 void tn_op_add(tn_tape *tape, tn_var *y, tn_var *x, float scale);
 
@@ -62,11 +84,11 @@ void tn_op_add(tn_tape *tape, tn_var *y, tn_var *x, float scale);
  * and on belong to columns i C / blocks and on. */
 tn_var *tn_op_block_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, int64_t blocks);
 
-/* y[t] = x[t] * factors by elements: factors [C]. */
+/* y[t] = x[t] * factors by elements: factors [C], each for the C-th part of the columns (one column, or a plane's). */
 tn_var *tn_op_scale_columns(tn_tape *tape, tn_var *x, const tn_weight *factors);
 
-/* y[t] = (magnitude / norms) * (x[t] - bias) + bias by elements, norms being constants: magnitude, norms, bias [O]; bias may
- * be NULL. norms must stay until backward. */
+/* y[t] = (magnitude / norms) * (x[t] - bias) + bias by elements, norms being constants: magnitude, norms, bias [O], each for
+ * the O-th part of the columns; bias may be NULL. norms must stay until backward. */
 tn_var *tn_op_magnitude(tn_tape *tape, tn_var *x, const tn_weight *magnitude, const float *norms, const tn_weight *bias);
 
 /* y[t] = x[t] where keep[t], else 0; keep [T] must stay until backward. */
@@ -75,8 +97,42 @@ tn_var *tn_op_keep_rows(tn_tape *tape, tn_var *x, const bool *keep);
 /* x with each element zeroed with probability p and the others scaled by 1 / (1 - p); the mask depends on (seed, stream). */
 tn_var *tn_op_dropout(tn_tape *tape, tn_var *x, float p, uint64_t seed, uint64_t stream);
 
-/* Rows of x, in any order: y[i] = x[rows[i]]. */
+/* Rows of x, in any order: y[i] = x[rows[i]]; rows NULL: x itself, copied. rows must stay until backward. */
 tn_var *tn_op_take_rows(tn_tape *tape, tn_var *x, const int32_t *rows, int64_t count);
+
+/* In place: y[rows[i]] += weight * (part[i] - y[rows[i]]): rows ascending, or NULL for all. rows must stay until backward.
+ */
+void tn_op_blend_rows(tn_tape *tape, tn_var *y, tn_var *part, const int32_t *rows, float weight);
+/* `count` columns of x from `first` on. */
+tn_var *tn_op_take_columns(tn_tape *tape, tn_var *x, int64_t first, int64_t count);
+
+/* A batch of images is a value with a row for each, its columns channels of planes: [N, C * height * width]. */
+
+/* OK when the numbers make a convolution or a pool whose sizes can be counted; else TN_ERROR_FORMAT says what is wrong. A
+ * pool's padding is at most half its kernel and its dilation 1. Ops take shapes that passed. */
+tn_status tn_conv_shape_check(const tn_conv_shape *shape);
+tn_status tn_pool_shape_check(const tn_conv_shape *shape);
+
+/* y = conv2d(x, weight) (+ bias), as torch.nn.functional's: x [N, C * height * width], weight [O, C / groups, kernel height,
+ * kernel width], bias [O] or NULL -> [N, O * out height * out width]. */
+tn_var *tn_op_conv2d(tn_tape *tape, tn_var *x, const tn_conv_shape *shape, const tn_weight *weight, const tn_weight *bias);
+
+/* Largest element or mean of each window over each channel, padding counting as zeros in the mean:
+ * [N, C * height * width] -> [N, C * out height * out width]. */
+tn_var *tn_op_max_pool2d(tn_tape *tape, tn_var *x, const tn_conv_shape *shape);
+tn_var *tn_op_avg_pool2d(tn_tape *tape, tn_var *x, const tn_conv_shape *shape);
+
+/* Mean of each channel: [N, C * S] -> [N, C]. */
+tn_var *tn_op_global_avg_pool(tn_tape *tape, tn_var *x, int64_t channels);
+
+/* Losses that end a pass: losses [N] gets each row's. When recording, the gradient of grad_scale * sum(losses) lies on the
+ * value, which may be overwritten by it and had none before.
+ * Cross-entropy of logits [N, K] against labels [N] in [0, K); predicted [N] (or NULL) gets the largest logit's index, the
+ * first of equals. */
+void tn_op_class_loss(tn_tape *tape, tn_var *logits, const int32_t *labels, float grad_scale, float *losses,
+                      int32_t *predicted);
+/* mean over the K outputs of (y - targets)^2: y, targets [N, K]. */
+void tn_op_squared_error(tn_tape *tape, tn_var *y, const float *targets, float grad_scale, float *losses);
 
 /* Logits of hidden states, e.g. the output head with its adapters. */
 typedef tn_var *(*tn_head_fn)(tn_tape *tape, void *context, tn_var *hidden);
@@ -90,12 +146,5 @@ void tn_op_head_loss(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *conte
 
 /* Rows that tn_op_head_loss takes at a time. */
 int64_t tn_head_loss_rows(int64_t vocab_size);
-
-static inline tn_operand tn_weight_rows(const tn_weight *w) {
-    return tn_rows_of(w->tensor.data, w->tensor.dtype, w->tensor.shape[1]);
-}
-static inline tn_operand tn_weight_transpose(const tn_weight *w) {
-    return tn_transpose_of(w->tensor.data, w->tensor.dtype, w->tensor.shape[1]);
-}
 
 #endif

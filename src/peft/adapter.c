@@ -38,6 +38,7 @@ static tn_status add_slot(tn_adapter *adapter, tn_module *module, const tn_peft_
     if (!slot)
         return tn_fail_memory("the adapter");
     slot->hooks = hooks;
+    slot->weight = 1;
     slot->id = (uint32_t)(module - adapter->model->modules);
     adapter->slots[adapter->slot_count++] = (tn_adapter_slot){module, slot, method};
     *out = slot;
@@ -47,23 +48,27 @@ static tn_status add_slot(tn_adapter *adapter, tn_module *module, const tn_peft_
 /* rank_pattern and alpha_pattern resolved; the rank must fit the module. */
 static tn_status add_method_slot(tn_adapter *adapter, tn_module *module) {
     const tn_peft_config *config = &adapter->config;
-    const tn_tensor *weight = &tn_module_weight(module)->tensor;
+    int64_t out = tn_weight_out(tn_module_weight(module)), in = tn_weight_in(tn_module_weight(module));
     double rank, alpha;
     TN_TRY(tn_peft_pattern_value(config->rank_pattern, config->rank_pattern_count, module->name, "rank_pattern",
                                  (double)config->rank, &rank));
     TN_TRY(tn_peft_pattern_value(config->alpha_pattern, config->alpha_pattern_count, module->name, "alpha_pattern",
                                  config->alpha, &alpha));
-    int64_t most = weight->shape[0] < weight->shape[1] ? weight->shape[0] : weight->shape[1];
-    if (!(rank >= 1) || rank != floor(rank) || (rank > (double)most && !adapter->method->any_rank))
+    if (module->kind == TN_MODULE_CONV2D)
+        in *= module->conv.groups;
+    int64_t most = out < in ? out : in;
+    if (adapter->method->rank_key &&
+        (!(rank >= 1) || rank != floor(rank) || (rank > (double)most && !adapter->method->any_rank)))
         return tn_fail(TN_ERROR_ARGUMENT, "rank %g does not fit %s, whose weight is %lld x %lld; choose 1 to %lld", rank,
-                       module->name, (long long)weight->shape[0], (long long)weight->shape[1], (long long)most);
+                       module->name, (long long)out, (long long)in, (long long)most);
     tn_slot *slot = NULL;
     TN_TRY(add_slot(adapter, module, adapter->method, &adapter->method->hooks, adapter->method->slot_size, &slot));
     return adapter->method->create(adapter, slot, module, (int64_t)rank, alpha);
 }
 
 /* The trained copy starts from the base's tensor; until then `weight` still points at it. */
-static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_bias, const char *key) {
+static tn_status replace_part(tn_adapter *adapter, tn_module *module, tn_weight *weight, const char *key) {
+    bool is_bias = weight == &module->bias;
     if (adapter->replaced_count == adapter->replaced_capacity) {
         int64_t capacity = adapter->replaced_capacity ? adapter->replaced_capacity * 2 : 32;
         tn_replaced *replaced = tn_realloc_array(adapter->replaced, (size_t)capacity, sizeof *replaced);
@@ -72,13 +77,13 @@ static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_
         adapter->replaced = replaced;
         adapter->replaced_capacity = capacity;
     }
-    tn_weight *weight = is_bias ? &module->bias : &module->weight;
     tn_replaced *r = &adapter->replaced[adapter->replaced_count++];
     *r = (tn_replaced){.module = module,
+                       .place = weight,
                        .is_bias = is_bias,
                        .original = *weight,
                        .tied = module->tied,
-                       .was_tied = !is_bias && module->tied};
+                       .was_tied = weight == &module->weight && module->tied};
     if (r->was_tied) {
         weight->tensor = module->tied->weight.tensor;
         module->tied = NULL;
@@ -87,6 +92,24 @@ static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_
     if (!name)
         return tn_fail_memory("the adapter");
     return tn_params_add(&adapter->params, name, weight);
+}
+
+static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_bias, const char *key) {
+    return replace_part(adapter, module, is_bias ? &module->bias : &module->weight, key);
+}
+
+/* Batch norm's running statistics are learned with its weights, though by no gradient. */
+static tn_status replace_running(tn_adapter *adapter, tn_module *module) {
+    tn_weight *const parts[2] = {&module->running_mean, &module->running_var};
+    static const char *const keys[2] = {"running_mean", "running_var"};
+    for (int i = 0; i < 2 && module->has_running; i++) {
+        TN_TRY(replace_part(adapter, module, parts[i], keys[i]));
+        tn_param *param = &adapter->params.entries[adapter->params.count - 1];
+        param->is_buffer = true;
+        param->decay = false;
+        param->lr_scale = 0;
+    }
+    return TN_OK;
 }
 
 static tn_status check_saved_names(const tn_network *model, tn_text_list names) {
@@ -112,12 +135,14 @@ static tn_status add_saved_modules(tn_adapter *adapter) {
         if (module->tied && adapter->config.ensure_weight_tying && tn_peft_saves_module(names, module->tied->name))
             continue;
         if (module == model->embedding && model->head && model->head->tied && !adapter->config.ensure_weight_tying) {
+            adapter->untied_head = true;
             model->head->weight = module->weight;
             model->head->tied = NULL;
         }
         TN_TRY(replace_tensor(adapter, module, false, "weight"));
         if (module->has_bias)
             TN_TRY(replace_tensor(adapter, module, true, "bias"));
+        TN_TRY(replace_running(adapter, module));
     }
     return TN_OK;
 }
@@ -175,23 +200,39 @@ static tn_status add_token_rows(tn_adapter *adapter, const tn_token_rows *rows) 
     return TN_OK;
 }
 
+static const char *leaf_of(const char *name) {
+    const char *dot = strrchr(name, '.');
+    return dot ? dot + 1 : name;
+}
+
+/* The shortest ending of names that a list of targets can hold for this module and no unselected one. */
+static const char *target_name(const tn_network *model, const bool *selected, const char *name) {
+    const char *leaf = leaf_of(name);
+    for (int64_t i = 0; i < model->module_count; i++)
+        if (!selected[i] && strcmp(leaf_of(model->modules[i].name), leaf) == 0)
+            return name;
+    return leaf;
+}
+
 /* A saved configuration names modules, so that it means the same in every tool. */
 static tn_status resolve_all_linear(tn_adapter *adapter, const bool *selected) {
-    const char *leaves[64];
+    const tn_network *model = adapter->model;
     size_t count = 0;
     if (!adapter->config.all_linear)
         return TN_OK;
-    for (int64_t i = 0; i < adapter->model->module_count && count < 64; i++) {
-        const char *name = adapter->model->modules[i].name, *dot = strrchr(name, '.');
-        bool seen = !selected[i];
-        name = dot ? dot + 1 : name;
-        for (size_t j = 0; j < count; j++)
-            seen = seen || strcmp(leaves[j], name) == 0;
+    const char **names = tn_arena_array(&adapter->arena, (size_t)model->module_count, sizeof *names);
+    if (!names)
+        return tn_fail_memory("the adapter");
+    for (int64_t i = 0; i < model->module_count; i++) {
+        const char *name = selected[i] ? target_name(model, selected, model->modules[i].name) : NULL;
+        bool seen = !name;
+        for (size_t j = 0; j < count && !seen; j++)
+            seen = strcmp(names[j], name) == 0;
         if (!seen)
-            leaves[count++] = name;
+            names[count++] = name;
     }
     adapter->config.all_linear = false;
-    return tn_peft_config_copy_list(&adapter->config, (tn_text_list){leaves, count}, &adapter->config.target_modules);
+    return tn_peft_config_copy_list(&adapter->config, (tn_text_list){names, count}, &adapter->config.target_modules);
 }
 
 static tn_status build(tn_adapter *adapter, bool *selected) {
@@ -204,6 +245,7 @@ static tn_status build(tn_adapter *adapter, bool *selected) {
         TN_TRY(model->kind->replicate(model, (const int64_t(*)[2])config->replication, (int64_t)config->replication_count));
         adapter->replicated = true;
     }
+    TN_TRY(tn_peft_config_check(config));
     if (adapter->method->complete)
         TN_TRY(adapter->method->complete(model, config));
     if (!config->target_modules.count && !config->target_regex && !config->all_linear && !config->target_parameters.count)
@@ -215,9 +257,13 @@ static tn_status build(tn_adapter *adapter, bool *selected) {
         return tn_fail_memory("the adapter");
     if (adapter->method->begin)
         TN_TRY(adapter->method->begin(adapter, selected));
-    for (int64_t i = 0; i < model->module_count; i++)
-        if (selected[i])
-            TN_TRY(add_method_slot(adapter, &model->modules[i]));
+    config->fan_in_fan_out = false; /* how the layers are stored counts, not what a file says */
+    for (int64_t i = 0; i < model->module_count; i++) {
+        if (!selected[i])
+            continue;
+        config->fan_in_fan_out = config->fan_in_fan_out || model->modules[i].weight.transposed;
+        TN_TRY(add_method_slot(adapter, &model->modules[i]));
+    }
     for (size_t i = 0; i < config->token_rows_count; i++)
         TN_TRY(add_token_rows(adapter, &config->token_rows[i]));
     TN_TRY(add_biases(adapter, selected));
@@ -246,7 +292,8 @@ static tn_status start_values(tn_adapter *adapter, uint64_t seed) {
 static void attach(tn_adapter *adapter) {
     for (int64_t i = 0; i < adapter->slot_count; i++)
         tn_module_attach(adapter->slots[i].module, adapter->slots[i].slot);
-    adapter->attached = adapter->enabled = true;
+    adapter->attached = adapter->on = adapter->enabled = true;
+    adapter->weight = 1;
 }
 
 tn_status tn_adapter_outline(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
@@ -306,11 +353,13 @@ tn_status tn_adapter_create_full(tn_network *model, bool trainable, tn_adapter *
             TN_TRY_GOTO(replace_tensor(adapter, module, false, "weight"));
         if (module->has_bias)
             TN_TRY_GOTO(replace_tensor(adapter, module, true, "bias"));
+        TN_TRY_GOTO(replace_running(adapter, module));
     }
     TN_TRY_GOTO(tn_params_build(&adapter->params, trainable));
     for (int64_t i = 0; i < adapter->params.count; i++)
         adapter->params.entries[i].decay = adapter->params.entries[i].weight->tensor.ndim > 1;
-    adapter->attached = adapter->enabled = true;
+    adapter->attached = adapter->on = adapter->enabled = true;
+    adapter->weight = 1;
     *out = adapter;
     return TN_OK;
 fail:
@@ -318,108 +367,10 @@ fail:
     return status;
 }
 
-/* Restores the base's tensors in reverse order of their replacement. */
-static void restore_base(tn_adapter *adapter) {
-    for (int64_t i = adapter->replaced_count; i-- > 0;) {
-        tn_replaced *r = &adapter->replaced[i];
-        *(r->is_bias ? &r->module->bias : &r->module->weight) = r->original;
-        if (r->was_tied)
-            r->module->tied = r->tied;
-    }
-    tn_network *model = adapter->model;
-    if (model->tied)
-        model->head->tied = model->embedding;
-}
-
-void tn_adapter_free(tn_adapter *adapter) {
-    if (!adapter)
-        return;
-    if (adapter->attached)
-        tn_adapter_enable(adapter, true);
-    tn_adapter_free(adapter->next);
-    if (adapter->attached) {
-        for (int64_t i = 0; i < adapter->slot_count; i++)
-            tn_module_detach(adapter->slots[i].module, adapter->slots[i].slot);
-    }
-    restore_base(adapter);
-    if (adapter->replicated)
-        adapter->model->kind->unreplicate(adapter->model);
-    tn_params_free(&adapter->params);
-    tn_params_free(&adapter->constants);
-    tn_peft_config_free(&adapter->config);
-    tn_arena_free(&adapter->arena);
-    tn_free(adapter->slots);
-    tn_free(adapter->replaced);
-    tn_free(adapter);
-}
-
-tn_status tn_adapter_append(tn_adapter *adapter, tn_adapter *other, const char *name) {
-    tn_status status;
-    tn_adapter *last = adapter;
-    const tn_peft_config *invocation = tn_adapter_invocation(adapter);
-    if (invocation || tn_adapter_invocation(other)) {
-        status = tn_fail(TN_ERROR_UNSUPPORTED, "alora_invocation_tokens work for a single adapter, not for several at once");
-        goto fail;
-    }
-    for (tn_adapter *one = adapter; one; one = one->next) {
-        last = one;
-        for (int64_t i = 0; i < one->replaced_count * other->replaced_count; i++) {
-            const tn_replaced *a = &one->replaced[i / other->replaced_count],
-                              *b = &other->replaced[i % other->replaced_count];
-            if (a->module != b->module || a->is_bias != b->is_bias)
-                continue;
-            status = tn_fail(TN_ERROR_ARGUMENT, "two adapters replace the %s of '%s'; only one of them can act",
-                             a->is_bias ? "bias" : "weight", a->module->name);
-            goto fail;
-        }
-    }
-    other->name = tn_arena_strdup(&other->arena, name);
-    if (!other->name) {
-        status = tn_fail_memory("the adapter");
-        goto fail;
-    }
-    last->next = other;
-    return TN_OK;
-fail:
-    tn_adapter_free(other);
-    return status;
-}
-
-const tn_peft_config *tn_adapter_invocation(const tn_adapter *adapter) {
-    for (; adapter; adapter = adapter->next)
-        if (adapter->config.invocation_count)
-            return &adapter->config;
-    return NULL;
-}
-
-void tn_adapter_mute(tn_adapter *adapter, bool muted) {
-    for (; adapter; adapter = adapter->next)
-        for (int64_t i = 0; i < adapter->slot_count; i++)
-            adapter->slots[i].slot->disabled = muted;
-}
-
-static void exchange_replaced(tn_adapter *adapter, bool enabled) {
-    for (int64_t i = 0; i < adapter->replaced_count; i++) {
-        tn_replaced *r = &adapter->replaced[i];
-        tn_weight *weight = r->is_bias ? &r->module->bias : &r->module->weight, other = r->original;
-        r->original = *weight;
-        *weight = other;
-        if (r->was_tied)
-            r->module->tied = enabled ? NULL : r->tied;
-    }
-}
-
-void tn_adapter_enable(tn_adapter *adapter, bool enabled) {
-    tn_adapter_mute(adapter, !enabled);
-    for (; adapter; adapter = adapter->next) {
-        if (adapter->enabled != enabled)
-            exchange_replaced(adapter, enabled);
-        adapter->enabled = enabled;
-    }
-}
-
 bool tn_adapter_has(const tn_adapter *adapter, const tn_module *module) {
     for (; adapter; adapter = adapter->next) {
+        if (adapter->weight == 0)
+            continue;
         for (int64_t i = 0; i < adapter->slot_count; i++)
             if (adapter->slots[i].module == module)
                 return true;
@@ -435,7 +386,7 @@ bool tn_adapter_changes(const tn_adapter *adapter, const tn_module *module) {
 }
 
 /* What one adapter's slots make of a weight and bias. */
-static tn_status merge_slots(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
+static tn_status merge_slots(const tn_adapter *adapter, const tn_module *module, bool widened, float *weight, float *bias,
                              bool *has_bias) {
     for (int64_t i = 0; i < adapter->slot_count; i++) {
         const tn_adapter_slot *s = &adapter->slots[i];
@@ -445,24 +396,105 @@ static tn_status merge_slots(const tn_adapter *adapter, const tn_module *module,
             tn_token_rows_merge((const tn_token_rows_slot *)s->slot, weight, tn_module_weight(module)->tensor.shape[1]);
             continue;
         }
+        if (widened && !s->method->widens_groups)
+            return tn_fail(TN_ERROR_UNSUPPORTED, "'%s': %s and an adapter that reads all channels cannot be merged together",
+                           module->name, s->method->name);
         TN_TRY(s->method->merge(s->slot, module, weight, bias));
         *has_bias = *has_bias || (s->method->merge_adds_bias && s->method->merge_adds_bias(s->slot));
     }
     return TN_OK;
 }
 
+/* values = before + share (values - before) */
+static void take_share(float *values, const float *before, float share, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        values[i] = before[i] + share * (values[i] - before[i]);
+}
+
+/* The same for an adapter of which only a share counts. */
+static tn_status merge_share(const tn_adapter *adapter, const tn_module *module, bool widened, float *weight, float *bias,
+                             bool *has_bias) {
+    int64_t count = tn_tensor_count(&tn_module_weight(module)->tensor) * (widened ? module->conv.groups : 1);
+    int64_t outputs = bias ? module->bias.tensor.shape[0] : 0;
+    if (adapter->weight == 1)
+        return merge_slots(adapter, module, widened, weight, bias, has_bias);
+    float *before = tn_malloc((size_t)(count + outputs) * sizeof *before);
+    if (!before)
+        return tn_fail_memory("the merged weights");
+    memcpy(before, weight, (size_t)count * sizeof *before);
+    if (bias)
+        memcpy(before + count, bias, (size_t)outputs * sizeof *before);
+    tn_status status = merge_slots(adapter, module, widened, weight, bias, has_bias);
+    take_share(weight, before, adapter->weight, count);
+    if (bias)
+        take_share(bias, before + count, adapter->weight, outputs);
+    tn_free(before);
+    return status;
+}
+
 tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
                                    bool *has_bias) {
-    const tn_tensor *base = &tn_module_weight(module)->tensor;
-    tn_convert_to_f32(weight, base->data, base->dtype, tn_tensor_count(base));
+    const tn_weight *base = tn_module_weight(module);
+    bool widened = tn_adapter_widens(adapter, module);
+    tn_status status = TN_OK;
+    float *merged = weight; /* as methods see it: [O, C] */
+    if (base->transposed)
+        merged = tn_malloc((size_t)tn_tensor_count(&base->tensor) * sizeof *merged);
+    if (!merged)
+        return tn_fail_memory("the merged weights");
+    tn_weight_read(base, merged);
+    if (widened)
+        tn_widen_groups(module, merged);
     *has_bias = module->has_bias;
     if (bias && module->has_bias)
         tn_convert_to_f32(bias, module->bias.tensor.data, module->bias.tensor.dtype, module->bias.tensor.shape[0]);
     else if (bias)
-        memset(bias, 0, (size_t)module->weight.tensor.shape[0] * sizeof *bias);
+        memset(bias, 0, (size_t)tn_weight_out(base) * sizeof *bias);
     for (; adapter; adapter = adapter->next)
-        TN_TRY(merge_slots(adapter, module, weight, bias, has_bias));
+        if (adapter->weight != 0)
+            TN_TRY_GOTO(merge_share(adapter, module, widened, merged, bias, has_bias));
+    if (merged != weight)
+        tn_weight_lay_out(base, merged, weight);
+fail:
+    if (merged != weight)
+        tn_free(merged);
+    return status;
+}
+
+/* The last that was merged is the first to be undone. */
+static tn_status unmerge_slots(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias) {
+    if (!adapter)
+        return TN_OK;
+    TN_TRY(unmerge_slots(adapter->next, module, weight, bias));
+    if (adapter->weight == 0)
+        return TN_OK;
+    if (adapter->weight != 1)
+        return tn_fail(TN_ERROR_UNSUPPORTED, "%s can be taken out whole only, not with a weight of %g",
+                       adapter->method->name, (double)adapter->weight);
+    for (int64_t i = adapter->slot_count; i-- > 0;) {
+        const tn_adapter_slot *s = &adapter->slots[i];
+        if (s->module == module && s->method)
+            TN_TRY(s->method->unmerge(s->slot, module, weight, bias));
+    }
     return TN_OK;
+}
+
+tn_status tn_adapter_unmerged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias) {
+    const tn_weight *merged = tn_module_weight(module);
+    float *values = weight; /* as methods see it: [O, C] */
+    if (merged->transposed)
+        values = tn_malloc((size_t)tn_tensor_count(&merged->tensor) * sizeof *values);
+    if (!values)
+        return tn_fail_memory("the restored weights");
+    tn_weight_read(merged, values);
+    if (bias && module->has_bias)
+        tn_convert_to_f32(bias, module->bias.tensor.data, module->bias.tensor.dtype, module->bias.tensor.shape[0]);
+    tn_status status = unmerge_slots(adapter, module, values, module->has_bias ? bias : NULL);
+    if (values != weight) {
+        tn_weight_lay_out(merged, values, weight);
+        tn_free(values);
+    }
+    return status;
 }
 
 /* Squared norm of (merged - base) of one module, and of the base. */
@@ -471,15 +503,18 @@ static tn_status change_of(const tn_adapter *adapter, const tn_module *module, d
     const tn_kernels *kernels = tn_kernels_cpu();
     for (const tn_adapter *one = adapter; one; one = one->next)
         for (int64_t i = 0; i < one->replaced_count; i++)
-            if (one->replaced[i].module == module && !one->replaced[i].is_bias && !one->replaced[i].was_tied)
+            if (one->replaced[i].place == &module->weight && !one->replaced[i].was_tied)
                 base = &one->replaced[i].original.tensor;
-    int64_t count = tn_tensor_count(base);
+    const tn_tensor shape = tn_adapter_merged_shape(adapter, module);
+    int64_t count = tn_tensor_count(&shape);
     bool has_bias;
     float *merged = tn_malloc((size_t)count * sizeof *merged), *original = tn_malloc((size_t)count * sizeof *original);
     tn_status status = merged && original ? tn_adapter_merged_weight(adapter, module, merged, NULL, &has_bias)
                                           : tn_fail_memory("the norm of the change");
     if (status == TN_OK) {
-        tn_convert_to_f32(original, base->data, base->dtype, count);
+        tn_convert_to_f32(original, base->data, base->dtype, tn_tensor_count(base));
+        if (tn_adapter_widens(adapter, module))
+            tn_widen_groups(module, original);
         *base_square += kernels->sum_squares(original, count);
         kernels->add(merged, original, -1, count);
         *change += kernels->sum_squares(merged, count);
@@ -510,7 +545,7 @@ tn_status tn_adapter_summarise(const tn_adapter *adapter, tn_adapter_summary *ou
     }
     for (const tn_adapter *one = adapter; one; one = one->next)
         for (int64_t i = 0; i < one->params.count; i++)
-            out->parameters += one->params.entries[i].count;
+            out->parameters += one->params.entries[i].is_buffer ? 0 : one->params.entries[i].count;
     out->change_norm = sqrt(change);
     out->base_norm = sqrt(base);
     return TN_OK;

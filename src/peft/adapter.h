@@ -15,6 +15,7 @@ typedef struct tn_adapter_slot {
 /* A base tensor replaced by a trained copy. */
 typedef struct tn_replaced {
     tn_module *module;
+    tn_weight *place; /* what of the module */
     bool is_bias;
     bool was_tied; /* a tied head that was given a weight of its own */
     tn_weight original;
@@ -32,10 +33,15 @@ struct tn_adapter {
     int64_t slot_count;
     tn_replaced *replaced;
     int64_t replaced_count, replaced_capacity;
-    bool trainable;         /* parameters have gradients */
-    bool attached, enabled; /* slots are on their modules; and act */
-    bool replicated;        /* the model's layers are stacked for this adapter */
-    const char *name;       /* of its subfolder among several saved together; NULL: the only or the default one */
+    bool trainable;   /* parameters have gradients */
+    bool attached;    /* slots are on their modules */
+    bool on;          /* switched on, as the whole list is */
+    bool enabled;     /* acts: on, and of some weight */
+    bool untied_head; /* gave a tied head the base's embedding as a weight of its own */
+    float weight;     /* of its update among several; 0: not in use, whatever is enabled */
+    bool replicated;  /* the model's layers are stacked for this adapter */
+    const char *name; /* among several; NULL: the only or the default one */
+    const char *dir;  /* where it was loaded from, or NULL */
     tn_adapter *next; /* attached after it; updates add. Functions below act on all of the list but where they say so */
     tn_arena arena;
 };
@@ -55,9 +61,22 @@ tn_status tn_adapter_create_full(tn_network *model, bool trainable, tn_adapter *
 /* Detaches from the model and frees; NULL is fine. The model stays usable. */
 void tn_adapter_free(tn_adapter *adapter);
 
-/* Appends an adapter of the same model to the list. Two that replace the same tensor do not go together. Takes `other` also
- * on failure. */
+/* Appends an adapter of the same model to the list. Two that replace the same tensor cannot both be in use. Takes `other`
+ * also on failure. */
 tn_status tn_adapter_append(tn_adapter *adapter, tn_adapter *other, const char *name);
+
+/* Takes one adapter out of the list, whose new beginning is returned, and frees it. */
+tn_adapter *tn_adapter_remove(tn_adapter *list, tn_adapter *one);
+
+/* Puts `fresh`, which is in no list yet, in the place of `old`, which is freed. Returns the list's new beginning. */
+tn_adapter *tn_adapter_replace(tn_adapter *list, tn_adapter *old, tn_adapter *fresh);
+
+/* The adapter of that name ("default" for the one without a name), or NULL. */
+tn_adapter *tn_adapter_find(tn_adapter *list, const char *name);
+
+/* Sets how much of one adapter of the list counts; 0 takes it out of use. Fails where an adapter that replaces tensors would
+ * be given a weight other than 0 and 1, or together with another that replaces the same. */
+tn_status tn_adapter_set_weight(tn_adapter *list, tn_adapter *one, float weight);
 
 /* Slots do nothing while muted; replaced tensors stay. */
 void tn_adapter_mute(tn_adapter *adapter, bool muted);
@@ -65,7 +84,8 @@ void tn_adapter_mute(tn_adapter *adapter, bool muted);
 /* The configuration whose invocation tokens decide where the adapter acts (aLoRA), or NULL. */
 const tn_peft_config *tn_adapter_invocation(const tn_adapter *adapter);
 
-/* Switches an attached adapter off and on without touching its tensors. Trained copies of base tensors change place too. */
+/* Switches the adapters in use off and on without touching their tensors. Trained copies of base tensors change place too.
+ */
 void tn_adapter_enable(tn_adapter *adapter, bool enabled);
 
 typedef struct tn_adapter_load_options {
@@ -108,10 +128,22 @@ typedef struct tn_adapter_summary {
 } tn_adapter_summary;
 tn_status tn_adapter_summarise(const tn_adapter *adapter, tn_adapter_summary *out);
 
-/* The effective weight of a module with the adapter merged in, f32 [O, C], and its bias [O] (bias may be NULL; *has_bias
- * says whether the merged module has one). Modules that the adapter leaves alone give their base values. */
+/* The effective weight of a module with the adapter merged in, f32 in tn_adapter_merged_shape, and its bias [O] (bias may be
+ * NULL; *has_bias says whether the merged module has one). Modules that the adapter leaves alone give their base values. */
 tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
                                    bool *has_bias);
+
+/* The reverse for a module with merged weights, by methods that have an unmerge of their own: the base's weight and bias,
+ * laid out as above. */
+tn_status tn_adapter_unmerged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias);
+/* The shape of that weight: the base's, but for a grouped convolution that an update reads across its groups, which is one
+ * without groups when merged: [O, C, kh, kw]. */
+tn_tensor tn_adapter_merged_shape(const tn_adapter *adapter, const tn_module *module);
+bool tn_adapter_widens(const tn_adapter *adapter, const tn_module *module);
+
+/* A grouped convolution's weight [O, C / groups, kh, kw] becomes the ungrouped one [O, C, kh, kw] that computes the same, in
+ * place. */
+void tn_widen_groups(const tn_module *module, float *weight);
 
 /* True when an adapter sits on the module itself. */
 bool tn_adapter_has(const tn_adapter *adapter, const tn_module *module);

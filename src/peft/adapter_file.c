@@ -55,6 +55,13 @@ static bool is_tied_copy(const tn_adapter *adapter, const char *name) {
     return head && head->tied && strncmp(name, head->name, length) == 0 && strcmp(name + length, ".weight") == 0;
 }
 
+/* PyTorch's batch norm counts its batches, which nothing here depends on. */
+static bool is_batch_count(const char *name) {
+    static const char ending[] = ".num_batches_tracked";
+    size_t length = strlen(name), tail = sizeof ending - 1;
+    return length > tail && strcmp(name + length - tail, ending) == 0;
+}
+
 static tn_status fail_unexpected(const tn_adapter *adapter, const char *path, const char *name) {
     const char **names = tn_malloc((size_t)(adapter->params.count + 1) * sizeof *names);
     const char *nearest = NULL;
@@ -91,7 +98,7 @@ static tn_status check_frozen_copy(const tn_adapter *adapter, const char *path, 
                                    const tn_module *module) {
     const tn_tensor *base = &tn_module_weight(module)->tensor;
     for (int64_t i = 0; i < adapter->replaced_count; i++)
-        if (adapter->replaced[i].module == module && !adapter->replaced[i].is_bias)
+        if (adapter->replaced[i].place == &module->weight)
             base = &adapter->replaced[i].original.tensor;
     int64_t count = tn_tensor_count(base);
     if (!tn_tensor_same_shape(base, &entry->tensor) || !tn_dtype_is_float(entry->tensor.dtype))
@@ -111,6 +118,36 @@ static tn_status check_frozen_copy(const tn_adapter *adapter, const char *path, 
     tn_free(a);
     tn_free(b);
     return status;
+}
+
+/* A shared tensor may be repeated for each module, "<module>.<name>", or be there although its seed is all that the
+ * configuration wants. NULL: the key is no such tensor. */
+static const tn_param *shared_copy_of(const tn_adapter *adapter, const char *name) {
+    const char *dot = strrchr(name, '.'), *own = dot ? dot + 1 : name;
+    for (int64_t i = 0; i < adapter->constants.count; i++) {
+        const tn_param *param = &adapter->constants.entries[i];
+        if (param->shared && strcmp(param->name, own) == 0)
+            return param;
+    }
+    return NULL;
+}
+
+static tn_status check_shared_copy(const tn_safetensors *file, const tn_safetensors_entry *entry, const tn_param *param) {
+    char key[600];
+    full_key(param, key, sizeof key);
+    const tn_safetensors_entry *stored = param->in_file ? tn_safetensors_find(file, key) : NULL;
+    const tn_tensor *want = stored ? &stored->tensor : &param->weight->tensor, *have = &entry->tensor;
+    bool same = tn_tensor_same_shape(want, have) && tn_dtype_is_float(want->dtype) && tn_dtype_is_float(have->dtype);
+    for (int64_t i = 0; same && i < tn_tensor_count(want); i++) {
+        float a, b;
+        tn_convert_to_f32(&a, (const char *)want->data + i * tn_dtype_size(want->dtype), want->dtype, 1);
+        tn_convert_to_f32(&b, (const char *)have->data + i * tn_dtype_size(have->dtype), have->dtype, 1);
+        same = fabsf(a - b) <= 1e-6f * (1 + fabsf(a));
+    }
+    if (same)
+        return TN_OK;
+    return tn_fail(TN_ERROR_MISMATCH, "%s: '%s' is not the tensor that all modules share, %s", file->path, entry->name,
+                   stored ? key : "as the configuration's seed gives it");
 }
 
 /* Which tensors of the adapter the file has had so far. */
@@ -140,8 +177,11 @@ static tn_status read_tensor(const seen_tensors *seen, const tn_safetensors *fil
     const tn_module *frozen = frozen_copy_of(adapter, name);
     if (frozen)
         return options->allow_partial ? TN_OK : check_frozen_copy(adapter, file->path, entry, frozen);
-    if (is_tied_copy(adapter, name))
+    if (is_tied_copy(adapter, name) || is_batch_count(name))
         return TN_OK;
+    const tn_param *shared = shared_copy_of(adapter, name);
+    if (shared)
+        return options->allow_partial ? TN_OK : check_shared_copy(file, entry, shared);
     report->unexpected++;
     return options->allow_partial ? TN_OK : fail_unexpected(adapter, file->path, name);
 }
@@ -238,6 +278,10 @@ tn_status tn_adapter_load(tn_network *model, const char *dir, const tn_adapter_l
     for (int64_t i = 0; i < adapter->slot_count; i++)
         if (adapter->slots[i].method && adapter->slots[i].method->loaded)
             TN_TRY_GOTO(adapter->slots[i].method->loaded(adapter, adapter->slots[i].slot, adapter->slots[i].module));
+    if (!(adapter->dir = tn_arena_strdup(&adapter->arena, dir))) {
+        status = tn_fail_memory("the adapter");
+        goto fail;
+    }
     tn_safetensors_close(&file);
     *out = adapter;
     return TN_OK;

@@ -83,6 +83,11 @@ static tn_status outline(const entry *e, tn_network *layer, int64_t rank, tn_ada
         config.init = e->variant->name;
     if (rank && e->method->rank_key)
         config.rank = rank;
+    status = tn_peft_config_set_targets(&config, "layer");
+    if (status != TN_OK) {
+        tn_peft_config_free(&config);
+        return status;
+    }
     return tn_adapter_outline(layer, e->method, &config, false, out);
 }
 

@@ -38,7 +38,8 @@ typedef struct tn_peft_config {
     int64_t rank;
     double alpha, dropout;
     bool use_rslora, use_dora, lora_bias, ensure_weight_tying;
-    bool freeze_a; /* LoRA-FA */
+    bool fan_in_fan_out; /* written for readers that need to be told; set from the adapted layers */
+    bool freeze_a;       /* LoRA-FA */
     tn_bias_mode bias;
     const char *init; /* "kaiming", "gaussian", "pissa", "pissa_niter_K", "olora", "orthogonal", "random" (not a no-op) */
     const char *target_regex; /* full match; or NULL */
@@ -73,6 +74,9 @@ tn_status tn_peft_config_parse(const cJSON *json, const char *where, tn_peft_con
 
 /* Appends adapter_config.json text that PEFT loads, with sorted keys. */
 tn_status tn_peft_config_print(const tn_peft_config *config, tn_buf *out);
+
+/* Fails for what is set, but has no place in the method's adapter_config.json, so that it would be lost. */
+tn_status tn_peft_config_check(const tn_peft_config *config);
 
 /* Targets as the command line gives them: "all-linear", names separated by commas, or one regular expression (anything with
  * a character that no module name holds). `what` is the option's name in errors. */

@@ -47,7 +47,8 @@ struct tn_peft_method {
      * belongs to the model's module i. */
     tn_status (*begin)(tn_adapter *adapter, const bool *selected);
 
-    /* Declares the slot's tensors through tn_adapter_declare; rank and alpha are resolved for the module. */
+    /* Declares the slot's tensors through tn_adapter_declare; rank and alpha are resolved for the module, whose sizes are
+     * tn_weight_out and tn_weight_in, since a linear weight may be stored transposed (tn_weight_read gives it as [O, C]). */
     tn_status (*create)(tn_adapter *adapter, tn_slot *slot, tn_module *module, int64_t rank, double alpha);
 
     /* Starting values of shared tensors, then of each slot, after all tensors have memory. */
@@ -59,6 +60,13 @@ struct tn_peft_method {
 
     /* weight [O, C] (embedding [V, C]) becomes the module's effective weight; bias [O] or NULL. All f32. */
     tn_status (*merge)(const tn_slot *slot, const tn_module *module, float *weight, float *bias);
+
+    /* Undoes merge where subtracting does not. Each value is the merged one times a factor: reports of rounding count on it.
+     * NULL: merge adds, or cannot be undone. */
+    tn_status (*unmerge)(const tn_slot *slot, const tn_module *module, float *weight, float *bias);
+
+    /* The update of a grouped convolution reads all channels: merge gets and gives the ungrouped weight [O, C, kh, kw]. */
+    bool widens_groups;
 
     /* True when merging needs a bias even though the base has none. */
     bool (*merge_adds_bias)(const tn_slot *slot);

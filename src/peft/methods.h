@@ -5,5 +5,7 @@
 #include "peft/method.h"
 
 extern const tn_peft_method tn_adalora;
+extern const tn_peft_method tn_ia3;
+extern const tn_peft_method tn_vera;
 
 #endif

@@ -4,7 +4,9 @@
 #include "peft/lora.h"
 #include "peft/methods.h"
 
-const tn_peft_method *const tn_peft_methods[] = {&tn_lora, &tn_adalora, NULL};
+const tn_peft_method *const tn_peft_methods[] = {
+    &tn_lora, &tn_adalora, &tn_ia3, &tn_vera, NULL,
+};
 
 static void use_dora(tn_peft_config *config) {
     config->use_dora = true;

@@ -13,6 +13,8 @@ typedef struct {
     tn_dtype dtype; /* unless keep_dtype */
     double largest_rounding;
     int64_t modules;
+    double largest_factor; /* of the tensor at hand, from merged to restored, where the method undoes it by factors; 0: it
+                              subtracts */
     float *weight, *bias, *original; /* scratch for the largest module */
     char *stored;                    /* scratch: one tensor in the output's type */
     int64_t scratch;                 /* elements of each */
@@ -24,13 +26,17 @@ typedef struct {
     const tn_tensor *source; /* as stored; NULL for tensors that merging adds */
     const tn_module *module; /* of the model, or NULL when only carried along */
     bool is_bias;
+    const tn_tensor *running; /* batch norm's statistics of the module, f32, or NULL */
+    tn_tensor wide;           /* ndim 0, or the shape of a grouped convolution that merging makes one without groups */
 } output_tensor;
 
-/* Elements of the largest tensor of the modules and of what the checkpoint holds besides. */
-static int64_t largest_tensor(const tn_network *network) {
+/* Elements of the largest tensor of the merged modules and of what the checkpoint holds besides. */
+static int64_t largest_tensor(const tn_model *model) {
+    const tn_network *network = model->network;
     int64_t most = 1;
     for (int64_t i = 0; i < network->module_count; i++) {
-        int64_t count = tn_tensor_count(&tn_module_weight(&network->modules[i])->tensor);
+        const tn_tensor merged = tn_adapter_merged_shape(model->adapter, &network->modules[i]);
+        int64_t count = tn_tensor_count(&merged);
         most = count > most ? count : most;
     }
     for (size_t f = 0; f < network->checkpoint.file_count; f++) {
@@ -61,7 +67,7 @@ static tn_status merger_init(merger *m, tn_model *model, const char *dtype, int 
     *m = (merger){.model = model, .direction = direction, .keep_dtype = !dtype || strcmp(dtype, "keep") == 0};
     if (!m->keep_dtype && (!tn_dtype_from_name(dtype, &m->dtype) || m->dtype > TN_DTYPE_BF16))
         return tn_fail(TN_ERROR_ARGUMENT, "dtype '%s' is not one of keep, f32, bf16, f16", dtype);
-    m->scratch = largest_tensor(model->network);
+    m->scratch = largest_tensor(model);
     size_t most = (size_t)m->scratch;
     m->weight = tn_pages_alloc(most * sizeof(float));
     m->bias = tn_pages_alloc(most * sizeof(float));
@@ -91,7 +97,7 @@ static tn_status check_can_unmerge(const tn_adapter *adapter) {
         return tn_fail(TN_ERROR_UNSUPPORTED,
                        "this adapter replaced rows of the embedding (trainable_token_indices), so the base's "
                        "own cannot be restored from it; use the base that it was trained on");
-    if (!method->subtractable)
+    if (!method->subtractable && !method->unmerge)
         return tn_fail(TN_ERROR_UNSUPPORTED,
                        "%s changes weights in a way that cannot be undone from the merged ones; use the base that it was "
                        "trained on",
@@ -99,7 +105,29 @@ static tn_status check_can_unmerge(const tn_adapter *adapter) {
     return method->check_unmerge ? method->check_unmerge(adapter) : TN_OK;
 }
 
+/* What scales the base's input leaves alone what another method adds; merged, it would scale both. */
+static tn_status check_inputs(const tn_adapter *adapter) {
+    for (const tn_adapter *one = adapter; one; one = one->next)
+        for (const tn_adapter *other = adapter; other; other = other->next)
+            if (one->weight != 0 && other->weight != 0 && one->method != other->method && one->method &&
+                one->method->hooks.input)
+                return tn_fail(TN_ERROR_UNSUPPORTED,
+                               "%s cannot be merged together with adapters of other methods; merge one after the other",
+                               one->method->name);
+    return TN_OK;
+}
+
+static tn_status check_keeps_groups(const tn_model *model) {
+    for (int64_t i = 0; i < model->network->module_count; i++)
+        if (tn_adapter_widens(model->adapter, &model->network->modules[i]))
+            return tn_fail(TN_ERROR_MISMATCH,
+                           "nothing was merged into this model: its convolution '%s' is still in groups, and would not be",
+                           model->network->modules[i].name);
+    return TN_OK;
+}
+
 tn_status tn_session_check_can_merge(const tn_adapter *adapter) {
+    TN_TRY(check_inputs(adapter));
     for (; adapter; adapter = adapter->next)
         if (adapter->method && adapter->method->check_merge)
             TN_TRY(adapter->method->check_merge(adapter));
@@ -114,11 +142,33 @@ static tn_status check_layers_are_separate(const tn_adapter *adapter) {
     return TN_OK;
 }
 
+/* The base's f32 values by the method's own way; m->original keeps the merged ones. */
+static tn_status restored_values(merger *m, const output_tensor *t, const tn_tensor *merged, const float **values) {
+    TN_TRY(tn_adapter_unmerged_weight(m->model->adapter, t->module, m->weight, m->bias));
+    *values = t->is_bias ? m->bias : m->weight;
+    tn_convert_to_f32(m->original, merged->data, merged->dtype, tn_tensor_count(merged));
+    m->largest_factor = 1;
+    for (int64_t i = 0; i < tn_tensor_count(merged); i++)
+        if (m->original[i] != 0)
+            m->largest_factor = fmax(m->largest_factor, fabs((double)(*values)[i] / m->original[i]));
+    return TN_OK;
+}
+
+/* Those in use are of one method, if that is one of these. */
+static bool has_own_way_back(const tn_adapter *adapter) {
+    while (adapter && adapter->weight == 0)
+        adapter = adapter->next;
+    return adapter && adapter->method && adapter->method->unmerge;
+}
+
 /* The new f32 values of a tensor of a module into m->weight or m->bias: merged, or w - (merged(w) - w). */
 static tn_status new_values(merger *m, const output_tensor *t, const float **values) {
     const tn_tensor *base = t->is_bias ? &t->module->bias.tensor : &tn_module_weight(t->module)->tensor;
     int64_t count = tn_tensor_count(base);
     bool has_bias;
+    if (m->direction < 0 && has_own_way_back(m->model->adapter))
+        return restored_values(m, t, base, values);
+    m->largest_factor = 0;
     TN_TRY(tn_adapter_merged_weight(m->model->adapter, t->module, m->weight, m->bias, &has_bias));
     float *merged = t->is_bias ? m->bias : m->weight;
     if (m->direction < 0) {
@@ -138,9 +188,14 @@ static double half_ulp(float value, tn_dtype dtype) {
     return ldexp(0.5, (exponent > lowest ? exponent : lowest) - bits);
 }
 
-/* How far a restored value may be from the base's besides its last rounding: merging rounded to the merged checkpoint's
- * type, and the sums on the way there and back, none of them above |merged| + |change|, were rounded to f32. */
-static double restoring_error(float restored, float merged, tn_dtype merged_dtype) {
+/* How far a restored value may be from the base's besides its last rounding. A factor also multiplies what merging lost by
+ * rounding; else merging rounded to the merged checkpoint's type, and the sums on the way there and back, none of them above
+ * |merged| + |change|, were rounded to f32. */
+static double restoring_error(const merger *m, float restored, float merged, tn_dtype merged_dtype) {
+    if (m->largest_factor > 0) {
+        double factor = merged != 0 ? fabs((double)restored / merged) : m->largest_factor;
+        return factor * half_ulp(merged, merged_dtype) + 2 * half_ulp(restored, TN_DTYPE_F32);
+    }
     float most = fabsf(merged) + fabsf(merged - restored);
     return half_ulp(merged, merged_dtype) + 4 * half_ulp(most, TN_DTYPE_F32);
 }
@@ -156,7 +211,7 @@ static void note_rounding(merger *m, const float *exact, const float *merged, tn
         for (int64_t i = 0; i < n; i++) {
             double lost = fabs((double)back[i] - exact[at + i]);
             if (merged)
-                lost += restoring_error(exact[at + i], merged[at + i], merged_dtype);
+                lost += restoring_error(m, exact[at + i], merged[at + i], merged_dtype);
             m->largest_rounding = fmax(m->largest_rounding, lost);
         }
     }
@@ -165,7 +220,7 @@ static void note_rounding(merger *m, const float *exact, const float *merged, tn
 /* In the checkpoint that is read; what merging adds is like the embedding there. */
 static tn_dtype stored_dtype(const merger *m, const output_tensor *t) {
     const tn_network *d = m->model->network;
-    const tn_tensor *embedding = tn_checkpoint_find(&d->checkpoint, "model.embed_tokens.weight");
+    const tn_tensor *embedding = d->embedding ? tn_network_stored(d, d->embedding->name, "weight") : NULL;
     return t->source ? t->source->dtype : embedding ? embedding->dtype : TN_DTYPE_F32;
 }
 
@@ -175,8 +230,12 @@ static tn_dtype output_dtype(const merger *m, const output_tensor *t) {
 }
 
 static const tn_tensor *shape_of(const output_tensor *t) {
+    if (t->wide.ndim)
+        return &t->wide;
     if (t->source)
         return t->source;
+    if (t->running)
+        return t->running;
     return t->is_bias ? &t->module->bias.tensor : &tn_module_weight(t->module)->tensor;
 }
 
@@ -189,7 +248,9 @@ static tn_status write_tensor(merger *m, tn_safetensors_writer *writer, const ou
     if (!changed && t->source && t->source->dtype == dtype)
         return tn_safetensors_writer_data(writer, t->source->data, tn_tensor_bytes(t->source));
     const float *values = m->weight;
-    if (changed)
+    if (t->running)
+        values = t->running->data;
+    else if (changed)
         TN_TRY(new_values(m, t, &values));
     else
         tn_convert_to_f32(m->weight, shape->data, shape->dtype, count);
@@ -200,20 +261,21 @@ static tn_status write_tensor(merger *m, tn_safetensors_writer *writer, const ou
         return tn_fail(TN_ERROR_NUMERIC, "'%s': the value %g at element %lld does not fit %s; choose another dtype", t->name,
                        (double)values[bad], (long long)bad, tn_dtype_name(dtype));
     note_rounding(m, values, changed && m->direction < 0 ? m->original : NULL, stored_dtype(m, t), dtype, count);
-    m->modules += changed && !t->is_bias && tn_adapter_has(adapter, t->module);
+    m->modules += changed && !t->is_bias && !t->running && tn_adapter_has(adapter, t->module);
     return tn_safetensors_writer_data(writer, m->stored, count * tn_dtype_size(dtype));
 }
 
-static const tn_module *module_of(const tn_network *network, const char *name, bool *is_bias) {
-    const char *dot = strrchr(name, '.');
-    int64_t at;
-    *is_bias = dot && strcmp(dot, ".bias") == 0;
-    if (!dot || (!*is_bias && strcmp(dot, ".weight") != 0))
-        return NULL;
-    if (!tn_map_get(&network->by_name, name, (size_t)(dot - name), &at))
-        return NULL;
-    const tn_module *module = &network->modules[at];
-    return *is_bias && !module->has_bias ? NULL : module;
+/* Fills what a stored tensor is to the model, if it is anything. */
+static void find_module(const tn_model *model, const char *stored, output_tensor *t) {
+    tn_module *module;
+    int part;
+    if (!tn_network_find_part(model->network, stored, &module, &part))
+        return;
+    if (part == 0 && tn_adapter_widens(model->adapter, module))
+        t->wide = tn_adapter_merged_shape(model->adapter, module);
+    t->module = module;
+    t->is_bias = part == 1;
+    t->running = part > 1 ? &tn_module_part(module, part)->tensor : NULL;
 }
 
 /* What a merged model has and the base has not: a bias from lora_bias, a head that no longer follows the embedding. */
@@ -255,6 +317,10 @@ static tn_status write_file(merger *m, const char *path, const output_tensor *te
     TN_TRY_GOTO(tn_safetensors_writer_metadata(writer, "format", "pt"));
     for (size_t i = 0; i < count; i++) {
         const tn_tensor *shape = shape_of(&tensors[i]);
+        if (!tensors[i].name) {
+            status = tn_fail_memory("the names of tensors");
+            goto fail;
+        }
         TN_TRY_GOTO(
             tn_safetensors_writer_declare(writer, tensors[i].name, output_dtype(m, &tensors[i]), shape->ndim, shape->shape));
         *bytes += tn_tensor_count(shape) * tn_dtype_size(output_dtype(m, &tensors[i]));
@@ -275,33 +341,50 @@ static bool is_indexed(const tn_network *network, const tn_safetensors_entry *en
     return tn_checkpoint_find(&network->checkpoint, entry->name) == &entry->tensor;
 }
 
+/* transformers reads names without the family's prefix only where all lack it; that of a head never has one. */
+static const char *output_name(const tn_network *network, const char *name, bool with_head, tn_arena *names) {
+    return with_head && network->bare ? tn_arena_printf(names, "%s%s", network->optional_prefix, name) : name;
+}
+
 /* Appends a file's tensors, in its order, to `list`. A tied head that is stored all the same stays what it was for the
  * model: the embedding. */
-static size_t list_file(const tn_network *network, const tn_safetensors *file, output_tensor *list) {
+static size_t list_file(const tn_model *model, const tn_safetensors *file, bool with_head, output_tensor *list,
+                        tn_arena *names) {
+    const tn_network *network = model->network;
     size_t count = 0;
     for (size_t e = 0; e < file->count; e++) {
         const tn_safetensors_entry *entry = &file->entries[e];
         if (!is_indexed(network, entry))
             continue;
         output_tensor *t = &list[count++];
-        *t = (output_tensor){.name = entry->name, .source = &entry->tensor};
-        t->module = module_of(network, t->name, &t->is_bias);
+        *t = (output_tensor){.name = output_name(network, entry->name, with_head, names), .source = &entry->tensor};
+        find_module(model, entry->name, t);
         if (t->module == network->head && network->tied)
             t->source = NULL;
     }
     return count;
 }
 
-static size_t list_created(const tn_network *network, output_tensor *list, tn_arena *names) {
+static void append_created(const tn_model *model, const char *name, tn_module *module, int part, output_tensor *list,
+                           size_t *count) {
+    output_tensor *t = &list[(*count)++];
+    *t = (output_tensor){.name = name, .module = module, .is_bias = part == 1};
+    if (part > 1)
+        t->running = &tn_module_part(module, part)->tensor;
+    if (part == 0 && tn_adapter_widens(model->adapter, module))
+        t->wide = tn_adapter_merged_shape(model->adapter, module);
+}
+
+static size_t list_created(const tn_model *model, output_tensor *list, tn_arena *names) {
+    const tn_network *network = model->network;
     size_t count = 0;
-    for (int64_t i = 0; i < network->module_count; i++) {
-        const tn_module *module = &network->modules[i];
-        if (!module->tied)
-            list[count++] = (output_tensor){.name = tn_arena_printf(names, "%s.weight", module->name), .module = module};
-        if (module->has_bias)
-            list[count++] =
-                (output_tensor){.name = tn_arena_printf(names, "%s.bias", module->name), .module = module, .is_bias = true};
-    }
+    for (int64_t i = 0; i < network->module_count; i++)
+        for (int part = 0; part < TN_MODULE_PARTS; part++) {
+            tn_module *module = &network->modules[i];
+            const char *name = tn_arena_printf(names, "%s.%s", module->name, tn_module_part_name(part));
+            if (tn_module_part(module, part))
+                append_created(model, name, module, part, list, &count);
+        }
     return count;
 }
 
@@ -313,6 +396,7 @@ static const char *base_name(const char *path) {
 static tn_status write_index(const tn_network *network, const char *dir, bool with_head, int64_t bytes) {
     char path[TN_PATH_MAX];
     tn_buf text = {0};
+    tn_arena names = {0};
     cJSON *index = cJSON_CreateObject(), *metadata = cJSON_AddObjectToObject(index, "metadata");
     cJSON *map = cJSON_AddObjectToObject(index, "weight_map");
     cJSON_AddNumberToObject(metadata, "total_size", (double)bytes);
@@ -322,13 +406,14 @@ static tn_status write_index(const tn_network *network, const char *dir, bool wi
         last = base_name(file->path);
         for (size_t e = 0; e < file->count; e++)
             if (is_indexed(network, &file->entries[e]))
-                cJSON_AddStringToObject(map, file->entries[e].name, last);
+                cJSON_AddStringToObject(map, output_name(network, file->entries[e].name, with_head, &names), last);
     }
     if (with_head)
         cJSON_AddStringToObject(map, head_weight, last);
     tn_json_print(&text, index, true);
     tn_buf_putc(&text, '\n');
     cJSON_Delete(index);
+    tn_arena_free(&names);
     tn_status status = tn_buf_status(&text);
     if (status == TN_OK)
         status = tn_path_join(path, dir, "model.safetensors.index.json");
@@ -341,7 +426,7 @@ static tn_status write_index(const tn_network *network, const char *dir, bool wi
 static tn_status write_weights(merger *m, const char *dir, bool with_head) {
     const tn_network *d = m->model->network;
     char path[TN_PATH_MAX];
-    size_t most = (size_t)d->module_count * 2 + 2;
+    size_t most = (size_t)d->module_count * TN_MODULE_PARTS + 2;
     int64_t bytes = 0;
     tn_arena names = {0};
     tn_status status = TN_OK;
@@ -353,7 +438,8 @@ static tn_status write_weights(merger *m, const char *dir, bool with_head) {
     size_t files = d->checkpoint.file_count ? d->checkpoint.file_count : 1;
     for (size_t f = 0; f < files; f++) {
         bool from_disk = d->checkpoint.file_count > 0;
-        size_t count = from_disk ? list_file(d, &d->checkpoint.files[f], list) : list_created(d, list, &names);
+        size_t count = from_disk ? list_file(m->model, &d->checkpoint.files[f], with_head, list, &names)
+                                 : list_created(m->model, list, &names);
         const char *name = from_disk ? base_name(d->checkpoint.files[f].path) : "model.safetensors";
         if (with_head && f + 1 == files)
             list[count++] = (output_tensor){.name = head_weight, .module = d->head};
@@ -368,6 +454,16 @@ fail:
     return status;
 }
 
+/* In the layers of a sequential model whose merged weight has none. */
+static void drop_groups(const tn_model *model, cJSON *json) {
+    for (int64_t i = 0; model->sequential && i < model->sequential->config.count; i++) {
+        const tn_module *module = model->sequential->config.layers[i].module;
+        cJSON *layers = cJSON_GetObjectItemCaseSensitive(json, "layers");
+        if (module && tn_adapter_widens(model->adapter, module))
+            cJSON_ReplaceItemInObjectCaseSensitive(cJSON_GetArrayItem(layers, (int)i), "groups", cJSON_CreateNumber(1));
+    }
+}
+
 static tn_status write_config(const merger *m, const char *dir, bool untied) {
     char path[TN_PATH_MAX];
     static const char *const torch_names[] = {"float32", "float16", "bfloat16"};
@@ -379,6 +475,7 @@ static tn_status write_config(const merger *m, const char *dir, bool untied) {
         cJSON_DeleteItemFromObjectCaseSensitive(json, "tie_word_embeddings");
         cJSON_AddFalseToObject(json, "tie_word_embeddings");
     }
+    drop_groups(m->model, json);
     if (!m->keep_dtype) {
         const char *key = tn_json_get(json, "dtype") ? "dtype" : "torch_dtype";
         cJSON_DeleteItemFromObjectCaseSensitive(json, key);
@@ -410,7 +507,7 @@ tn_status tn_session_copy_words(const tn_model *model, const char *dir) {
     char from[TN_PATH_MAX], to[TN_PATH_MAX];
     tn_buf bytes = {0};
     tn_status status = TN_OK;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    for (size_t i = 0; i < sizeof names / sizeof *names && model->tokenizer_dir; i++) {
         TN_TRY_GOTO(tn_path_join(from, model->tokenizer_dir, names[i]));
         TN_TRY_GOTO(tn_path_join(to, dir, names[i]));
         if (!tn_path_exists(from))
@@ -469,6 +566,8 @@ tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const ch
     TN_TRY_GOTO(check_layers_are_separate(model->adapter));
     for (const tn_adapter *one = model->adapter; one && direction < 0; one = one->next)
         TN_TRY_GOTO(check_can_unmerge(one));
+    if (direction < 0)
+        TN_TRY_GOTO(check_keeps_groups(model));
     TN_TRY_GOTO(tn_dir_create(dir));
     TN_TRY_GOTO(check_folder(model, dir));
     TN_TRY_GOTO(tn_dir_check_writable(dir));

@@ -135,7 +135,8 @@ static void every_method_of_the_golden_data_is_named(void **state) {
         {"golden/dora_basic/adapter", "LORA", 4, true, NULL},
         {"golden/loha_basic/adapter", "LOHA", 4, false, "'LOHA'"},
         {"golden/lokr_basic/adapter", "LOKR", 4, false, "'LOKR'"},
-        {"golden/vera_basic/adapter", "VERA", 6, false, "'VERA'"},
+        {"golden/vera_basic/adapter", "VERA", 6, true, NULL},
+        {"golden/ia3_basic/adapter", "IA3", 6, true, NULL},
         {"golden/c3a_basic/adapter", "C3A", 4, false, "'C3A'"},
         {"golden/prompt_tuning/adapter", "PROMPT_TUNING", 0, false, "'PROMPT_TUNING'"},
         {"golden/trainable_tokens_basic/adapter", "TRAINABLE_TOKENS", 1, false, "'TRAINABLE_TOKENS'"},
@@ -159,10 +160,13 @@ static void sharded_model_of_the_golden_data_is_described(void **state) {
     is_true("supported", true);
     is_true("sound", true);
     assert_true(member("shards")->valuedouble >= 2);
-    look(shared("golden/base_gpt2/base"), false, true);
+    look(shared("golden/base_gpt_neox/base"), false, true);
     is_true("supported", false);
-    text_holds("why_not", "'gpt2'");
+    text_holds("why_not", "'gpt_neox'");
     number_is("layers", 2);
+    look(shared("golden/base_gpt2/base"), true, true);
+    is_true("supported", true);
+    number_is("max_positions", 32);
 }
 
 static void model_is_described_with_its_sizes(void **state) {

@@ -115,12 +115,15 @@ static void number_of_threads_changes_no_byte(void **state) {
 
 static void recomputing_activations_changes_no_byte(void **state) {
     (void)state;
-    for (int full = 0; full < 2; full++) {
+    static const char *const methods[] = {"lora", "vera", "ia3", "full"};
+    for (int i = 0; i < 4; i++) {
+        bool full = i == 3, sized = i < 2;
         tiny_run off = tiny_start("recompute-off"), on = tiny_start("recompute-on");
         off.train.checkpointing = "off";
         on.train.checkpointing = "on";
-        off.adapter.dropout = on.adapter.dropout = 0.1;
-        off.adapter.method = on.adapter.method = full ? "full" : "lora";
+        off.adapter.dropout = on.adapter.dropout = sized || full ? 0.1 : 0;
+        off.adapter.rank = on.adapter.rank = sized || full ? 4 : 0;
+        off.adapter.method = on.adapter.method = methods[i];
         off.adapter.target_modules = on.adapter.target_modules = "all-linear";
         tiny_train_well(&off);
         tiny_train_well(&on);
@@ -140,12 +143,15 @@ static void every_kind_of_trained_tensor_learns(void **state) {
         {"base", "lora", "kaiming", "none", "embed_tokens,lm_head", NULL},
         {"base", "full", "kaiming", "none", NULL, NULL},
         {"qwen2", "full", "kaiming", "none", NULL, NULL},
+        {"qwen2", "vera", "kaiming", "vera_only", NULL, NULL},
+        {"qwen2", "ia3", "kaiming", "none", "norm", NULL},
     };
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         recording r;
         tiny_run run = start_recording("kinds", &r);
         run.base = kinds[i].base;
         run.adapter.method = kinds[i].method;
+        run.adapter.rank = strcmp(kinds[i].method, "ia3") == 0 ? 0 : 4;
         run.adapter.init = kinds[i].init;
         run.adapter.bias = kinds[i].bias;
         run.adapter.modules_to_save = kinds[i].save;
@@ -170,17 +176,19 @@ static void nothing_is_allocated_between_steps(void **state) {
 
 static void tape_needs_exactly_what_the_plan_says(void **state) {
     (void)state;
-    for (int variant = 0; variant < 8; variant++) {
+    static const char *const methods[] = {"lora", "full", "vera", "ia3"};
+    for (int variant = 0; variant < 16; variant++) {
         tn_trainer t;
         tn_train_plan plan;
         tn_model *model;
         const tn_batch *batch;
         tiny_run run = tiny_start("unused");
         run.train.data = tiny_path("data.jsonl");
-        run.adapter.method = variant & 1 ? "full" : "lora";
-        run.train.checkpointing = variant & 2 ? "on" : "off";
+        run.adapter.method = methods[variant % 4];
+        run.adapter.rank = variant % 4 == 3 ? 0 : 4;
+        run.train.checkpointing = variant & 4 ? "on" : "off";
         run.train.valid_fraction = 0.2;
-        run.train.pass_tokens = variant & 4 ? 2 * TINY_LENGTH : 0;
+        run.train.pass_tokens = variant & 8 ? 2 * TINY_LENGTH : 0;
         assert_int_equal(tn_model_load(tiny_path("base"), &model), TN_OK);
         assert_int_equal(tn_model_add_adapter(model, &run.adapter, 0), TN_OK);
         assert_int_equal(tn_trainer_init(&t, model, &run.train, NULL), TN_OK);
@@ -189,19 +197,19 @@ static void tape_needs_exactly_what_the_plan_says(void **state) {
         assert_int_equal(tn_tape_init(&t.tape, model->kernels, 2 * plan.activation_bytes), TN_OK);
         for (int64_t i = 0; i < t.steps; i++) {
             tn_batch_part part = {0};
-            assert_int_equal(tn_batch_at(&t.builder, &t.order, i, &batch), TN_OK);
-            while (tn_batch_next_part(&t.builder, t.part_tokens, &part)) {
+            assert_int_equal(tn_batch_at(&t.text.builder, &t.text.order, i, &batch), TN_OK);
+            while (tn_batch_next_part(&t.text.builder, t.text.part_tokens, &part)) {
                 tn_pass pass;
-                tn_pass_from_batch(&part.batch, t.spans, &pass);
+                tn_pass_from_batch(&part.batch, t.text.spans, &pass);
                 tn_tape_reset(&t.tape);
                 t.tape.recording = true;
                 tn_forward forward = {.tape = &t.tape, .training = true};
-                tn_pass_loss(model, &forward, &pass, t.checkpointing, 1, t.losses, NULL);
+                tn_pass_loss(model, &forward, &pass, t.checkpointing, 1, t.text.losses, NULL);
                 assert_int_equal(tn_tape_status(&t.tape), TN_OK);
             }
         }
-        double valid_loss;
-        assert_int_equal(tn_trainer_validate(&t, &valid_loss), TN_OK);
+        tn_validation found;
+        assert_int_equal(tn_trainer_validate(&t, &found), TN_OK);
         assert_int_equal(t.tape.heap.peak, plan.activation_bytes);
         tn_trainer_free(&t);
         tn_model_free(model);
@@ -411,7 +419,7 @@ static void a_validation_loss_that_is_not_finite_stops_too(void **state) {
     (void)state;
     tn_model *model;
     tn_trainer t;
-    double loss;
+    tn_validation found;
     tiny_run run = tiny_start("unused");
     run.train.data = tiny_path("data.jsonl");
     run.train.valid_fraction = 0.2;
@@ -420,10 +428,10 @@ static void a_validation_loss_that_is_not_finite_stops_too(void **state) {
     assert_int_equal(tn_trainer_init(&t, model, &run.train, NULL), TN_OK);
     assert_int_equal(tn_trainer_load(&t), TN_OK);
     assert_int_equal(tn_tape_init(&t.tape, model->kernels, 1 << 24), TN_OK);
-    assert_int_equal(tn_trainer_validate(&t, &loss), TN_OK);
-    assert_true(isfinite(loss));
+    assert_int_equal(tn_trainer_validate(&t, &found), TN_OK);
+    assert_true(isfinite(found.loss) && isnan(found.accuracy));
     model->adapter->params.values[0] = NAN;
-    assert_int_equal(tn_trainer_validate(&t, &loss), TN_ERROR_NUMERIC);
+    assert_int_equal(tn_trainer_validate(&t, &found), TN_ERROR_NUMERIC);
     assert_non_null(strstr(tn_error_message(), "validation loss is not finite"));
     tn_trainer_free(&t);
     tn_model_free(model);

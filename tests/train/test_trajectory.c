@@ -176,6 +176,15 @@ static void dora(void **state) {
     follow("train_dora", NULL, 0, 1);
 }
 
+static void vera(void **state) {
+    (void)state;
+    follow("train_vera", NULL, 0, 1);
+}
+
+static void ia3(void **state) {
+    (void)state;
+    follow("train_ia3", NULL, 0, 1);
+}
 static void adalora_with_its_budget(void **state) {
     (void)state;
     follow("train_adalora", NULL, 0, 1);
@@ -196,6 +205,8 @@ int main(void) {
         cmocka_unit_test(lora_plus_is_a_learning_rate_group),
         cmocka_unit_test(lora_plus_has_an_option_of_its_own),
         cmocka_unit_test(dora),
+        cmocka_unit_test(vera),
+        cmocka_unit_test(ia3),
         cmocka_unit_test(adalora_with_its_budget),
     };
     return cmocka_run_group_tests(tests, NULL, remove_folder);
