@@ -15,6 +15,29 @@ tn_var *tn_op_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, const tn
 void tn_op_low_rank(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *a, const tn_weight *b, const tn_weight *bias,
                     float scale);
 
+/* The factors of D = (A1 B1) * (A2 B2) by elements: A1 [O, P], B1 [P, C], A2 [O, Q], B2 [Q, C], all f32. */
+typedef struct tn_hadamard_factors {
+    const tn_weight *a1, *b1, *a2, *b2;
+} tn_hadamard_factors;
+
+/* In place: y += scale * x D^T: x [T, C], y [T, O]. */
+void tn_op_hadamard_low_rank(tn_tape *tape, tn_var *y, tn_var *x, const tn_hadamard_factors *factors, float scale);
+
+/* Rows [first, first + rows) of D into d [rows, C]; scratch [rows, C]. No op: for merging. */
+void tn_hadamard_rows(const tn_kernels *kernels, float *d, float *scratch, const tn_hadamard_factors *factors, int64_t first,
+                      int64_t rows);
+
+/* A B as a value [O, C], A [O, R], B [R, C]; without B it is A, all dimensions after the first as one. All f32. */
+tn_var *tn_op_weight_product(tn_tape *tape, const tn_weight *a, const tn_weight *b);
+
+/* In place: y += scale * x kron(W1, R2 R1)^T: x [T, M * N], y [T, L * K], W1 [L, M], R1 [P, N], R2 [K, P]; NULL stands for
+ * the identity, in one of both at most. */
+void tn_op_kronecker(tn_tape *tape, tn_var *y, tn_var *x, tn_var *w1, tn_var *r1, tn_var *r2, float scale);
+
+/* In place: the columns of each of `groups` equal parts of y become 0 together, with probability p; with `rescale` the rest
+ * is multiplied so that the factors' mean is 1. */
+void tn_op_drop_columns(tn_tape *tape, tn_var *y, int64_t groups, float p, bool rescale, uint64_t seed, uint64_t stream);
+
 /* In place: y += scale * A[:, ids]^T B^T: A [R, V], B [C, R]. */
 void tn_op_low_rank_embedding(tn_tape *tape, tn_var *y, const int32_t *ids, const tn_weight *a, const tn_weight *b,
                               float scale);

@@ -116,6 +116,9 @@ typedef struct tn_kernels {
     void (*scale_columns)(float *y, bool accumulate, const float *x, const float *factors, int64_t rows, int64_t cols);
     void (*sum_products)(float *out, const float *x, const float *y, int64_t rows, int64_t cols);
 
+    /* y = a * b by elements; y may be a or b. */
+    void (*multiply)(float *y, const float *a, const float *b, int64_t count);
+
     /* y[t] (+)= x[t] where keep[t], else nothing (0 without accumulate). */
     void (*keep_rows)(float *y, bool accumulate, const float *x, const bool *keep, int64_t rows, int64_t cols);
 
