@@ -2,8 +2,14 @@
 #include <string.h>
 
 #include "peft/lora.h"
+#include "peft/methods.h"
 
-const tn_peft_method *const tn_peft_methods[] = {&tn_lora, NULL};
+const tn_peft_method *const tn_peft_methods[] = {
+    &tn_lora,
+    &tn_loha,
+    &tn_lokr,
+    NULL,
+};
 
 static void use_dora(tn_peft_config *config) {
     config->use_dora = true;
