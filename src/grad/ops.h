@@ -51,6 +51,17 @@ void tn_op_replace_logits(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *
 /* RMS norm over each of `groups` equal parts of a row (1 for the hidden state, H for query heads): weight [C / groups]. */
 tn_var *tn_op_rmsnorm(tn_tape *tape, tn_var *x, const tn_weight *weight, float eps, int64_t groups);
 
+/* (x - mean(x)) / sqrt(var(x) + eps) * weight + bias by rows, the variance being the biased one: weight, bias [C]; bias may
+ * be NULL. */
+tn_var *tn_op_layernorm(tn_tape *tape, tn_var *x, const tn_weight *weight, const tn_weight *bias, float eps);
+
+/* Batch norm over the rows and the columns of each channel, as torch.nn.BatchNorm1d and 2d: x [N, C * S], all else [C],
+ * weight and bias may be NULL. In training by the statistics of x, with N * S > 1, and the running ones become (1 -
+ * momentum) * running + momentum * (mean or unbiased variance), but not when a block runs again for its gradient; else by
+ * the running ones. */
+tn_var *tn_op_batchnorm(tn_tape *tape, tn_var *x, int64_t channels, const tn_weight *weight, const tn_weight *bias,
+                        float *running_mean, float *running_var, float eps, float momentum, bool training);
+
 /* Cos and sin of the rotary angles, [positions, D/2] each. */
 typedef struct tn_rope_table {
     const float *cos, *sin;
@@ -75,6 +86,12 @@ tn_var *tn_op_swiglu(tn_tape *tape, tn_var *gate, tn_var *up);
 /* In place: x = max(x, 0). No later op may change x. */
 void tn_op_relu(tn_tape *tape, tn_var *x);
 
+/* x Phi(x), or its approximation by tanh, which transformers calls gelu_new; x / (1 + exp(-x)); tanh(x). No later op may
+ * read x. */
+tn_var *tn_op_gelu(tn_tape *tape, tn_var *x, bool by_tanh);
+tn_var *tn_op_silu(tn_tape *tape, tn_var *x);
+tn_var *tn_op_tanh(tn_tape *tape, tn_var *x);
+
 /* In place: y += scale * x. */
 void tn_op_add(tn_tape *tape, tn_var *y, tn_var *x, float scale);
 
@@ -82,11 +99,11 @@ void tn_op_add(tn_tape *tape, tn_var *y, tn_var *x, float scale);
  * and on belong to columns i C / blocks and on. */
 tn_var *tn_op_block_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, int64_t blocks);
 
-/* y[t] = x[t] * factors by elements: factors [C]. */
+/* y[t] = x[t] * factors by elements: factors [C], each for the C-th part of the columns (one column, or a plane's). */
 tn_var *tn_op_scale_columns(tn_tape *tape, tn_var *x, const tn_weight *factors);
 
-/* y[t] = (magnitude / norms) * (x[t] - bias) + bias by elements, norms being constants: magnitude, norms, bias [O]; bias may
- * be NULL. norms must stay until backward. */
+/* y[t] = (magnitude / norms) * (x[t] - bias) + bias by elements, norms being constants: magnitude, norms, bias [O], each for
+ * the O-th part of the columns; bias may be NULL. norms must stay until backward. */
 tn_var *tn_op_magnitude(tn_tape *tape, tn_var *x, const tn_weight *magnitude, const float *norms, const tn_weight *bias);
 
 /* y[t] = x[t] where keep[t], else 0; keep [T] must stay until backward. */
@@ -97,6 +114,34 @@ tn_var *tn_op_dropout(tn_tape *tape, tn_var *x, float p, uint64_t seed, uint64_t
 
 /* Rows of x, in any order: y[i] = x[rows[i]]. */
 tn_var *tn_op_take_rows(tn_tape *tape, tn_var *x, const int32_t *rows, int64_t count);
+
+/* A batch of images is a value with a row for each, its columns channels of planes: [N, C * height * width]. */
+
+/* OK when the numbers make a convolution or a pool whose sizes can be counted; else TN_ERROR_FORMAT says what is wrong. A
+ * pool's padding is at most half its kernel and its dilation 1. Ops take shapes that passed. */
+tn_status tn_conv_shape_check(const tn_conv_shape *shape);
+tn_status tn_pool_shape_check(const tn_conv_shape *shape);
+
+/* y = conv2d(x, weight) (+ bias), as torch.nn.functional's: x [N, C * height * width], weight [O, C / groups, kernel height,
+ * kernel width], bias [O] or NULL -> [N, O * out height * out width]. */
+tn_var *tn_op_conv2d(tn_tape *tape, tn_var *x, const tn_conv_shape *shape, const tn_weight *weight, const tn_weight *bias);
+
+/* Largest element or mean of each window over each channel, padding counting as zeros in the mean:
+ * [N, C * height * width] -> [N, C * out height * out width]. */
+tn_var *tn_op_max_pool2d(tn_tape *tape, tn_var *x, const tn_conv_shape *shape);
+tn_var *tn_op_avg_pool2d(tn_tape *tape, tn_var *x, const tn_conv_shape *shape);
+
+/* Mean of each channel: [N, C * S] -> [N, C]. */
+tn_var *tn_op_global_avg_pool(tn_tape *tape, tn_var *x, int64_t channels);
+
+/* Losses that end a pass: losses [N] gets each row's. When recording, the gradient of grad_scale * sum(losses) lies on the
+ * value, which may be overwritten by it and had none before.
+ * Cross-entropy of logits [N, K] against labels [N] in [0, K); predicted [N] (or NULL) gets the largest logit's index, the
+ * first of equals. */
+void tn_op_class_loss(tn_tape *tape, tn_var *logits, const int32_t *labels, float grad_scale, float *losses,
+                      int32_t *predicted);
+/* mean over the K outputs of (y - targets)^2: y, targets [N, K]. */
+void tn_op_squared_error(tn_tape *tape, tn_var *y, const float *targets, float grad_scale, float *losses);
 
 /* Logits of hidden states, e.g. the output head with its adapters. */
 typedef tn_var *(*tn_head_fn)(tn_tape *tape, void *context, tn_var *hidden);

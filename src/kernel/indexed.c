@@ -1,4 +1,5 @@
-/* Moving, adding and choosing rows and columns. Few elements are touched, or rarely, so plain loops serve every table. */
+/* Moving, adding and choosing rows and columns, and the losses of small outputs. Few elements are touched, or rarely, so
+ * plain loops serve every table. */
 #include <string.h>
 
 #include "kernel/cpu/tables.h"
@@ -59,5 +60,42 @@ void tn_keep_rows(float *y, bool accumulate, const float *x, const bool *keep, i
             y[t * cols + c] = (accumulate ? y[t * cols + c] : 0) + x[t * cols + c];
         if (!keep[t] && !accumulate)
             memset(y + t * cols, 0, (size_t)cols * sizeof *y);
+    }
+}
+
+void tn_spread_channels(float *out, const float *values, int64_t channels, int64_t span) {
+    for (int64_t c = 0; c < channels; c++)
+        for (int64_t s = 0; s < span; s++)
+            out[c * span + s] = values[c];
+}
+
+void tn_sum_channels(float *out, const float *values, int64_t channels, int64_t span) {
+    for (int64_t c = 0; c < channels; c++) {
+        double sum = 0;
+        for (int64_t s = 0; s < span; s++)
+            sum += values[c * span + s];
+        out[c] += (float)sum;
+    }
+}
+
+void tn_squared_error(float *losses, float *y, const float *targets, float grad_scale, int64_t rows, int64_t cols) {
+    for (int64_t t = 0; t < rows; t++, y += cols, targets += cols) {
+        double sum = 0;
+        for (int64_t c = 0; c < cols; c++) {
+            double difference = (double)y[c] - targets[c];
+            sum += difference * difference;
+            if (grad_scale != 0)
+                y[c] = (float)(grad_scale * 2 / (double)cols * difference);
+        }
+        losses[t] = (float)(sum / (double)cols);
+    }
+}
+
+void tn_argmax_rows(int32_t *out, const float *x, int64_t rows, int64_t cols) {
+    for (int64_t t = 0; t < rows; t++, x += cols) {
+        int64_t best = 0;
+        for (int64_t c = 1; c < cols; c++)
+            best = x[c] > x[best] ? c : best;
+        out[t] = (int32_t)best;
     }
 }

@@ -35,6 +35,31 @@ typedef struct tn_attention_shape {
     float scale;                        /* on the scores, usually 1 / sqrt(D) */
 } tn_attention_shape;
 
+/* A convolution over planes of height * width, as torch.nn.Conv2d's: x [N, C, height, width] -> [N, O, out height, out
+ * width] with C in_channels and O out_channels, each group of output channels reading its own group of input channels. A
+ * pool is a window of the same kind over each channel by itself: out_channels and groups do not matter, dilation is 1. */
+typedef struct tn_conv_shape {
+    int64_t in_channels, out_channels, height, width;
+    int64_t kernel_height, kernel_width, stride_height, stride_width;
+    int64_t padding_height, padding_width, dilation_height, dilation_width;
+    int64_t groups;
+} tn_conv_shape;
+
+static inline int64_t tn_conv_out_height(const tn_conv_shape *s) {
+    return (s->height + 2 * s->padding_height - s->dilation_height * (s->kernel_height - 1) - 1) / s->stride_height + 1;
+}
+static inline int64_t tn_conv_out_width(const tn_conv_shape *s) {
+    return (s->width + 2 * s->padding_width - s->dilation_width * (s->kernel_width - 1) - 1) / s->stride_width + 1;
+}
+
+/* Phi is the distribution function of the standard normal. */
+typedef enum tn_activation {
+    TN_ACTIVATION_GELU,      /* x Phi(x) */
+    TN_ACTIVATION_GELU_TANH, /* x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) */
+    TN_ACTIVATION_SILU,      /* x / (1 + exp(-x)) */
+    TN_ACTIVATION_TANH
+} tn_activation;
+
 typedef struct tn_adamw_step {
     float lr, beta1, beta2, eps, weight_decay;
     float correction1, correction2; /* 1 - beta^step */
@@ -59,6 +84,9 @@ typedef struct tn_kernels {
     void (*rmsnorm_backward)(float *dx, bool accumulate, float *dweight, const float *dy, const float *x, const float *rstd,
                              const float *weight, int64_t rows, int64_t cols);
 
+    /* y (+)= x - mean(x) by rows; y may be x. */
+    void (*center_rows)(float *y, bool accumulate, const float *x, int64_t rows, int64_t cols);
+
     /* Rotates in place, by rows of [rows, heads * head_size]: the pair (i, i + D/2) of each head by the angle whose cos
      * and sin are table rows positions[row] of [.., D/2]; `inverse` rotates back (the backward pass). */
     void (*rope)(float *x, const int32_t *positions, const float *cos, const float *sin, bool inverse, int64_t rows,
@@ -78,6 +106,10 @@ typedef struct tn_kernels {
     /* dgate and dup may be the same memory as gate and up. */
     void (*swiglu_backward)(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t count);
 
+    /* y = f(x); dx (+)= dy * f'(x), and dx may be the same memory as x. */
+    void (*activation_forward)(float *y, const float *x, tn_activation f, int64_t count);
+    void (*activation_backward)(float *dx, bool accumulate, const float *dy, const float *x, tn_activation f, int64_t count);
+
     /* y = max(y, 0); dy is cleared where y, the result, is 0. NaN stays NaN. */
     void (*relu_forward)(float *y, int64_t count);
     void (*relu_backward)(float *dy, const float *y, int64_t count);
@@ -87,6 +119,13 @@ typedef struct tn_kernels {
      * logits are replaced by their gradient grad_scale * (softmax - onehot). */
     void (*cross_entropy)(float *losses, uint8_t *correct, float *logits, const int32_t *labels, float grad_scale,
                           int64_t rows, int64_t cols);
+
+    /* losses[row] = mean((y - target)^2) by rows. With grad_scale != 0, y is replaced by the gradient of grad_scale *
+     * losses: grad_scale * 2 / cols * (y - target). */
+    void (*squared_error)(float *losses, float *y, const float *targets, float grad_scale, int64_t rows, int64_t cols);
+
+    /* out[row] = index of the row's largest element, the first of equals. */
+    void (*argmax_rows)(int32_t *out, const float *x, int64_t rows, int64_t cols);
 
     /* y[row] = table[ids[row]] widened to f32; the reverse adds rows of dy to an f32 table in row order. */
     void (*embedding_forward)(float *y, const int32_t *ids, const void *table, tn_dtype dtype, int64_t rows, int64_t cols);
@@ -118,6 +157,28 @@ typedef struct tn_kernels {
 
     /* y = a * b by elements; y may be a or b. */
     void (*multiply)(float *y, const float *a, const float *b, int64_t count);
+    /* Values of channels and of the `span` columns that belong to each: out[c * span + s] = values[c], out[c] += sum over s
+     * of values[c * span + s]. */
+    void (*spread_channels)(float *out, const float *values, int64_t channels, int64_t span);
+    void (*sum_channels)(float *out, const float *values, int64_t channels, int64_t span);
+
+    /* Output positions q = n * OH * OW + oy * OW + ox of x [N, C, H, W] from `first` on: cols[(c * kh + i) * kw + j][q -
+     * first] is what tap (i, j) of the window at q reads from channel c, 0 in the padding. cols [C * kh * kw, count]. The
+     * reverse adds cols to where they were read. */
+    void (*im2col)(float *cols, const float *x, const tn_conv_shape *shape, int64_t first, int64_t count);
+    void (*col2im)(float *dx, const float *cols, const tn_conv_shape *shape, int64_t first, int64_t count);
+
+    /* y[n][c][s] = in[c][q - first] for q = n * span + s from `first` on, and the reverse. in, out [channels, count]. */
+    void (*put_positions)(float *y, const float *in, int64_t channels, int64_t span, int64_t first, int64_t count);
+    void (*take_positions)(float *out, const float *y, int64_t channels, int64_t span, int64_t first, int64_t count);
+
+    /* Largest element of each window of each of `planes` planes, padding left out, NaN being the largest; index gets where
+     * in its plane the first of equals stands (may be NULL). The reverse adds dy there. */
+    void (*max_pool)(float *y, int32_t *index, const float *x, const tn_conv_shape *shape, int64_t planes);
+    void (*max_pool_backward)(float *dx, const float *dy, const int32_t *index, const tn_conv_shape *shape, int64_t planes);
+    /* Mean of each window, padding counted as zeros; the reverse adds to dx. */
+    void (*avg_pool)(float *y, const float *x, const tn_conv_shape *shape, int64_t planes);
+    void (*avg_pool_backward)(float *dx, const float *dy, const tn_conv_shape *shape, int64_t planes);
 
     /* y[t] (+)= x[t] where keep[t], else nothing (0 without accumulate). */
     void (*keep_rows)(float *y, bool accumulate, const float *x, const bool *keep, int64_t rows, int64_t cols);

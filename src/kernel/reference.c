@@ -61,6 +61,16 @@ static void rmsnorm_backward(float *dx, bool accumulate, float *dweight, const f
     }
 }
 
+static void center_rows(float *y, bool accumulate, const float *x, int64_t rows, int64_t cols) {
+    for (int64_t row = 0; row < rows; row++, x += cols, y += cols) {
+        double mean = 0;
+        for (int64_t j = 0; j < cols; j++)
+            mean += x[j] / (double)cols;
+        for (int64_t j = 0; j < cols; j++)
+            y[j] = (float)((accumulate ? y[j] : 0) + (x[j] - mean));
+    }
+}
+
 static void rope(float *x, const int32_t *positions, const float *cosines, const float *sines, bool inverse, int64_t rows,
                  int64_t heads, int64_t head_size) {
     int64_t half = head_size / 2;
@@ -252,6 +262,42 @@ static void swiglu_backward(float *dgate, float *dup, const float *dy, const flo
     }
 }
 
+/* f(x), and its slope. */
+static double activate(double *slope, double x, tn_activation f) {
+    double phi = exp(-x * x / 2) / sqrt(2 * M_PI), distribution = erfc(-x / M_SQRT2) / 2, z, s;
+    switch (f) {
+    case TN_ACTIVATION_GELU: *slope = distribution + x * phi; return x * distribution;
+    case TN_ACTIVATION_GELU_TANH: /* (1 + tanh(z / 2)) / 2 is 1 / (1 + exp(-z)) */
+        z = 2 * sqrt(2 / M_PI) * (x + 0.044715 * x * x * x);
+        s = 1 / (1 + exp(-z));
+        *slope = s + x * s * (1 - s) * 2 * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
+        return x * s;
+    case TN_ACTIVATION_SILU:
+        s = 1 / (1 + exp(-x));
+        *slope = s * (1 + x * (1 - s));
+        return x * s;
+    default:
+        z = tanh(x);
+        *slope = 1 - z * z;
+        return z;
+    }
+}
+
+static void activation_forward(float *y, const float *x, tn_activation f, int64_t count) {
+    double slope;
+    for (int64_t i = 0; i < count; i++)
+        y[i] = (float)activate(&slope, x[i], f);
+}
+
+static void activation_backward(float *dx, bool accumulate, const float *dy, const float *x, tn_activation f,
+                                int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        double slope;
+        activate(&slope, x[i], f);
+        dx[i] = (float)((accumulate ? dx[i] : 0) + dy[i] * slope);
+    }
+}
+
 static void relu_forward(float *y, int64_t count) {
     for (int64_t i = 0; i < count; i++)
         y[i] = y[i] < 0 ? 0 : y[i];
@@ -386,11 +432,14 @@ const tn_kernels tn_kernels_reference = {
     .gemm_serial = tn_gemm_reference,
     .rmsnorm_forward = rmsnorm_forward,
     .rmsnorm_backward = rmsnorm_backward,
+    .center_rows = center_rows,
     .rope = rope,
     .attention_forward = attention_forward,
     .attention_backward = attention_backward,
     .swiglu_forward = swiglu_forward,
     .swiglu_backward = swiglu_backward,
+    .activation_forward = activation_forward,
+    .activation_backward = activation_backward,
     .relu_forward = relu_forward,
     .relu_backward = relu_backward,
     .cross_entropy = cross_entropy,

@@ -69,6 +69,39 @@ static void check_swiglu(const tn_kernels *t, int64_t count, float std) {
     release_arrays();
 }
 
+static void check_center_rows(const tn_kernels *t, int64_t rows, int64_t cols) {
+    int64_t count = rows * cols;
+    float *x = noise(count, 1), *start = noise(count, 1), *want = copy_of(start, count), *got = copy_of(start, count);
+    for (int accumulate = 0; accumulate < 2; accumulate++) {
+        reference()->center_rows(want, accumulate, x, rows, cols);
+        t->center_rows(got, accumulate, x, rows, cols);
+        expect_close("center_rows", got, want, count, ELEMENTWISE);
+    }
+    reference()->center_rows(want, false, x, rows, cols);
+    t->center_rows(x, false, x, rows, cols);
+    expect_close("center_rows in place", x, want, count, ELEMENTWISE);
+    release_arrays();
+}
+
+static void check_activations(const tn_kernels *t, int64_t count, float std) {
+    for (tn_activation f = TN_ACTIVATION_GELU; f <= TN_ACTIVATION_TANH; f++) {
+        float *x = noise(count, std), *dy = noise(count, 1), *start = noise(count, 1);
+        float *want = copy_of(start, count), *got = copy_of(start, count);
+        for (int accumulate = 0; accumulate < 2; accumulate++) {
+            reference()->activation_backward(want, accumulate, dy, x, f, count);
+            t->activation_backward(got, accumulate, dy, x, f, count);
+            expect_close("activation dx", got, want, count, ELEMENTWISE);
+        }
+        reference()->activation_forward(want, x, f, count);
+        t->activation_forward(got, x, f, count);
+        expect_close("activation", got, want, count, ELEMENTWISE);
+        t->activation_backward(want, false, dy, x, f, count);
+        t->activation_backward(x, false, dy, x, f, count);
+        expect_same_bytes("activation dx in place", x, want, (size_t)count * sizeof *x);
+        release_arrays();
+    }
+}
+
 static void check_relu(const tn_kernels *t, int64_t count) {
     size_t bytes = (size_t)count * sizeof(float);
     float *x = noise(count, 1), *dy = noise(count, 1);
@@ -220,7 +253,9 @@ static void check_conversions(const tn_kernels *t, int64_t count) {
 static void check_all(const tn_kernels *t, int64_t rows, int64_t cols) {
     int64_t count = rows * cols;
     check_rmsnorm(t, rows, cols);
+    check_center_rows(t, rows, cols);
     check_swiglu(t, count, 3);
+    check_activations(t, count, 3);
     check_relu(t, count);
     check_cross_entropy(t, rows, cols);
     check_embedding(t, TN_DTYPE_BF16, rows, cols);
@@ -251,6 +286,7 @@ static void every_table_agrees_with_the_reference(void **state) {
         check_rope(t, 5, 2, 80);
         check_rope(t, 3, 1, 128);
         check_swiglu(t, 5000, 60); /* where exp overflows and underflows */
+        check_activations(t, 5000, 60);
         check_large(t);
     }
 }
@@ -278,6 +314,50 @@ static void exponential_is_within_two_ulp(void **state) {
     assert_true(worst <= 2);
     assert_true(tn_exp(-INFINITY) == 0 && tn_exp(-200) == 0 && tn_exp(-87.4f) == 0 && tn_exp(0) == 1);
     assert_true(isinf(tn_exp(INFINITY)) && isinf(tn_exp(89)) && isnan(tn_exp(NAN)));
+}
+
+/* Each digit counts, down to where results are next to nothing. GELU by tanh is x exp(z) there, z down to -50 with rounding
+ * errors of 2^-24 of its own size. */
+static void activations_keep_their_digits_at_both_ends(void **state) {
+    enum { COUNT = 20001 };
+    static const struct {
+        tn_activation f;
+        double from, tolerance;
+    } cases[] = {{TN_ACTIVATION_GELU, -12, 1e-6},
+                 {TN_ACTIVATION_GELU_TANH, -8, 6e-6},
+                 {TN_ACTIVATION_SILU, -80, 1e-6},
+                 {TN_ACTIVATION_TANH, -20, 1e-6}};
+    (void)state;
+    FOR_EACH_TABLE(t) {
+        for (int i = 0; i < 4; i++) {
+            float *x = floats(COUNT), *y = floats(COUNT), *want = floats(COUNT);
+            for (int64_t j = 0; j < COUNT; j++)
+                x[j] = (float)(cases[i].from * pow((double)(j - COUNT / 2) / (COUNT / 2), 3));
+            t->activation_forward(y, x, cases[i].f, COUNT);
+            reference()->activation_forward(want, x, cases[i].f, COUNT);
+            for (int64_t j = 0; j < COUNT; j++)
+                if (!(fabs((double)y[j] - want[j]) <= cases[i].tolerance * fabs((double)want[j])))
+                    fail_msg("activation %d of %s: f(%.9g) is %.9g, not %.9g", i, t->name, (double)x[j], (double)y[j],
+                             (double)want[j]);
+            release_arrays();
+        }
+    }
+}
+
+static void activations_of_extremes_are_their_limits(void **state) {
+    const float x[] = {1e30f, -1e30f, 0, NAN};
+    (void)state;
+    FOR_EACH_TABLE(t) {
+        for (tn_activation f = TN_ACTIVATION_GELU; f <= TN_ACTIVATION_TANH; f++) {
+            const float ones[] = {1, 1, 1, 1};
+            float y[4], dx[4], top = f == TN_ACTIVATION_TANH ? 1 : 1e30f;
+            t->activation_forward(y, x, f, 4);
+            t->activation_backward(dx, false, ones, x, f, 4);
+            assert_true(y[0] == top && y[1] == (f == TN_ACTIVATION_TANH ? -1 : 0) && y[2] == 0 && isnan(y[3]));
+            assert_true(dx[0] == (f != TN_ACTIVATION_TANH) && dx[1] == 0 && isnan(dx[3]));
+            assert_true(dx[2] == (f == TN_ACTIVATION_TANH ? 1 : 0.5f));
+        }
+    }
 }
 
 static void non_finite_logits_give_a_non_finite_loss(void **state) {
@@ -364,6 +444,8 @@ int main(void) {
         cmocka_unit_test(bits_do_not_depend_on_the_number_of_threads),
         cmocka_unit_test(no_rows_and_no_elements_are_fine),
         cmocka_unit_test(exponential_is_within_two_ulp),
+        cmocka_unit_test(activations_keep_their_digits_at_both_ends),
+        cmocka_unit_test(activations_of_extremes_are_their_limits),
         cmocka_unit_test(non_finite_logits_give_a_non_finite_loss),
         cmocka_unit_test(one_bad_element_is_found_anywhere),
         cmocka_unit_test(half_precision_conversions_are_exact),

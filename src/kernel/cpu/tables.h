@@ -24,10 +24,28 @@ void tn_gather_columns_and_clear(float *out, const int32_t *indices, float *y, i
 
 void tn_keep_rows(float *y, bool accumulate, const float *x, const bool *keep, int64_t rows, int64_t cols);
 
+void tn_spread_channels(float *out, const float *values, int64_t channels, int64_t span);
+void tn_sum_channels(float *out, const float *values, int64_t channels, int64_t span);
+void tn_squared_error(float *losses, float *y, const float *targets, float grad_scale, int64_t rows, int64_t cols);
+void tn_argmax_rows(int32_t *out, const float *x, int64_t rows, int64_t cols);
+
+void tn_im2col(float *cols, const float *x, const tn_conv_shape *shape, int64_t first, int64_t count);
+void tn_col2im(float *dx, const float *cols, const tn_conv_shape *shape, int64_t first, int64_t count);
+void tn_put_positions(float *y, const float *in, int64_t channels, int64_t span, int64_t first, int64_t count);
+void tn_take_positions(float *out, const float *y, int64_t channels, int64_t span, int64_t first, int64_t count);
+void tn_max_pool(float *y, int32_t *index, const float *x, const tn_conv_shape *shape, int64_t planes);
+void tn_max_pool_backward(float *dx, const float *dy, const int32_t *index, const tn_conv_shape *shape, int64_t planes);
+void tn_avg_pool(float *y, const float *x, const tn_conv_shape *shape, int64_t planes);
+void tn_avg_pool_backward(float *dx, const float *dy, const tn_conv_shape *shape, int64_t planes);
+
 #define TN_PLAIN_KERNELS                                                                                                    \
     .gather_columns = tn_gather_columns, .scatter_columns = tn_scatter_columns, .replace_rows = tn_replace_rows,            \
     .replace_rows_backward = tn_replace_rows_backward, .put_columns = tn_put_columns,                                       \
-    .gather_columns_and_clear = tn_gather_columns_and_clear, .keep_rows = tn_keep_rows
+    .gather_columns_and_clear = tn_gather_columns_and_clear, .keep_rows = tn_keep_rows,                                     \
+    .spread_channels = tn_spread_channels, .sum_channels = tn_sum_channels, .squared_error = tn_squared_error,              \
+    .argmax_rows = tn_argmax_rows, .im2col = tn_im2col, .col2im = tn_col2im, .put_positions = tn_put_positions,             \
+    .take_positions = tn_take_positions, .max_pool = tn_max_pool, .max_pool_backward = tn_max_pool_backward,                \
+    .avg_pool = tn_avg_pool, .avg_pool_backward = tn_avg_pool_backward
 
 extern const tn_kernels tn_kernels_reference;
 extern const tn_kernels tn_kernels_generic;
