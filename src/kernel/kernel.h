@@ -157,6 +157,7 @@ typedef struct tn_kernels {
 
     /* y = a * b by elements; y may be a or b. */
     void (*multiply)(float *y, const float *a, const float *b, int64_t count);
+
     /* Values of channels and of the `span` columns that belong to each: out[c * span + s] = values[c], out[c] += sum over s
      * of values[c * span + s]. */
     void (*spread_channels)(float *out, const float *values, int64_t channels, int64_t span);
