@@ -27,6 +27,8 @@ static const char *const cases[] = {
     "init_olora",
     "init_pissa",
     "init_pissa_rslora",
+    "loha_patterns",
+    "lokr_basic",
     "lora_all_linear",
     "lora_all_linear_exclude",
     "lora_alora",
@@ -248,6 +250,21 @@ static void compare_saved(const tn_safetensors *want, const tn_safetensors *have
     assert_string_equal(tn_safetensors_metadata(have, "format"), "pt");
 }
 
+/* PEFT refuses a configuration with a member that its class has not; it writes all that there are. */
+static void compare_config_keys(const golden *g, const char *saved) {
+    cJSON *want, *have;
+    const cJSON *member;
+    assert_ok(tn_json_read(path_in(g, "adapter/adapter_config.json"), 1 << 20, &want));
+    assert_ok(tn_json_read(saved, 1 << 20, &have));
+    assert_true(cJSON_GetArraySize(have) > 0);
+    cJSON_ArrayForEach(member, have) {
+        if (!cJSON_GetObjectItemCaseSensitive(want, member->string))
+            fail_msg("%s: the saved configuration has a member '%s'", g->name, member->string);
+    }
+    cJSON_Delete(want);
+    cJSON_Delete(have);
+}
+
 static void check_saved(golden *g) {
     tn_safetensors want, have, out;
     const char *dir = temporary("saved");
@@ -255,6 +272,7 @@ static void check_saved(golden *g) {
     assert_ok(tn_safetensors_open(path_in(g, "adapter/adapter_model.safetensors"), &want));
     assert_ok(tn_safetensors_open(temporary("saved/adapter_model.safetensors"), &have));
     compare_saved(&want, &have);
+    compare_config_keys(g, temporary("saved/adapter_config.json"));
     tn_safetensors_close(&want);
     tn_safetensors_close(&have);
     /* what was written is the same adapter, by its configuration too */
