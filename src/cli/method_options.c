@@ -20,6 +20,7 @@ static void widen(tn_option *row, const tn_option *other) {
     if (row->type == other->type && row->choices == other->choices && row->low == other->low && row->high == other->high)
         return;
     row->type = TN_OPTION_STRING;
+    row->size = sizeof(const char *);
     row->choices = NULL;
     row->low = row->high = 0;
     row->flags = 0;
