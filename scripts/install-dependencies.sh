@@ -16,6 +16,7 @@ pc:yaml-0.1     libyaml-dev             libyaml-devel   libyaml   libyaml-devel 
 pc:libpcre2-8   libpcre2-dev            pcre2-devel     pcre2     pcre2-devel       pcre2
 pc:libutf8proc  libutf8proc-dev         utf8proc-devel  libutf8proc  utf8proc-devel utf8proc
 pc:openblas     libopenblas-openmp-dev  openblas-devel  openblas  openblas-devel    openblas
+pc:zlib         zlib1g-dev              zlib-devel      zlib      zlib-devel        zlib
 pc:cmocka       libcmocka-dev           libcmocka-devel cmocka    libcmocka-devel   cmocka
 '
 ci_needs='

@@ -2,7 +2,7 @@
 #ifndef TENON_GENERATE_H
 #define TENON_GENERATE_H
 
-#include <tenon/model.h>
+#include <tenon/adapters.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -63,13 +63,16 @@ TN_API tn_status tn_generate(tn_model *model, const int32_t *prompt, size_t coun
 typedef struct tn_prompt {
     const int32_t *ids;
     size_t count;
+    const tn_adapter_mix *adapters; /* for this prompt alone; NULL: those in use */
 } tn_prompt;
 
 /* Called for each prompt in their order; the result is the library's. Return false to stop with TN_ERROR_INTERRUPTED. */
 typedef bool (*tn_generated_fn)(void *cookie, size_t index, const tn_generate_result *result);
 
 /* As tn_generate for many prompts, up to `batch_size` of them (0: 32; fewer when their keys and values would be large) at a
- * time in one pass per token: much faster than one by one, with the same results up to rounding. */
+ * time in one pass per token: much faster than one by one, with the same results up to rounding. Prompts with adapters of
+ * their own share those passes: the base's work is done for all rows at once, each adapter's for its own rows. Such an
+ * adapter must not replace tensors of the base (modules_to_save, biases). */
 TN_API tn_status tn_generate_many(tn_model *model, const tn_prompt *prompts, size_t count, int64_t batch_size,
                                   const tn_generate_options *options, tn_generated_fn generated, void *cookie);
 

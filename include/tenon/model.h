@@ -21,9 +21,9 @@ TN_API int tn_set_threads(int count);
 typedef struct tn_model tn_model;
 
 /* Loads a Hugging Face folder: config.json, model.safetensors (or shards with model.safetensors.index.json) and, when there
- * is one, tokenizer.json. Weights stay mapped and are read in their stored type (f32, bf16, f16). Families: llama, mistral,
- * qwen2, qwen3. The result belongs to the caller: tn_model_free. Errors: TN_ERROR_IO, _FORMAT, _MISMATCH (weights against
- * config.json), _UNSUPPORTED (family, dtype), _NUMERIC (NaN weights), _MEMORY. */
+ * is one, tokenizer.json. Weights stay mapped and are read in their stored type (f32, bf16, f16). Families: gpt2, llama,
+ * mistral, qwen2, qwen3. The result belongs to the caller: tn_model_free. Errors: TN_ERROR_IO, _FORMAT, _MISMATCH (weights
+ * against config.json), _UNSUPPORTED (family, dtype), _NUMERIC (NaN weights), _MEMORY. */
 TN_API tn_status tn_model_load(const char *dir, tn_model **out);
 
 /* A model with random weights from a config.json (or the folder that holds it, whose tokenizer is loaded when there):

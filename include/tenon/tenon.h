@@ -2,7 +2,9 @@
 #ifndef TENON_TENON_H
 #define TENON_TENON_H
 
+#include <tenon/adapters.h>
 #include <tenon/bench.h>
+#include <tenon/compose.h>
 #include <tenon/error.h>
 #include <tenon/evaluate.h>
 #include <tenon/generate.h>

@@ -81,8 +81,9 @@ typedef struct tn_train_step {
     double lr, grad_norm;     /* before clipping */
     int64_t tokens, labelled; /* of this step */
     double seconds, tokens_per_second, seconds_left;
-    double valid_loss; /* NaN when this step was not validated */
-    bool saved;        /* a checkpoint was written after this step */
+    double valid_loss;     /* NaN when this step was not validated */
+    double valid_accuracy; /* of a classification, else NaN */
+    bool saved;            /* a checkpoint was written after this step */
 } tn_train_step;
 
 /* All may be NULL. */

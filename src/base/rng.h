@@ -10,7 +10,15 @@
 void tn_philox(uint64_t seed, uint64_t stream, uint64_t index, uint32_t out[4]);
 
 /* Stream numbers: what a random number is for, in the upper half; which one, in the lower. */
-enum { TN_STREAM_INIT = 1, TN_STREAM_SHUFFLE, TN_STREAM_DROPOUT, TN_STREAM_SAMPLE, TN_STREAM_DATA };
+enum {
+    TN_STREAM_INIT = 1,
+    TN_STREAM_SHUFFLE,
+    TN_STREAM_DROPOUT,
+    TN_STREAM_SAMPLE,
+    TN_STREAM_DATA,
+    TN_STREAM_DIGITS,
+    TN_STREAM_PRUNE,
+};
 static inline uint64_t tn_stream(uint32_t purpose, uint32_t which) {
     return (uint64_t)purpose << 32 | which;
 }

@@ -72,7 +72,7 @@ tn_status tn_bench_generate(tn_model *model, const tn_bench_options *o, bool wit
                             tn_bench_sample *decode) {
     int64_t vocab = model->decoder->config.vocab_size;
     int32_t *ids = tn_malloc((size_t)o->prompt_tokens * sizeof *ids);
-    tn_prompt text = {ids, (size_t)o->prompt_tokens};
+    tn_prompt text = {.ids = ids, .count = (size_t)o->prompt_tokens};
     tn_generate_options options;
     tn_generator generator = {0};
     greedy next = {0};

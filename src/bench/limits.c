@@ -18,8 +18,8 @@ enum {
 };
 
 static void add_shape(tn_limits *l, int64_t rows, const tn_module *module, bool backward) {
-    const tn_tensor *w = &tn_module_weight(module)->tensor;
-    int64_t out = w->shape[0] < WIDEST ? w->shape[0] : WIDEST, in = w->shape[1];
+    const tn_weight *w = tn_module_weight(module);
+    int64_t out = tn_weight_out(w) < WIDEST ? tn_weight_out(w) : WIDEST, in = tn_weight_in(w);
     for (int64_t i = 0; i < l->count; i++)
         if (l->shapes[i].rows == rows && l->shapes[i].in == in && l->shapes[i].out == out &&
             l->shapes[i].backward == backward)
@@ -40,13 +40,15 @@ static float *random_floats(int64_t count, uint32_t which) {
 }
 
 tn_status tn_limits_init(tn_limits *l, const tn_model *model, int64_t training_rows, int64_t prompt_rows) {
-    const tn_decoder_layer *layer = &model->decoder->layers[0];
-    const tn_module *modules[] = {layer->q, layer->k, layer->o, layer->gate, layer->down};
+    const tn_network *n = model->network;
     *l = (tn_limits){.kernels = model->kernels};
-    for (size_t i = 0; i < sizeof modules / sizeof *modules; i++) {
-        add_shape(l, training_rows, modules[i], false);
-        add_shape(l, training_rows, modules[i], true);
-        add_shape(l, prompt_rows, modules[i], false);
+    for (int64_t i = 0; i < n->module_count; i++) { /* the blocks are alike */
+        const tn_module *module = &n->modules[i];
+        if (module->kind != TN_MODULE_LINEAR || module->layer != 0)
+            continue;
+        add_shape(l, training_rows, module, false);
+        add_shape(l, training_rows, module, true);
+        add_shape(l, prompt_rows, module, false);
     }
     int64_t head_rows = tn_head_loss_rows(model->decoder->config.vocab_size);
     add_shape(l, training_rows < head_rows ? training_rows : head_rows, model->network->head, false);

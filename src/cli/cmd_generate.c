@@ -107,7 +107,7 @@ static tn_status add_prompt(prompt_list *list, const tn_model *model, const conf
         return status;
     }
     list->texts[list->count] = copy;
-    list->prompts[list->count++] = (tn_prompt){ids, count};
+    list->prompts[list->count++] = (tn_prompt){.ids = ids, .count = count};
     return TN_OK;
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/format.h"
 #include "cli/commands.h"
+#include "cli/output_files.h"
 #include "format/json.h"
 #include "session/inspect.h"
 
@@ -34,18 +35,6 @@ static const tn_option options[] = {
      .help = "read every value: NaN, infinities, smallest, largest, root mean square; and load a model"},
     {0},
 };
-
-/* Text from files must not steer the terminal. */
-static void print_text(tn_buf *out, const char *text) {
-    bool plain = *text != 0;
-    for (const char *c = text; *c; c++)
-        plain =
-            plain && (unsigned char)*c >= 0x20 && *c != 0x7f && !((unsigned char)*c == 0xc2 && (unsigned char)c[1] < 0xa0);
-    if (plain)
-        tn_buf_puts(out, text);
-    else
-        tn_json_print_string(out, text, strlen(text));
-}
 
 static void print_number(tn_buf *out, const char *key, double value) {
     char text[TN_FORMAT_TEXT];
@@ -85,7 +74,7 @@ static void print_members(tn_buf *out, const cJSON *value) {
 
 static void print_inline(tn_buf *out, const char *key, const cJSON *value) {
     if (cJSON_IsString(value)) {
-        print_text(out, value->valuestring);
+        tn_cli_print_text(out, value->valuestring);
     } else if (cJSON_IsNumber(value)) {
         print_number(out, key, value->valuedouble);
     } else if (cJSON_IsBool(value)) {
@@ -115,7 +104,7 @@ static void print_tensors(tn_buf *out, const cJSON *list, int indent) {
     cJSON_ArrayForEach(item, list) {
         size_t start = out->length;
         tn_buf_printf(out, "%*s", indent, "");
-        print_text(out, cJSON_GetStringValue(tn_json_get(item, "name")));
+        tn_cli_print_text(out, cJSON_GetStringValue(tn_json_get(item, "name")));
         while (out->length < start + (size_t)indent + width && !out->failed)
             tn_buf_putc(out, ' ');
         tn_buf_puts(out, "  ");
@@ -191,7 +180,7 @@ static int run(const tn_invocation *call) {
         tn_json_print(&text, tree, true);
         tn_buf_putc(&text, '\n');
     } else {
-        print_text(&text, c->path);
+        tn_cli_print_text(&text, c->path);
         tn_buf_printf(&text, ": %s\n", cJSON_GetStringValue(tn_json_get(tree, "kind")));
         print_tree(&text, tree, 2);
     }

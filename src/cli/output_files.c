@@ -1,4 +1,4 @@
-/* The files of an output folder with their sizes. */
+/* The files of an output folder with their sizes, and text that is safe to print. */
 #include "cli/output_files.h"
 
 #include <dirent.h>
@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/format.h"
+#include "format/json.h"
 
 static int is_shown(const struct dirent *entry) {
     return entry->d_name[0] != '.';
@@ -31,4 +32,15 @@ tn_status tn_cli_print_files(tn_buf *out, const char *dir) {
     }
     free(entries);
     return status;
+}
+
+void tn_cli_print_text(tn_buf *out, const char *text) {
+    bool plain = *text != 0;
+    for (const char *c = text; *c; c++)
+        plain =
+            plain && (unsigned char)*c >= 0x20 && *c != 0x7f && !((unsigned char)*c == 0xc2 && (unsigned char)c[1] < 0xa0);
+    if (plain)
+        tn_buf_puts(out, text);
+    else
+        tn_json_print_string(out, text, strlen(text));
 }

@@ -5,68 +5,41 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "base/rng.h"
-
-static void shuffle_epoch(tn_order *order, int64_t epoch) {
-    if (!order->shuffled || order->epoch == epoch)
-        return;
-    tn_shuffle(order->permutation, order->dataset->count, order->seed, tn_stream(TN_STREAM_SHUFFLE, (uint32_t)epoch));
-    order->epoch = epoch;
-}
 
 tn_status tn_order_init(tn_order *order, const tn_dataset *dataset, int64_t batch_size, bool shuffled, uint64_t seed) {
-    *order = (tn_order){.dataset = dataset, .batch_size = batch_size, .shuffled = shuffled, .seed = seed, .epoch = -1};
-    if (batch_size < 1)
-        return tn_fail(TN_ERROR_ARGUMENT, "a batch must have at least one sample, not %lld", (long long)batch_size);
-    if (dataset->count < 1)
-        return tn_fail(TN_ERROR_ARGUMENT, "the data set has no samples");
-    order->per_epoch = (dataset->count - 1) / batch_size + 1;
+    *order = (tn_order){.dataset = dataset};
+    TN_TRY(tn_epoch_order_init(&order->epochs, dataset->count, batch_size, shuffled, seed));
     order->labelled = tn_calloc((size_t)dataset->count, sizeof *order->labelled);
-    if (shuffled)
-        order->permutation = tn_calloc((size_t)dataset->count, sizeof *order->permutation);
-    if (!order->labelled || (shuffled && !order->permutation)) {
+    if (!order->labelled) {
         tn_order_free(order);
         return tn_fail_memory("the order of samples");
     }
     for (int64_t s = 0; s < dataset->count; s++)
         for (int64_t i = dataset->starts[s] + 1; i < dataset->starts[s + 1]; i++)
             order->labelled[s] += dataset->labels[i] != TN_LABEL_IGNORED;
-    shuffle_epoch(order, 0);
     return TN_OK;
 }
 
 void tn_order_free(tn_order *order) {
-    tn_free(order->permutation);
+    tn_epoch_order_free(&order->epochs);
     tn_free(order->labelled);
     *order = (tn_order){0};
 }
 
 int64_t tn_order_per_epoch(const tn_order *order) {
-    return order->per_epoch;
+    return order->epochs.per_epoch;
 }
 
 int64_t tn_order_epoch(const tn_order *order, int64_t index) {
-    return index / order->per_epoch;
-}
-
-/* Places [*first, *end) of its epoch's order that micro-batch `index` takes. */
-static void find_places(tn_order *order, int64_t index, int64_t *first, int64_t *end) {
-    shuffle_epoch(order, index / order->per_epoch);
-    *first = index % order->per_epoch * order->batch_size;
-    int64_t left = order->dataset->count - *first;
-    *end = *first + (left < order->batch_size ? left : order->batch_size);
-}
-
-static int64_t sample_at(const tn_order *order, int64_t place) {
-    return order->shuffled ? order->permutation[place] : place;
+    return index / order->epochs.per_epoch;
 }
 
 tn_batch_size tn_order_size(tn_order *order, int64_t index) {
     int64_t first, end;
-    find_places(order, index, &first, &end);
+    tn_epoch_order_places(&order->epochs, index, &first, &end);
     tn_batch_size size = {.sequences = end - first};
     for (int64_t place = first; place < end; place++) {
-        int64_t s = sample_at(order, place);
+        int64_t s = tn_epoch_order_at(&order->epochs, place);
         size.tokens += order->dataset->starts[s + 1] - order->dataset->starts[s];
         size.labelled += order->labelled[s];
     }
@@ -81,9 +54,10 @@ static tn_batch_size greatest(tn_batch_size a, tn_batch_size b) {
 tn_batch_size tn_order_part_size(tn_order *order, int64_t index, int64_t part_tokens) {
     int64_t first, end;
     tn_batch_size most = {0}, part = {0};
-    find_places(order, index, &first, &end);
+    tn_epoch_order_places(&order->epochs, index, &first, &end);
     for (int64_t place = first; place < end; place++) {
-        int64_t s = sample_at(order, place), length = order->dataset->starts[s + 1] - order->dataset->starts[s];
+        int64_t s = tn_epoch_order_at(&order->epochs, place),
+                length = order->dataset->starts[s + 1] - order->dataset->starts[s];
         if (part.sequences && part.tokens + length > part_tokens) {
             most = greatest(most, part);
             part = (tn_batch_size){0};
@@ -176,9 +150,9 @@ tn_status tn_batch_at(tn_batch_builder *builder, tn_order *order, int64_t index,
     b->sequences = b->tokens = b->labelled = 0;
     b->starts[0] = 0;
     int64_t first, end;
-    find_places(order, index, &first, &end);
+    tn_epoch_order_places(&order->epochs, index, &first, &end);
     for (int64_t place = first; place < end; place++)
-        pack_sample(b, order->dataset, sample_at(order, place));
+        pack_sample(b, order->dataset, tn_epoch_order_at(&order->epochs, place));
     *out = b;
     return TN_OK;
 }

@@ -10,6 +10,7 @@
 #define TN_DATA_BATCH_H
 
 #include "data/dataset.h"
+#include "data/order.h"
 
 typedef struct tn_batch_size {
     int64_t sequences, tokens, labelled;
@@ -25,17 +26,11 @@ typedef struct tn_batch {
     int64_t *samples;         /* [B] index into the data set */
 } tn_batch;
 
-/* The samples of a whole run in micro-batches of `batch_size` samples, numbered from 0 through all epochs; the last one of
- * an epoch may be smaller. Any of them can be had at any time, so a run is resumed by a number. Not for concurrent use: it
- * holds the permutation of one epoch. */
+/* The samples of a whole run in micro-batches (see tn_epoch_order, whose batches they are). */
 typedef struct tn_order {
     const tn_dataset *dataset; /* the caller's; outlives the order, unchanged */
-    int64_t batch_size, per_epoch;
-    bool shuffled;
-    uint64_t seed;
-    int64_t epoch;        /* that `permutation` holds */
-    int64_t *permutation; /* [count]; NULL in file order */
-    int32_t *labelled;    /* [count] labels of each sample */
+    tn_epoch_order epochs;
+    int32_t *labelled; /* [count] labels of each sample */
 } tn_order;
 
 /* batch_size >= 1; the data set must not be empty. Each epoch is shuffled by (seed, epoch), or all are in file order. */

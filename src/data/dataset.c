@@ -2,14 +2,13 @@
 #include "data/dataset.h"
 
 #include <limits.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/map.h"
 #include "base/memory.h"
-#include "base/rng.h"
 #include "data/jsonl.h"
+#include "data/order.h"
 #include "data/sample.h"
 
 void tn_dataset_free(tn_dataset *dataset) {
@@ -195,32 +194,22 @@ static void move_chosen(tn_dataset *train, tn_dataset *valid, const bool *chosen
 
 tn_status tn_dataset_split(tn_dataset *train, tn_dataset *valid, double fraction, uint64_t seed) {
     *valid = (tn_dataset){0};
-    if (!(fraction >= 0 && fraction < 1))
-        return tn_fail(TN_ERROR_ARGUMENT, "the share of samples for validation must be at least 0 and below 1, not %g",
-                       fraction);
-    if (fraction == 0 || train->count < 2)
-        return TN_OK;
-    int64_t moved = llround(fraction * (double)train->count), tokens = 0;
-    moved = moved < 1 ? 1 : moved > train->count - 1 ? train->count - 1 : moved;
-    int64_t *order = tn_malloc((size_t)train->count * sizeof *order);
-    bool *chosen = tn_calloc((size_t)train->count, sizeof *chosen);
+    int64_t moved, tokens = 0;
     tn_status status = TN_OK;
-    if (!order || !chosen) {
-        status = tn_fail_memory("splitting a data set");
+    bool *chosen = tn_calloc((size_t)train->count, sizeof *chosen);
+    if (!chosen)
+        return tn_fail_memory("splitting a data set");
+    TN_TRY_GOTO(tn_choose_validation(chosen, train->count, fraction, seed, &moved));
+    if (moved == 0)
         goto fail;
-    }
-    tn_shuffle(order, train->count, seed, tn_stream(TN_STREAM_DATA, 0));
-    for (int64_t i = 0; i < moved; i++) {
-        chosen[order[i]] = true;
-        tokens += train->starts[order[i] + 1] - train->starts[order[i]];
-    }
+    for (int64_t i = 0; i < train->count; i++)
+        tokens += chosen[i] ? train->starts[i + 1] - train->starts[i] : 0;
     TN_TRY_GOTO(reserve(valid, moved, tokens, train->prompts != NULL));
     move_chosen(train, valid, chosen);
 fail:
     if (status != TN_OK)
         tn_dataset_free(valid);
     tn_free(chosen);
-    tn_free(order);
     return status;
 }
 

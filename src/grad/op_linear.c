@@ -1,4 +1,5 @@
-/* y = x W^T + b;  dx = dy W,  dW += dy^T x,  db += sum_t dy.  x [T, C], W [O, C], y [T, O]. */
+/* y = x W^T + b;  dx = dy W,  dW += dy^T x,  db += sum_t dy.  x [T, C], W [O, C], y [T, O]. A weight that is stored
+ * transposed has its gradient so too: dW^T += x^T dy. */
 #include "grad/ops.h"
 
 typedef struct {
@@ -10,7 +11,7 @@ typedef struct {
 static void linear_backward(tn_tape *tape, tn_node *base) {
     linear_node *node = (linear_node *)base;
     const tn_weight *w = node->weight;
-    int64_t rows = base->out->rows, out = base->out->cols, in = w->tensor.shape[1];
+    int64_t rows = base->out->rows, out = base->out->cols, in = tn_weight_in(w);
     const float *dy = tn_grad_in(base);
     bool accumulate;
     if (node->x->needs_grad) {
@@ -21,7 +22,10 @@ static void linear_backward(tn_tape *tape, tn_node *base) {
     }
     if (w->trainable) {
         tape->flops += 2.0 * (double)rows * (double)out * (double)in;
-        if (tn_tape_live(tape))
+        if (tn_tape_live(tape) && w->transposed)
+            tape->kernels->gemm(w->grad, out, tn_transpose_of(node->x->data, TN_DTYPE_F32, in),
+                                tn_rows_of(dy, TN_DTYPE_F32, out), 1, 1, in, out, rows);
+        else if (tn_tape_live(tape))
             tape->kernels->gemm(w->grad, in, tn_transpose_of(dy, TN_DTYPE_F32, out),
                                 tn_rows_of(node->x->data, TN_DTYPE_F32, in), 1, 1, out, in, rows);
     }
@@ -31,7 +35,7 @@ static void linear_backward(tn_tape *tape, tn_node *base) {
 
 tn_var *tn_op_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, const tn_weight *bias) {
     tn_op_begin(tape, "linear");
-    int64_t rows = x->rows, in = weight->tensor.shape[1], out = weight->tensor.shape[0];
+    int64_t rows = x->rows, in = tn_weight_in(weight), out = tn_weight_out(weight);
     bool needs_grad = x->needs_grad || weight->trainable || (bias && bias->trainable);
     tn_var *y = tn_var_new(tape, rows, out, needs_grad);
     tape->flops += 2.0 * (double)rows * (double)out * (double)in;

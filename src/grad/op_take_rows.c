@@ -1,4 +1,4 @@
-/* y[i] = x[rows[i]];  dx[rows[i]] += dy[i]. */
+/* y[i] = x[rows[i]], or y = x without rows;  dx[rows[i]] += dy[i]. */
 #include "grad/ops.h"
 
 typedef struct {
@@ -12,18 +12,24 @@ static void take_rows_backward(tn_tape *tape, tn_node *base) {
     tn_var *x = node->x;
     bool accumulate;
     float *dx = tn_grad_of(tape, x, &accumulate);
+    int64_t count = x->rows * x->cols;
     if (!tn_tape_live(tape))
         return;
     if (!accumulate)
-        tape->kernels->fill(dx, 0, x->rows * x->cols);
-    tape->kernels->embedding_backward(dx, node->rows, tn_grad_in(base), base->out->rows, base->out->cols);
+        tape->kernels->fill(dx, 0, count);
+    if (node->rows)
+        tape->kernels->embedding_backward(dx, node->rows, tn_grad_in(base), base->out->rows, base->out->cols);
+    else
+        tape->kernels->add(dx, tn_grad_in(base), 1, count);
 }
 
 tn_var *tn_op_take_rows(tn_tape *tape, tn_var *x, const int32_t *rows, int64_t count) {
     tn_op_begin(tape, "take rows");
     tn_var *y = tn_var_new(tape, count, x->cols, x->needs_grad);
-    if (tn_tape_live(tape))
+    if (tn_tape_live(tape) && rows)
         tape->kernels->embedding_forward(y->data, rows, x->data, TN_DTYPE_F32, count, x->cols);
+    else if (tn_tape_live(tape))
+        tape->kernels->copy(y->data, x->data, count * x->cols);
     take_rows_node *node = tn_node_new(tape, sizeof *node, take_rows_backward, y);
     if (node) {
         node->x = x;

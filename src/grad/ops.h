@@ -8,7 +8,7 @@
 /* y[t] = table[ids[t]], table [V, C]. ids must stay until backward. */
 tn_var *tn_op_embedding(tn_tape *tape, const int32_t *ids, int64_t count, const tn_weight *table);
 
-/* y = x W^T (+ bias): x [T, C], W [O, C], bias [O] or NULL. */
+/* y = x W^T (+ bias): x [T, C], W [O, C], stored either way, bias [O] or NULL. */
 tn_var *tn_op_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, const tn_weight *bias);
 
 /* In place: y += scale * ((x A^T) B^T + bias): A [R, C], B [O, R], bias [O] or NULL. */
@@ -112,8 +112,14 @@ tn_var *tn_op_keep_rows(tn_tape *tape, tn_var *x, const bool *keep);
 /* x with each element zeroed with probability p and the others scaled by 1 / (1 - p); the mask depends on (seed, stream). */
 tn_var *tn_op_dropout(tn_tape *tape, tn_var *x, float p, uint64_t seed, uint64_t stream);
 
-/* Rows of x, in any order: y[i] = x[rows[i]]. */
+/* Rows of x, in any order: y[i] = x[rows[i]]; rows NULL: x itself, copied. rows must stay until backward. */
 tn_var *tn_op_take_rows(tn_tape *tape, tn_var *x, const int32_t *rows, int64_t count);
+
+/* In place: y[rows[i]] += weight * (part[i] - y[rows[i]]): rows ascending, or NULL for all. rows must stay until backward.
+ */
+void tn_op_blend_rows(tn_tape *tape, tn_var *y, tn_var *part, const int32_t *rows, float weight);
+/* `count` columns of x from `first` on. */
+tn_var *tn_op_take_columns(tn_tape *tape, tn_var *x, int64_t first, int64_t count);
 
 /* A batch of images is a value with a row for each, its columns channels of planes: [N, C * height * width]. */
 
@@ -155,12 +161,5 @@ void tn_op_head_loss(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *conte
 
 /* Rows that tn_op_head_loss takes at a time. */
 int64_t tn_head_loss_rows(int64_t vocab_size);
-
-static inline tn_operand tn_weight_rows(const tn_weight *w) {
-    return tn_rows_of(w->tensor.data, w->tensor.dtype, w->tensor.shape[1]);
-}
-static inline tn_operand tn_weight_transpose(const tn_weight *w) {
-    return tn_transpose_of(w->tensor.data, w->tensor.dtype, w->tensor.shape[1]);
-}
 
 #endif

@@ -9,14 +9,7 @@
 
 #include "grad/heap.h"
 #include "grad/profile.h"
-#include "kernel/kernel.h"
-
-/* A weight of the model: a frozen tensor of any float type in a mapping, or a trained f32 tensor in the parameter store. */
-typedef struct tn_weight {
-    tn_tensor tensor;
-    bool trainable;
-    float *grad; /* of the tensor's shape, added to; NULL unless trainable */
-} tn_weight;
+#include "grad/weight.h"
 
 /* A block of the heap. */
 typedef struct tn_block {

@@ -137,7 +137,7 @@ static void collect_prompts(exam *e, int64_t positions) {
         if (tokens == 0 || tokens >= length || tokens > positions || !d->prompts[i][0])
             continue;
         e->samples[e->count] = i;
-        e->prompts[e->count++] = (tn_prompt){d->ids + d->starts[i], (size_t)tokens};
+        e->prompts[e->count++] = (tn_prompt){.ids = d->ids + d->starts[i], .count = (size_t)tokens};
     }
 }
 
@@ -200,7 +200,7 @@ tn_status tn_evaluate(tn_model *model, const char *data_path, const tn_evaluate_
     const tn_dataset_options reading = {.tokenizer = model->tokenizer,
                                         .chat_template = model->chat_template,
                                         .vocab_size = config->vocab_size,
-                                        .max_length = options->max_length ? options->max_length : config->max_positions,
+                                        .max_length = tn_decoder_length(config, options->max_length),
                                         .train_on_prompt = options->train_on_prompt,
                                         .keep_text = options->generate,
                                         .now = TN_DATA_DATE};

@@ -173,7 +173,7 @@ static void finish(generation *g) {
 tn_status tn_generate(tn_model *model, const int32_t *prompt, size_t count, const tn_generate_options *options,
                       tn_token_fn token, void *cookie, tn_generate_result *out) {
     tn_generate_options defaults;
-    tn_prompt one = {prompt, count};
+    tn_prompt one = {.ids = prompt, .count = count};
     tn_generate_options_default(&defaults);
     generation g = {.options = options ? options : &defaults, .token = token, .cookie = cookie};
     *out = (tn_generate_result){0};

@@ -43,6 +43,7 @@ static void add_tokens(tn_generator *g, int64_t sequence, const int32_t *ids, in
         g->ids[at + i] = ids[i];
         g->positions[at + i] = (int32_t)(length + i);
         g->cache_rows[at + i] = first_row + length + i;
+        g->owners[at + i] = (int32_t)sequence;
         g->invoked[at + i] = length + i >= g->invoked_from[sequence];
     }
     g->spans[g->tokens.span_count++] = (tn_span){at, count, first_row, length + count};
@@ -71,7 +72,8 @@ static tn_status hand_out(void *cookie, int64_t first_row, int64_t rows, const f
 static tn_status run_pass(tn_generator *g, tn_tape *tape, tn_next_fn next, void *cookie) {
     next_context context = {g, next, cookie};
     tn_tape_reset(tape);
-    TN_TRY(tn_pass_logits(g->model, tape, &g->tokens, g->logit_rows, g->logit_count, hand_out, &context));
+    TN_TRY(tn_pass_mixed_logits(g->model, tape, &g->tokens, g->mixes.sequences ? &g->mixes : NULL, g->owners, g->logit_rows,
+                                g->logit_count, hand_out, &context));
     return tn_tape_status(tape);
 }
 
@@ -115,7 +117,8 @@ static tn_status plan(tn_generator *g) {
     int64_t peak = tape.heap.peak;
     tn_tape_free(&tape);
     TN_TRY(status);
-    return tn_tape_init(&g->tape, g->model->kernels, peak);
+    /* the worst is known, but rows of several adapters may fragment otherwise; reserve costs nothing */
+    return tn_tape_init(&g->tape, g->model->kernels, g->mixes.sequences ? peak + peak / 2 + (1 << 20) : peak);
 }
 
 static tn_status allocate_pass(tn_generator *g) {
@@ -124,10 +127,12 @@ static tn_status allocate_pass(tn_generator *g) {
     g->positions = tn_arena_array(&g->arena, tokens, sizeof *g->positions);
     g->cache_rows = tn_arena_array(&g->arena, tokens, sizeof *g->cache_rows);
     g->invoked = tn_arena_array(&g->arena, tokens, sizeof *g->invoked);
+    g->owners = tn_arena_array(&g->arena, tokens, sizeof *g->owners);
     g->spans = tn_arena_array(&g->arena, count, sizeof *g->spans);
     g->logit_rows = tn_arena_array(&g->arena, count, sizeof *g->logit_rows);
     g->logit_owners = tn_arena_array(&g->arena, count, sizeof *g->logit_owners);
-    if (!g->ids || !g->positions || !g->cache_rows || !g->invoked || !g->spans || !g->logit_rows || !g->logit_owners)
+    if (!g->ids || !g->positions || !g->cache_rows || !g->invoked || !g->owners || !g->spans || !g->logit_rows ||
+        !g->logit_owners)
         return tn_fail_memory("the generator");
     g->tokens = (tn_tokens){.ids = g->ids,
                             .positions = g->positions,
@@ -135,6 +140,22 @@ static tn_status allocate_pass(tn_generator *g) {
                             .cache = &g->cache,
                             .cache_rows = g->cache_rows,
                             .invoked = g->invoked};
+    return TN_OK;
+}
+
+static tn_status choose_adapters(tn_generator *g) {
+    size_t adapters = tn_model_list_adapters(g->model, NULL, NULL, 0);
+    bool chosen = false;
+    for (int64_t s = 0; s < g->count; s++)
+        chosen = chosen || g->prompts[s].adapters;
+    if (!chosen)
+        return TN_OK;
+    float *weights = tn_arena_array(&g->arena, (size_t)g->count * adapters + 1, sizeof *weights);
+    if (!weights)
+        return tn_fail_memory("the generator");
+    for (int64_t s = 0; s < g->count; s++)
+        TN_TRY(tn_session_mix_weights(g->model, g->prompts[s].adapters, weights + (size_t)s * adapters));
+    g->mixes = (tn_row_mixes){.sequences = (size_t)g->count, .adapters = adapters, .weights = weights};
     return TN_OK;
 }
 
@@ -182,6 +203,7 @@ tn_status tn_generator_init(tn_generator *g, tn_model *model, const tn_prompt *p
     TN_TRY(tn_decoder_prepare(model->decoder, capacity));
     TN_TRY_GOTO(tn_kv_cache_init(&g->cache, model->decoder, count, capacity));
     TN_TRY_GOTO(allocate_pass(g));
+    TN_TRY_GOTO(choose_adapters(g));
     TN_TRY_GOTO(find_invocations(g));
     TN_TRY_GOTO(plan(g));
     return TN_OK;

@@ -18,6 +18,8 @@ typedef struct tn_generator {
     int32_t *ids, *positions;
     int64_t *cache_rows;
     bool *invoked;         /* see tn_forward */
+    tn_row_mixes mixes;    /* of prompts that chose their adapters; no sequences: none did */
+    int32_t *owners;       /* [pass_tokens] the sequence of each token */
     int64_t *invoked_from; /* [count] position of each sequence's invocation; INT64_MAX: none */
     tn_span *spans;
     int32_t *logit_rows;   /* tokens of the pass whose logits are wanted ... */

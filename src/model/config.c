@@ -1,16 +1,18 @@
 /* Families differ in a few switches; everything else is shared. */
 #include "model/config.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
 
 typedef struct {
     const char *model_type, *architecture;
-    bool qkv_bias, qk_norm, reads_attention_bias, reads_mlp_bias, always_windowed, optional_window;
+    bool is_gpt2, qkv_bias, qk_norm, reads_attention_bias, reads_mlp_bias, always_windowed, optional_window;
 } family;
 
 static const family families[] = {
+    {.model_type = "gpt2", .architecture = "GPT2LMHeadModel", .is_gpt2 = true},
     {.model_type = "llama", .architecture = "LlamaForCausalLM", .reads_attention_bias = true, .reads_mlp_bias = true},
     {.model_type = "mistral", .architecture = "MistralForCausalLM", .always_windowed = true},
     {.model_type = "qwen2", .architecture = "Qwen2ForCausalLM", .qkv_bias = true, .optional_window = true},
@@ -182,18 +184,9 @@ static tn_status parse_head_size(const cJSON *json, const char *where, const fam
     return TN_OK;
 }
 
-static tn_status parse(const cJSON *json, const char *where, tn_decoder_config *c) {
-    const family *f = NULL;
-    if (!cJSON_IsObject(json))
-        return tn_fail(TN_ERROR_FORMAT, "%s: not a JSON object", where);
-    TN_TRY(find_family(json, where, &f));
-    if (tn_json_get(json, "quantization_config"))
-        return tn_fail(TN_ERROR_UNSUPPORTED, "%s: quantized checkpoints are not supported; use the f32, bf16 or f16 one",
-                       where);
-    c->family = f->model_type;
+static tn_status parse_llama(const cJSON *json, const char *where, const family *f, tn_decoder_config *c) {
     c->qkv_bias = f->qkv_bias;
     c->qk_norm = f->qk_norm;
-    TN_TRY(required_size(json, "vocab_size", where, MOST_SIZE, &c->vocab_size));
     TN_TRY(required_size(json, "hidden_size", where, MOST_SIZE, &c->hidden_size));
     TN_TRY(required_size(json, "intermediate_size", where, MOST_SIZE, &c->intermediate_size));
     TN_TRY(required_size(json, "num_hidden_layers", where, MOST_LAYERS, &c->layers));
@@ -204,17 +197,13 @@ static tn_status parse(const cJSON *json, const char *where, tn_decoder_config *
         return tn_fail(TN_ERROR_FORMAT, "%s: num_attention_heads %lld is no multiple of num_key_value_heads %lld", where,
                        (long long)c->heads, (long long)c->kv_heads);
     TN_TRY(parse_head_size(json, where, f, c));
+    c->attention_scale = 1.0f / sqrtf((float)c->head_size);
     c->max_positions = 2048;
     TN_TRY(tn_json_get_int(json, "max_position_embeddings", where, 1, MOST_SIZE, &c->max_positions));
     c->norm_eps = 1e-6;
     TN_TRY(tn_json_get_double(json, "rms_norm_eps", where, &c->norm_eps));
     if (!(c->norm_eps > 0))
         return tn_fail(TN_ERROR_FORMAT, "%s: 'rms_norm_eps' must be above 0", where);
-    c->initializer_range = 0.02;
-    TN_TRY(tn_json_get_double(json, "initializer_range", where, &c->initializer_range));
-    if (c->initializer_range < 0)
-        return tn_fail(TN_ERROR_FORMAT, "%s: 'initializer_range' must not be negative", where);
-    TN_TRY(tn_json_get_bool(json, "tie_word_embeddings", where, &c->tied));
     if (f->reads_attention_bias) {
         TN_TRY(tn_json_get_bool(json, "attention_bias", where, &c->qkv_bias));
         c->output_bias = c->qkv_bias;
@@ -226,7 +215,87 @@ static tn_status parse(const cJSON *json, const char *where, tn_decoder_config *
     if (strcmp(activation, "silu") != 0)
         return tn_fail(TN_ERROR_UNSUPPORTED, "%s: hidden_act '%s' is not supported; supported is silu", where, activation);
     TN_TRY(parse_rope(json, where, c));
-    TN_TRY(parse_window(json, where, f, c));
+    return parse_window(json, where, f, c);
+}
+
+static tn_status parse_activation(const cJSON *json, const char *where, tn_feed_forward *out) {
+    static const struct {
+        const char *name;
+        tn_feed_forward value;
+    } names[] = {{"gelu_new", TN_FEED_FORWARD_GELU_TANH},
+                 {"gelu", TN_FEED_FORWARD_GELU},
+                 {"gelu_pytorch_tanh", TN_FEED_FORWARD_GELU_TANH},
+                 {"gelu_fast", TN_FEED_FORWARD_GELU_TANH},
+                 {"relu", TN_FEED_FORWARD_RELU},
+                 {"silu", TN_FEED_FORWARD_SILU},
+                 {"swish", TN_FEED_FORWARD_SILU},
+                 {"tanh", TN_FEED_FORWARD_TANH}};
+    const char *name = "gelu_new";
+    TN_TRY(tn_json_get_string(json, "activation_function", where, &name));
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(name, names[i].name) == 0) {
+            *out = names[i].value;
+            return TN_OK;
+        }
+    }
+    return tn_fail(TN_ERROR_UNSUPPORTED,
+                   "%s: activation_function '%s' is not supported; supported are gelu_new, gelu, gelu_pytorch_tanh, "
+                   "gelu_fast, relu, silu, swish and tanh",
+                   where, name);
+}
+
+/* Dropouts are for training in full and left out, as for the other families; reorder_and_upcast_attn changes no result. */
+static tn_status parse_gpt2(const cJSON *json, const char *where, tn_decoder_config *c) {
+    bool scaled = true, cross_attention = false;
+    c->is_gpt2 = c->tied = c->qkv_bias = c->output_bias = c->mlp_bias = true;
+    TN_TRY(required_size(json, "n_embd", where, MOST_SIZE, &c->hidden_size));
+    TN_TRY(required_size(json, "n_layer", where, MOST_LAYERS, &c->layers));
+    TN_TRY(required_size(json, "n_head", where, MOST_SIZE, &c->heads));
+    if (c->hidden_size % c->heads)
+        return tn_fail(TN_ERROR_FORMAT, "%s: n_embd %lld is no multiple of n_head %lld", where, (long long)c->hidden_size,
+                       (long long)c->heads);
+    c->kv_heads = c->heads;
+    c->head_size = c->hidden_size / c->heads;
+    if (c->head_size > MOST_HEAD_SIZE || c->hidden_size > MOST_SIZE / 4)
+        return tn_fail(TN_ERROR_FORMAT, "%s: n_embd %lld is too large", where, (long long)c->hidden_size);
+    c->intermediate_size = 4 * c->hidden_size;
+    TN_TRY(tn_json_get_int(json, "n_inner", where, 1, MOST_SIZE, &c->intermediate_size));
+    c->max_positions = 1024;
+    TN_TRY(tn_json_get_int(json, "n_ctx", where, 1, MOST_SIZE, &c->max_positions));
+    TN_TRY(tn_json_get_int(json, "n_positions", where, 1, MOST_SIZE, &c->max_positions));
+    c->norm_eps = 1e-5;
+    TN_TRY(tn_json_get_double(json, "layer_norm_epsilon", where, &c->norm_eps));
+    if (!(c->norm_eps > 0))
+        return tn_fail(TN_ERROR_FORMAT, "%s: 'layer_norm_epsilon' must be above 0", where);
+    TN_TRY(parse_activation(json, where, &c->feed_forward));
+    TN_TRY(tn_json_get_bool(json, "scale_attn_weights", where, &scaled));
+    TN_TRY(tn_json_get_bool(json, "scale_attn_by_inverse_layer_idx", where, &c->scale_by_layer));
+    c->attention_scale = scaled ? 1.0f / sqrtf((float)c->head_size) : 1;
+    TN_TRY(tn_json_get_bool(json, "add_cross_attention", where, &cross_attention));
+    if (cross_attention)
+        return tn_fail(TN_ERROR_UNSUPPORTED,
+                       "%s: add_cross_attention is for an encoder beside the model, which is not "
+                       "supported",
+                       where);
+    return TN_OK;
+}
+
+static tn_status parse(const cJSON *json, const char *where, tn_decoder_config *c) {
+    const family *f = NULL;
+    if (!cJSON_IsObject(json))
+        return tn_fail(TN_ERROR_FORMAT, "%s: not a JSON object", where);
+    TN_TRY(find_family(json, where, &f));
+    if (tn_json_get(json, "quantization_config"))
+        return tn_fail(TN_ERROR_UNSUPPORTED, "%s: quantized checkpoints are not supported; use the f32, bf16 or f16 one",
+                       where);
+    c->family = f->model_type;
+    TN_TRY(required_size(json, "vocab_size", where, MOST_SIZE, &c->vocab_size));
+    TN_TRY(f->is_gpt2 ? parse_gpt2(json, where, c) : parse_llama(json, where, f, c));
+    c->initializer_range = 0.02;
+    TN_TRY(tn_json_get_double(json, "initializer_range", where, &c->initializer_range));
+    if (c->initializer_range < 0)
+        return tn_fail(TN_ERROR_FORMAT, "%s: 'initializer_range' must not be negative", where);
+    TN_TRY(tn_json_get_bool(json, "tie_word_embeddings", where, &c->tied));
     return parse_special_tokens(json, where, c);
 }
 
@@ -241,6 +310,14 @@ tn_status tn_decoder_config_parse(const cJSON *json, const char *where, tn_decod
 void tn_decoder_config_free(tn_decoder_config *config) {
     tn_free(config->layer_window);
     *config = (tn_decoder_config){0};
+}
+
+int64_t tn_decoder_length(const tn_decoder_config *config, int64_t wish) {
+    return !wish || (config->is_gpt2 && wish > config->max_positions) ? config->max_positions : wish;
+}
+
+float tn_decoder_attention_scale(const tn_decoder_config *config, int64_t layer) {
+    return config->scale_by_layer ? config->attention_scale / (float)(layer + 1) : config->attention_scale;
 }
 
 int64_t tn_decoder_window(const tn_decoder_config *config, int64_t layer) {

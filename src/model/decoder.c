@@ -31,55 +31,94 @@ static tn_var *normed_heads(const block_context *c, const tn_module *norm, tn_va
     return y;
 }
 
+static tn_var *normed(const block_context *c, const tn_module *norm, tn_var *x) {
+    float eps = (float)c->model->config.norm_eps;
+    return c->model->config.is_gpt2 ? tn_layernorm_forward(c->forward, norm, x, eps)
+                                    : tn_norm_forward(c->forward, norm, x, eps, 1);
+}
+
+/* GPT-2: columns of one projection, without rotation. */
+static void project_fused(const block_context *c, tn_var *h, tn_var *qkv[3]) {
+    tn_tape *tape = c->forward->tape;
+    tn_var *all = tn_linear_forward(c->forward, c->model->layers[c->layer].qkv, h);
+    int64_t width = c->model->config.hidden_size;
+    for (int i = 0; i < 3; i++)
+        qkv[i] = tn_op_take_columns(tape, all, i * width, width);
+    tn_drop(tape, all);
+}
+
+static void project(const block_context *c, tn_var *h, tn_var *qkv[3]) {
+    const tn_decoder_layer *layer = &c->model->layers[c->layer];
+    const tn_decoder_config *config = &c->model->config;
+    tn_tape *tape = c->forward->tape;
+    tn_rope_table table = {c->model->rope_cos, c->model->rope_sin};
+    qkv[0] = normed_heads(c, layer->q_norm, tn_linear_forward(c->forward, layer->q, h), config->heads);
+    qkv[1] = normed_heads(c, layer->k_norm, tn_linear_forward(c->forward, layer->k, h), config->kv_heads);
+    qkv[2] = tn_linear_forward(c->forward, layer->v, h);
+    tn_op_rope(tape, qkv[0], c->tokens->positions, &table, config->heads, config->head_size);
+    tn_op_rope(tape, qkv[1], c->tokens->positions, &table, config->kv_heads, config->head_size);
+}
+
 /* Attention over normed input h: [T, C] -> [T, H*D]. */
 static tn_var *attend(const block_context *c, tn_var *h) {
-    const tn_decoder_layer *layer = &c->model->layers[c->layer];
     const tn_decoder_config *config = &c->model->config;
     const tn_tokens *tokens = c->tokens;
     tn_tape *tape = c->forward->tape;
-    tn_rope_table table = {c->model->rope_cos, c->model->rope_sin};
     tn_attention_shape shape = {.heads = config->heads,
                                 .kv_heads = config->kv_heads,
                                 .head_size = config->head_size,
                                 .window = tn_decoder_window(config, c->layer),
-                                .scale = 1.0f / __builtin_sqrtf((float)config->head_size)};
-    tn_var *q = normed_heads(c, layer->q_norm, tn_linear_forward(c->forward, layer->q, h), config->heads);
-    tn_var *k = normed_heads(c, layer->k_norm, tn_linear_forward(c->forward, layer->k, h), config->kv_heads);
-    tn_var *v = tn_linear_forward(c->forward, layer->v, h);
-    tn_op_rope(tape, q, tokens->positions, &table, config->heads, config->head_size);
-    tn_op_rope(tape, k, tokens->positions, &table, config->kv_heads, config->head_size);
-    tn_var *out;
+                                .scale = tn_decoder_attention_scale(config, c->layer)};
+    tn_var *qkv[3], *out;
+    if (config->is_gpt2)
+        project_fused(c, h, qkv);
+    else
+        project(c, h, qkv);
     if (tokens->cache) {
-        append_to_cache(c, k, v);
-        out = tn_op_attention_cached(tape, q, tokens->cache->k[c->layer], tokens->cache->v[c->layer], tokens->spans,
+        append_to_cache(c, qkv[1], qkv[2]);
+        out = tn_op_attention_cached(tape, qkv[0], tokens->cache->k[c->layer], tokens->cache->v[c->layer], tokens->spans,
                                      tokens->span_count, &shape);
     } else {
-        out = tn_op_attention(tape, q, k, v, tokens->spans, tokens->span_count, &shape);
+        out = tn_op_attention(tape, qkv[0], qkv[1], qkv[2], tokens->spans, tokens->span_count, &shape);
     }
-    tn_drop(tape, q);
-    tn_drop(tape, k);
-    tn_drop(tape, v);
+    for (int i = 0; i < 3; i++)
+        tn_drop(tape, qkv[i]);
     return out;
 }
 
-/* x + o(attention(norm(x))), then x + down(silu(gate) * up) of its norm. */
+/* What `down` reads, of normed input h. */
+static tn_var *feed(const block_context *c, tn_var *h) {
+    const tn_decoder_layer *layer = &c->model->layers[c->layer];
+    tn_tape *tape = c->forward->tape;
+    tn_var *gate = layer->gate ? tn_linear_forward(c->forward, layer->gate, h) : NULL;
+    tn_var *up = tn_linear_forward(c->forward, layer->up, h), *inner = NULL;
+    switch (c->model->config.feed_forward) {
+    case TN_FEED_FORWARD_SWIGLU: inner = tn_op_swiglu(tape, gate, up); break;
+    case TN_FEED_FORWARD_GELU: inner = tn_op_gelu(tape, up, false); break;
+    case TN_FEED_FORWARD_GELU_TANH: inner = tn_op_gelu(tape, up, true); break;
+    case TN_FEED_FORWARD_SILU: inner = tn_op_silu(tape, up); break;
+    case TN_FEED_FORWARD_TANH: inner = tn_op_tanh(tape, up); break;
+    case TN_FEED_FORWARD_RELU: tn_op_relu(tape, up); return up;
+    }
+    tn_drop(tape, gate);
+    tn_drop(tape, up);
+    return inner;
+}
+
+/* x + o(attention(norm(x))), then x + down(silu(gate) * up), or down(f(up)), of its norm. */
 static tn_var *block(tn_tape *tape, void *context, tn_var *x) {
     const block_context *c = context;
     const tn_decoder_layer *layer = &c->model->layers[c->layer];
-    float eps = (float)c->model->config.norm_eps;
-    tn_var *h = tn_norm_forward(c->forward, layer->input_norm, x, eps, 1);
+    tn_var *h = normed(c, layer->input_norm, x);
     tn_var *attended = attend(c, h);
     tn_drop(tape, h);
     tn_var *middle = tn_linear_forward(c->forward, layer->o, attended);
     tn_drop(tape, attended);
     tn_op_add(tape, middle, x, 1);
 
-    h = tn_norm_forward(c->forward, layer->post_norm, middle, eps, 1);
-    tn_var *gate = tn_linear_forward(c->forward, layer->gate, h), *up = tn_linear_forward(c->forward, layer->up, h);
+    h = normed(c, layer->post_norm, middle);
+    tn_var *inner = feed(c, h);
     tn_drop(tape, h);
-    tn_var *inner = tn_op_swiglu(tape, gate, up);
-    tn_drop(tape, gate);
-    tn_drop(tape, up);
     tn_var *y = tn_linear_forward(c->forward, layer->down, inner);
     tn_drop(tape, inner);
     tn_op_add(tape, y, middle, 1);
@@ -91,6 +130,11 @@ tn_var *tn_decoder_hidden(tn_decoder *model, const tn_forward *forward, const tn
                           tn_checkpointing checkpointing) {
     tn_tape *tape = forward->tape;
     tn_var *x = tn_embedding_forward(forward, model->net.embedding, tokens->ids, tokens->count);
+    if (model->positions) {
+        tn_var *places = tn_embedding_forward(forward, model->positions, tokens->positions, tokens->count);
+        tn_op_add(tape, x, places, 1);
+        tn_drop(tape, places);
+    }
     block_context *contexts = tn_tape_store(tape, (size_t)model->net.layer_count * sizeof *contexts);
     for (int64_t i = 0; i < model->net.layer_count && contexts; i++) {
         contexts[i] = (block_context){model, forward, tokens, i};
@@ -99,7 +143,7 @@ tn_var *tn_decoder_hidden(tn_decoder *model, const tn_forward *forward, const tn
         tn_drop(tape, x);
         x = y;
     }
-    tn_var *hidden = tn_norm_forward(forward, model->final_norm, x, (float)model->config.norm_eps, 1);
+    tn_var *hidden = normed(&(block_context){.model = model, .forward = forward}, model->final_norm, x);
     tn_drop(tape, x);
     return hidden;
 }

@@ -8,6 +8,7 @@
 
 typedef struct tn_decoder_layer {
     tn_module *input_norm, *q, *k, *v, *o, *q_norm, *k_norm, *post_norm, *gate, *up, *down;
+    tn_module *qkv; /* GPT-2: instead of q, k and v; there is no gate either */
 } tn_decoder_layer;
 
 /* The base's own layers, put aside while a stack of them is in use. */
@@ -25,6 +26,7 @@ typedef struct tn_decoder {
     tn_decoder_config config;
     tn_decoder_layer *layers; /* [net.layer_count]: config.layers unless layers were replicated */
     tn_module *final_norm;
+    tn_module *positions; /* embedding of learned positions, or NULL */
     tn_decoder_stack base_stack;
     float *rope_cos, *rope_sin;
     int64_t rope_positions;
@@ -38,7 +40,8 @@ tn_status tn_decoder_load(const char *dir, tn_decoder **out);
 tn_status tn_decoder_create(const char *path, uint64_t seed, tn_decoder **out);
 void tn_decoder_free(tn_decoder *model);
 
-/* Prepares positions 0 .. positions - 1; call before a forward that needs them. */
+/* Prepares positions 0 .. positions - 1; call before a forward that needs them. Fails where positions are learned and these
+ * are more than the model has. */
 tn_status tn_decoder_prepare(tn_decoder *model, int64_t positions);
 
 /* Keys and values of earlier positions, one row [K*D] per position and layer. */

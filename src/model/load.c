@@ -13,7 +13,7 @@ static tn_module *add_module(tn_decoder *model, tn_module_kind kind, int layer, 
     if (layer < 0)
         snprintf(full, sizeof full, "%s", name);
     else
-        snprintf(full, sizeof full, "model.layers.%d.%s", layer, name);
+        snprintf(full, sizeof full, model->config.is_gpt2 ? "transformer.h.%d.%s" : "model.layers.%d.%s", layer, name);
     const tn_tensor weight = {.dtype = TN_DTYPE_F32, .ndim = cols ? 2 : 1, .shape = {rows, cols}};
     return tn_network_add(&model->net, kind, layer, full, weight, rows, bias);
 }
@@ -41,9 +41,33 @@ static tn_status build_layer(tn_decoder *model, int layer) {
                : tn_fail_memory("the modules");
 }
 
+/* A Conv1D: stored [in, out]. */
+static tn_module *add_transposed(tn_decoder *model, int layer, const char *name, int64_t out, int64_t in) {
+    tn_module *m = add_module(model, TN_MODULE_LINEAR, layer, name, in, out, true);
+    if (m) {
+        m->weight.transposed = true;
+        m->bias.tensor.shape[0] = out;
+    }
+    return m;
+}
+
+static tn_status build_gpt2_layer(tn_decoder *model, int layer) {
+    const tn_decoder_config *c = &model->config;
+    tn_decoder_layer *l = &model->layers[layer];
+    int64_t hidden = c->hidden_size, inner = c->intermediate_size;
+    l->input_norm = add_module(model, TN_MODULE_NORM, layer, "ln_1", hidden, 0, true);
+    l->qkv = add_transposed(model, layer, "attn.c_attn", 3 * hidden, hidden);
+    l->o = add_transposed(model, layer, "attn.c_proj", hidden, hidden);
+    l->post_norm = add_module(model, TN_MODULE_NORM, layer, "ln_2", hidden, 0, true);
+    l->up = add_transposed(model, layer, "mlp.c_fc", inner, hidden);
+    l->down = add_transposed(model, layer, "mlp.c_proj", hidden, inner);
+    return l->down && l->up && l->post_norm && l->o && l->qkv && l->input_norm ? TN_OK : tn_fail_memory("the modules");
+}
+
 static tn_status replicate(tn_network *network, const int64_t (*ranges)[2], int64_t count);
 static void unreplicate(tn_network *network);
 static const tn_network_kind decoder_kind = {.replicate = replicate, .unreplicate = unreplicate};
+static const tn_network_kind gpt2_kind = {0};
 
 static tn_status build_modules(tn_decoder *model) {
     const tn_decoder_config *c = &model->config;
@@ -52,15 +76,27 @@ static tn_status build_modules(tn_decoder *model) {
     net->layer_count = c->layers;
     net->vocab_size = c->vocab_size;
     net->tied = c->tied;
-    net->default_targets = "q_proj,v_proj";
-    TN_TRY(tn_network_reserve(net, c->layers * MODULES_PER_LAYER + 3));
+    net->default_targets = c->is_gpt2 ? "c_attn" : "q_proj,v_proj";
+    if (c->is_gpt2) {
+        net->kind = &gpt2_kind;
+        net->optional_prefix = "transformer.";
+    }
+    TN_TRY(tn_network_reserve(net, c->layers * MODULES_PER_LAYER + 4));
     model->layers = tn_calloc((size_t)c->layers, sizeof *model->layers);
     if (!model->layers)
         return tn_fail_memory("the modules");
-    net->embedding = add_module(model, TN_MODULE_EMBEDDING, -1, "model.embed_tokens", c->vocab_size, c->hidden_size, false);
+    net->embedding = add_module(model, TN_MODULE_EMBEDDING, -1, c->is_gpt2 ? "transformer.wte" : "model.embed_tokens",
+                                c->vocab_size, c->hidden_size, false);
+    if (c->is_gpt2) {
+        model->positions =
+            add_module(model, TN_MODULE_EMBEDDING, -1, "transformer.wpe", c->max_positions, c->hidden_size, false);
+        if (!model->positions)
+            return tn_fail_memory("the modules");
+    }
     for (int64_t i = 0; i < c->layers; i++)
-        TN_TRY(build_layer(model, (int)i));
-    model->final_norm = add_module(model, TN_MODULE_NORM, -1, "model.norm", c->hidden_size, 0, false);
+        TN_TRY(c->is_gpt2 ? build_gpt2_layer(model, (int)i) : build_layer(model, (int)i));
+    model->final_norm =
+        add_module(model, TN_MODULE_NORM, -1, c->is_gpt2 ? "transformer.ln_f" : "model.norm", c->hidden_size, 0, c->is_gpt2);
     net->head = add_module(model, TN_MODULE_LINEAR, -1, "lm_head", c->vocab_size, c->hidden_size, false);
     if (!net->embedding || !model->final_norm || !net->head)
         return tn_fail_memory("the modules");
@@ -131,7 +167,11 @@ void tn_decoder_free(tn_decoder *model) {
 }
 
 tn_status tn_decoder_prepare(tn_decoder *model, int64_t positions) {
-    if (positions <= model->rope_positions)
+    if (model->positions && positions > model->config.max_positions)
+        return tn_fail(TN_ERROR_ARGUMENT,
+                       "%s: %lld positions are more than the %lld that this model learned; shorten the text", model->net.dir,
+                       (long long)positions, (long long)model->config.max_positions);
+    if (model->positions || positions <= model->rope_positions)
         return TN_OK;
     int64_t head_size = model->config.head_size, floats;
     if (!tn_mul_i64(positions, head_size, &floats) || floats > (INT64_C(1) << 40))

@@ -56,9 +56,40 @@ tn_module *tn_network_add(tn_network *network, tn_module_kind kind, int layer, c
     return m;
 }
 
+enum { NAME_SIZE = 512 };
+
+static void stored_name(const tn_network *network, const char *module, const char *part, char name[NAME_SIZE]) {
+    size_t skipped = network->bare ? strlen(network->optional_prefix) : 0;
+    if (skipped && strncmp(module, network->optional_prefix, skipped) == 0)
+        module += skipped;
+    snprintf(name, NAME_SIZE, "%s.%s", module, part);
+}
+
+const tn_tensor *tn_network_stored(const tn_network *network, const char *module, const char *part) {
+    char name[NAME_SIZE];
+    stored_name(network, module, part, name);
+    return tn_checkpoint_find(&network->checkpoint, name);
+}
+
+const tn_module *tn_network_owner(const tn_network *network, const char *tensor, bool *is_bias) {
+    char full[NAME_SIZE];
+    const char *dot = strrchr(tensor, '.');
+    int64_t at;
+    *is_bias = dot && strcmp(dot, ".bias") == 0;
+    if (!dot || (!*is_bias && strcmp(dot, ".weight") != 0))
+        return NULL;
+    int length = (int)(dot - tensor);
+    bool found = tn_map_get(&network->by_name, tensor, (size_t)length, &at);
+    if (!found && network->bare) {
+        snprintf(full, sizeof full, "%s%.*s", network->optional_prefix, length, tensor);
+        found = tn_map_get_text(&network->by_name, full, &at);
+    }
+    return found && (!*is_bias || network->modules[at].has_bias) ? &network->modules[at] : NULL;
+}
+
 static tn_status find_tensor(const tn_network *network, const char *module, const char *part, tn_tensor *tensor) {
-    char name[512], want[TN_SHAPE_TEXT], got[TN_SHAPE_TEXT];
-    snprintf(name, sizeof name, "%s.%s", module, part);
+    char name[NAME_SIZE], want[TN_SHAPE_TEXT], got[TN_SHAPE_TEXT];
+    stored_name(network, module, part, name);
     const tn_tensor *found = tn_checkpoint_find(&network->checkpoint, name);
     if (!found)
         return tn_fail(TN_ERROR_MISMATCH, "%s: the checkpoint has no tensor '%s', which config.json calls for", network->dir,
@@ -116,17 +147,25 @@ static tn_status load_weights(tn_network *network) {
     return TN_OK;
 }
 
+/* What a family's older classes stored beside its weights: masks of GPT-2's attention, rotary frequencies. */
+static bool is_buffer(const char *name) {
+    static const char *const endings[] = {".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"};
+    size_t length = strlen(name);
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
+        if (length > strlen(endings[i]) && strcmp(name + length - strlen(endings[i]), endings[i]) == 0)
+            return true;
+    return false;
+}
+
 /* Buffers that old checkpoints carry along are no surprise; anything else is counted for the caller to show. */
 static void count_unused(tn_network *network) {
     for (size_t f = 0; f < network->checkpoint.file_count; f++) {
         const tn_safetensors *file = &network->checkpoint.files[f];
         for (size_t e = 0; e < file->count; e++) {
-            const char *name = file->entries[e].name, *dot = strrchr(name, '.');
-            size_t length = dot ? (size_t)(dot - name) : 0;
-            int64_t at;
-            bool known = dot && tn_map_get(&network->by_name, name, length, &at) &&
-                         (strcmp(dot, ".weight") == 0 || (strcmp(dot, ".bias") == 0 && network->modules[at].has_bias));
-            if (known || strstr(name, "rotary_emb.inv_freq") || !tn_checkpoint_find(&network->checkpoint, name))
+            const char *name = file->entries[e].name;
+            bool is_bias;
+            if (tn_network_owner(network, name, &is_bias) || is_buffer(name) ||
+                !tn_checkpoint_find(&network->checkpoint, name))
                 continue;
             if (network->unused_tensors++ == 0)
                 network->first_unused = name;
@@ -136,6 +175,10 @@ static void count_unused(tn_network *network) {
 
 tn_status tn_network_load(tn_network *network) {
     TN_TRY(tn_checkpoint_open(network->dir, &network->checkpoint));
+    if (network->optional_prefix && !tn_network_stored(network, network->modules[0].name, "weight")) {
+        network->bare = true;
+        network->bare = tn_network_stored(network, network->modules[0].name, "weight") != NULL;
+    }
     TN_TRY(load_weights(network));
     count_unused(network);
     return TN_OK;

@@ -29,6 +29,8 @@ struct tn_network {
     bool tied;                   /* the head is the embedding, while no adapter gives it a weight of its own */
     int64_t vocab_size;          /* 0: inputs are no tokens */
     const char *default_targets; /* modules that adapters change when none are named */
+    const char *optional_prefix; /* of modules' names, which some checkpoints leave out; NULL: none does */
+    bool bare;                   /* this checkpoint leaves it out */
     float *random_weights;       /* of a model made from config.json alone, else NULL */
     int64_t random_bytes;
     float *vectors; /* norms and biases widened to f32: kernels read those as such */
@@ -59,6 +61,12 @@ tn_status tn_network_load(tn_network *network);
 
 /* Weights N(0, deviation), or N(0, 2 / inputs) for deviation 0, norms 1, biases 0, by `seed`. */
 tn_status tn_network_fill_random(tn_network *network, float deviation, uint64_t seed);
+
+/* "weight" or "bias" of a module as the checkpoint holds it; NULL when it does not. */
+const tn_tensor *tn_network_stored(const tn_network *network, const char *module, const char *part);
+
+/* The module that a tensor of the checkpoint belongs to, and whether as its bias; NULL: to none. */
+const tn_module *tn_network_owner(const tn_network *network, const char *tensor, bool *is_bias);
 
 tn_module *tn_network_module(const tn_network *network, const char *name); /* by dotted name; NULL when absent */
 int64_t tn_network_parameters(const tn_network *network);                  /* distinct weights of the base */

@@ -1,24 +1,84 @@
 /* The base's part of a module's forward, then its adapters' in order. */
 #include "nn/module.h"
 
+typedef struct {
+    const tn_forward *forward;
+    const tn_module *module;
+    bool embedding;
+    tn_var *x;          /* of a linear module */
+    const int32_t *ids; /* of an embedding; NULL in a rehearsal */
+} inputs;
+
+static tn_var *call(const inputs *in, const tn_slot *slot, tn_var *x, const int32_t *ids, tn_var *y) {
+    if (in->embedding)
+        return slot->hooks->embedding(in->forward, slot, in->module, ids, y);
+    return slot->hooks->linear(in->forward, slot, in->module, x, y);
+}
+
+static const int32_t *take_ids(tn_tape *tape, const int32_t *ids, const tn_route *route) {
+    int32_t *taken = tn_tape_store(tape, (size_t)route->count * sizeof *taken);
+    for (int64_t i = 0; i < route->count && taken && tn_tape_live(tape); i++)
+        taken[i] = ids[route->rows[i]];
+    return taken;
+}
+
+/* The slot on some rows, or with a weight: on a copy, of which y then takes its share. */
+static tn_var *call_on(const inputs *in, const tn_slot *slot, const tn_route *route, tn_var *y) {
+    tn_tape *tape = in->forward->tape;
+    tn_var *x = in->x;
+    const int32_t *ids = in->ids;
+    if (route->rows && in->embedding && !(ids = take_ids(tape, ids, route)))
+        return y;
+    if (route->rows && !in->embedding)
+        x = tn_op_take_rows(tape, x, route->rows, route->count);
+    tn_var *part = call(in, slot, x, ids, tn_op_take_rows(tape, y, route->rows, route->count));
+    if (x != in->x)
+        tn_drop(tape, x);
+    tn_op_blend_rows(tape, y, part, route->rows, route->weight);
+    tn_drop(tape, part);
+    return y;
+}
+
+static tn_var *apply(const inputs *in, const tn_slot *slot, tn_var *y) {
+    const tn_routing *routing = in->forward->routing;
+    if (!routing && slot->disabled)
+        return y;
+    if (!routing && slot->weight == 1)
+        return call(in, slot, in->x, in->ids, y);
+    if (!routing) {
+        const tn_route all = {.weight = slot->weight, .count = y->rows};
+        return call_on(in, slot, &all, y);
+    }
+    for (int64_t i = 0; i < routing->count; i++)
+        if (routing->routes[i].adapter == slot->adapter)
+            y = call_on(in, slot, &routing->routes[i], y);
+    return y;
+}
+
 tn_var *tn_linear_forward(const tn_forward *forward, const tn_module *module, tn_var *x) {
     tn_var *y = tn_op_linear(forward->tape, x, tn_module_weight(module), module->has_bias ? &module->bias : NULL);
+    const inputs in = {.forward = forward, .module = module, .x = x};
     for (const tn_slot *slot = module->slots; slot; slot = slot->next)
-        if (!slot->disabled && slot->hooks->linear)
-            y = slot->hooks->linear(forward, slot, module, x, y);
+        if (slot->hooks->linear)
+            y = apply(&in, slot, y);
     return y;
 }
 
 tn_var *tn_embedding_forward(const tn_forward *forward, const tn_module *module, const int32_t *ids, int64_t count) {
     tn_var *y = tn_op_embedding(forward->tape, ids, count, tn_module_weight(module));
+    const inputs in = {.forward = forward, .module = module, .embedding = true, .ids = ids};
     for (const tn_slot *slot = module->slots; slot; slot = slot->next)
-        if (!slot->disabled && slot->hooks->embedding)
-            y = slot->hooks->embedding(forward, slot, module, ids, y);
+        if (slot->hooks->embedding)
+            y = apply(&in, slot, y);
     return y;
 }
 
 tn_var *tn_norm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps, int64_t groups) {
     return tn_op_rmsnorm(forward->tape, x, &module->weight, eps, groups);
+}
+
+tn_var *tn_layernorm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps) {
+    return tn_op_layernorm(forward->tape, x, &module->weight, module->has_bias ? &module->bias : NULL, eps);
 }
 
 void tn_module_attach(tn_module *module, tn_slot *slot) {

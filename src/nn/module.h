@@ -15,16 +15,31 @@ typedef struct tn_module {
     bool is_head; /* the output projection */
     bool has_bias;
     struct tn_module *tied; /* whose weight this one shares (an output head with the embedding), or NULL */
-    tn_weight weight, bias; /* linear [O, C] and [O]; embedding [V, C]; norm [C] */
+    tn_weight weight, bias; /* linear [O, C] (or stored transposed) and [O]; embedding [V, C]; norm [C] */
     tn_slot *slots;         /* attached adapters, in the order of attaching */
 } tn_module;
+
+/* Rows of a batch on which one adapter acts, all others being left as they are. */
+typedef struct tn_route {
+    int adapter;         /* as in tn_slot */
+    float weight;        /* y + weight * (what the adapter makes of y - y) */
+    const int32_t *rows; /* [count], ascending */
+    int64_t count;
+} tn_route;
+
+/* Who acts where, when the rows of a batch use different adapters. */
+typedef struct tn_routing {
+    const tn_route *routes; /* of one adapter and one row there is at most one */
+    int64_t count;
+} tn_routing;
 
 /* What a forward pass needs beside the values. */
 typedef struct tn_forward {
     tn_tape *tape;
-    bool training;         /* dropout acts */
-    uint64_t dropout_seed; /* differs from one micro-batch to the next */
-    const bool *invoked;   /* [rows] behind an adapter's invocation tokens (aLoRA); NULL: none has such tokens */
+    bool training;             /* dropout acts */
+    uint64_t dropout_seed;     /* differs from one micro-batch to the next */
+    const bool *invoked;       /* [rows] behind an adapter's invocation tokens (aLoRA); NULL: none has such tokens */
+    const tn_routing *routing; /* NULL: every adapter that is switched on acts on all rows, with its own weight */
 } tn_forward;
 
 /* One adapter on one module. A method's slot begins with this struct. Hooks that a method does not need are NULL. */
@@ -40,13 +55,16 @@ struct tn_slot {
     const tn_slot_hooks *hooks;
     tn_slot *next;
     bool disabled; /* switched off: the base alone */
+    float weight;  /* y + weight * (what the slot makes of y - y); 1: all of it */
+    int adapter;   /* number of the adapter that it belongs to */
     uint32_t id;   /* distinguishes the random streams of slots */
 };
 
 /* Results belong to the caller; inputs stay the caller's. */
 tn_var *tn_linear_forward(const tn_forward *forward, const tn_module *module, tn_var *x);
 tn_var *tn_embedding_forward(const tn_forward *forward, const tn_module *module, const int32_t *ids, int64_t count);
-tn_var *tn_norm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps, int64_t groups);
+tn_var *tn_norm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps, int64_t groups); /* RMS */
+tn_var *tn_layernorm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps);
 
 void tn_module_attach(tn_module *module, tn_slot *slot);
 void tn_module_detach(tn_module *module, tn_slot *slot);

@@ -38,6 +38,7 @@ static tn_status add_slot(tn_adapter *adapter, tn_module *module, const tn_peft_
     if (!slot)
         return tn_fail_memory("the adapter");
     slot->hooks = hooks;
+    slot->weight = 1;
     slot->id = (uint32_t)(module - adapter->model->modules);
     adapter->slots[adapter->slot_count++] = (tn_adapter_slot){module, slot, method};
     *out = slot;
@@ -47,16 +48,16 @@ static tn_status add_slot(tn_adapter *adapter, tn_module *module, const tn_peft_
 /* rank_pattern and alpha_pattern resolved; the rank must fit the module. */
 static tn_status add_method_slot(tn_adapter *adapter, tn_module *module) {
     const tn_peft_config *config = &adapter->config;
-    const tn_tensor *weight = &tn_module_weight(module)->tensor;
+    int64_t out = tn_weight_out(tn_module_weight(module)), in = tn_weight_in(tn_module_weight(module));
     double rank, alpha;
     TN_TRY(tn_peft_pattern_value(config->rank_pattern, config->rank_pattern_count, module->name, "rank_pattern",
                                  (double)config->rank, &rank));
     TN_TRY(tn_peft_pattern_value(config->alpha_pattern, config->alpha_pattern_count, module->name, "alpha_pattern",
                                  config->alpha, &alpha));
-    int64_t most = weight->shape[0] < weight->shape[1] ? weight->shape[0] : weight->shape[1];
+    int64_t most = out < in ? out : in;
     if (!(rank >= 1) || rank != floor(rank) || (rank > (double)most && !adapter->method->any_rank))
         return tn_fail(TN_ERROR_ARGUMENT, "rank %g does not fit %s, whose weight is %lld x %lld; choose 1 to %lld", rank,
-                       module->name, (long long)weight->shape[0], (long long)weight->shape[1], (long long)most);
+                       module->name, (long long)out, (long long)in, (long long)most);
     tn_slot *slot = NULL;
     TN_TRY(add_slot(adapter, module, adapter->method, &adapter->method->hooks, adapter->method->slot_size, &slot));
     return adapter->method->create(adapter, slot, module, (int64_t)rank, alpha);
@@ -112,6 +113,7 @@ static tn_status add_saved_modules(tn_adapter *adapter) {
         if (module->tied && adapter->config.ensure_weight_tying && tn_peft_saves_module(names, module->tied->name))
             continue;
         if (module == model->embedding && model->head && model->head->tied && !adapter->config.ensure_weight_tying) {
+            adapter->untied_head = true;
             model->head->weight = module->weight;
             model->head->tied = NULL;
         }
@@ -215,9 +217,13 @@ static tn_status build(tn_adapter *adapter, bool *selected) {
         return tn_fail_memory("the adapter");
     if (adapter->method->begin)
         TN_TRY(adapter->method->begin(adapter, selected));
-    for (int64_t i = 0; i < model->module_count; i++)
-        if (selected[i])
-            TN_TRY(add_method_slot(adapter, &model->modules[i]));
+    config->fan_in_fan_out = false; /* how the layers are stored counts, not what a file says */
+    for (int64_t i = 0; i < model->module_count; i++) {
+        if (!selected[i])
+            continue;
+        config->fan_in_fan_out = config->fan_in_fan_out || model->modules[i].weight.transposed;
+        TN_TRY(add_method_slot(adapter, &model->modules[i]));
+    }
     for (size_t i = 0; i < config->token_rows_count; i++)
         TN_TRY(add_token_rows(adapter, &config->token_rows[i]));
     TN_TRY(add_biases(adapter, selected));
@@ -246,7 +252,8 @@ static tn_status start_values(tn_adapter *adapter, uint64_t seed) {
 static void attach(tn_adapter *adapter) {
     for (int64_t i = 0; i < adapter->slot_count; i++)
         tn_module_attach(adapter->slots[i].module, adapter->slots[i].slot);
-    adapter->attached = adapter->enabled = true;
+    adapter->attached = adapter->on = adapter->enabled = true;
+    adapter->weight = 1;
 }
 
 tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
@@ -302,7 +309,8 @@ tn_status tn_adapter_create_full(tn_network *model, bool trainable, tn_adapter *
     TN_TRY_GOTO(tn_params_build(&adapter->params, trainable));
     for (int64_t i = 0; i < adapter->params.count; i++)
         adapter->params.entries[i].decay = adapter->params.entries[i].weight->tensor.ndim > 1;
-    adapter->attached = adapter->enabled = true;
+    adapter->attached = adapter->on = adapter->enabled = true;
+    adapter->weight = 1;
     *out = adapter;
     return TN_OK;
 fail:
@@ -310,108 +318,10 @@ fail:
     return status;
 }
 
-/* Restores the base's tensors in reverse order of their replacement. */
-static void restore_base(tn_adapter *adapter) {
-    for (int64_t i = adapter->replaced_count; i-- > 0;) {
-        tn_replaced *r = &adapter->replaced[i];
-        *(r->is_bias ? &r->module->bias : &r->module->weight) = r->original;
-        if (r->was_tied)
-            r->module->tied = r->tied;
-    }
-    tn_network *model = adapter->model;
-    if (model->tied)
-        model->head->tied = model->embedding;
-}
-
-void tn_adapter_free(tn_adapter *adapter) {
-    if (!adapter)
-        return;
-    if (adapter->attached)
-        tn_adapter_enable(adapter, true);
-    tn_adapter_free(adapter->next);
-    if (adapter->attached) {
-        for (int64_t i = 0; i < adapter->slot_count; i++)
-            tn_module_detach(adapter->slots[i].module, adapter->slots[i].slot);
-    }
-    restore_base(adapter);
-    if (adapter->replicated)
-        adapter->model->kind->unreplicate(adapter->model);
-    tn_params_free(&adapter->params);
-    tn_params_free(&adapter->constants);
-    tn_peft_config_free(&adapter->config);
-    tn_arena_free(&adapter->arena);
-    tn_free(adapter->slots);
-    tn_free(adapter->replaced);
-    tn_free(adapter);
-}
-
-tn_status tn_adapter_append(tn_adapter *adapter, tn_adapter *other, const char *name) {
-    tn_status status;
-    tn_adapter *last = adapter;
-    const tn_peft_config *invocation = tn_adapter_invocation(adapter);
-    if (invocation || tn_adapter_invocation(other)) {
-        status = tn_fail(TN_ERROR_UNSUPPORTED, "alora_invocation_tokens work for a single adapter, not for several at once");
-        goto fail;
-    }
-    for (tn_adapter *one = adapter; one; one = one->next) {
-        last = one;
-        for (int64_t i = 0; i < one->replaced_count * other->replaced_count; i++) {
-            const tn_replaced *a = &one->replaced[i / other->replaced_count],
-                              *b = &other->replaced[i % other->replaced_count];
-            if (a->module != b->module || a->is_bias != b->is_bias)
-                continue;
-            status = tn_fail(TN_ERROR_ARGUMENT, "two adapters replace the %s of '%s'; only one of them can act",
-                             a->is_bias ? "bias" : "weight", a->module->name);
-            goto fail;
-        }
-    }
-    other->name = tn_arena_strdup(&other->arena, name);
-    if (!other->name) {
-        status = tn_fail_memory("the adapter");
-        goto fail;
-    }
-    last->next = other;
-    return TN_OK;
-fail:
-    tn_adapter_free(other);
-    return status;
-}
-
-const tn_peft_config *tn_adapter_invocation(const tn_adapter *adapter) {
-    for (; adapter; adapter = adapter->next)
-        if (adapter->config.invocation_count)
-            return &adapter->config;
-    return NULL;
-}
-
-void tn_adapter_mute(tn_adapter *adapter, bool muted) {
-    for (; adapter; adapter = adapter->next)
-        for (int64_t i = 0; i < adapter->slot_count; i++)
-            adapter->slots[i].slot->disabled = muted;
-}
-
-static void exchange_replaced(tn_adapter *adapter, bool enabled) {
-    for (int64_t i = 0; i < adapter->replaced_count; i++) {
-        tn_replaced *r = &adapter->replaced[i];
-        tn_weight *weight = r->is_bias ? &r->module->bias : &r->module->weight, other = r->original;
-        r->original = *weight;
-        *weight = other;
-        if (r->was_tied)
-            r->module->tied = enabled ? NULL : r->tied;
-    }
-}
-
-void tn_adapter_enable(tn_adapter *adapter, bool enabled) {
-    tn_adapter_mute(adapter, !enabled);
-    for (; adapter; adapter = adapter->next) {
-        if (adapter->enabled != enabled)
-            exchange_replaced(adapter, enabled);
-        adapter->enabled = enabled;
-    }
-}
-
 bool tn_adapter_has(const tn_adapter *adapter, const tn_module *module) {
     for (; adapter; adapter = adapter->next) {
+        if (adapter->weight == 0)
+            continue;
         for (int64_t i = 0; i < adapter->slot_count; i++)
             if (adapter->slots[i].module == module)
                 return true;
@@ -443,18 +353,56 @@ static tn_status merge_slots(const tn_adapter *adapter, const tn_module *module,
     return TN_OK;
 }
 
+/* values = before + share (values - before) */
+static void take_share(float *values, const float *before, float share, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        values[i] = before[i] + share * (values[i] - before[i]);
+}
+
+/* The same for an adapter of which only a share counts. */
+static tn_status merge_share(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
+                             bool *has_bias) {
+    int64_t count = tn_tensor_count(&tn_module_weight(module)->tensor), outputs = bias ? module->bias.tensor.shape[0] : 0;
+    if (adapter->weight == 1)
+        return merge_slots(adapter, module, weight, bias, has_bias);
+    float *before = tn_malloc((size_t)(count + outputs) * sizeof *before);
+    if (!before)
+        return tn_fail_memory("the merged weights");
+    memcpy(before, weight, (size_t)count * sizeof *before);
+    if (bias)
+        memcpy(before + count, bias, (size_t)outputs * sizeof *before);
+    tn_status status = merge_slots(adapter, module, weight, bias, has_bias);
+    take_share(weight, before, adapter->weight, count);
+    if (bias)
+        take_share(bias, before + count, adapter->weight, outputs);
+    tn_free(before);
+    return status;
+}
+
 tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
                                    bool *has_bias) {
-    const tn_tensor *base = &tn_module_weight(module)->tensor;
-    tn_convert_to_f32(weight, base->data, base->dtype, tn_tensor_count(base));
+    const tn_weight *base = tn_module_weight(module);
+    tn_status status = TN_OK;
+    float *merged = weight; /* as methods see it: [O, C] */
+    if (base->transposed)
+        merged = tn_malloc((size_t)tn_tensor_count(&base->tensor) * sizeof *merged);
+    if (!merged)
+        return tn_fail_memory("the merged weights");
+    tn_weight_read(base, merged);
     *has_bias = module->has_bias;
     if (bias && module->has_bias)
         tn_convert_to_f32(bias, module->bias.tensor.data, module->bias.tensor.dtype, module->bias.tensor.shape[0]);
     else if (bias)
-        memset(bias, 0, (size_t)module->weight.tensor.shape[0] * sizeof *bias);
+        memset(bias, 0, (size_t)tn_weight_out(base) * sizeof *bias);
     for (; adapter; adapter = adapter->next)
-        TN_TRY(merge_slots(adapter, module, weight, bias, has_bias));
-    return TN_OK;
+        if (adapter->weight != 0)
+            TN_TRY_GOTO(merge_share(adapter, module, merged, bias, has_bias));
+    if (merged != weight)
+        tn_weight_lay_out(base, merged, weight);
+fail:
+    if (merged != weight)
+        tn_free(merged);
+    return status;
 }
 
 /* Squared norm of (merged - base) of one module, and of the base. */

@@ -32,9 +32,14 @@ struct tn_adapter {
     int64_t slot_count;
     tn_replaced *replaced;
     int64_t replaced_count, replaced_capacity;
-    bool attached, enabled; /* slots are on their modules; and act */
-    bool replicated;        /* the model's layers are stacked for this adapter */
-    const char *name;       /* of its subfolder among several saved together; NULL: the only or the default one */
+    bool attached;    /* slots are on their modules */
+    bool on;          /* switched on, as the whole list is */
+    bool enabled;     /* acts: on, and of some weight */
+    bool untied_head; /* gave a tied head the base's embedding as a weight of its own */
+    float weight;     /* of its update among several; 0: not in use, whatever is enabled */
+    bool replicated;  /* the model's layers are stacked for this adapter */
+    const char *name; /* among several; NULL: the only or the default one */
+    const char *dir;  /* where it was loaded from, or NULL */
     tn_adapter *next; /* attached after it; updates add. Functions below act on all of the list but where they say so */
     tn_arena arena;
 };
@@ -50,9 +55,22 @@ tn_status tn_adapter_create_full(tn_network *model, bool trainable, tn_adapter *
 /* Detaches from the model and frees; NULL is fine. The model stays usable. */
 void tn_adapter_free(tn_adapter *adapter);
 
-/* Appends an adapter of the same model to the list. Two that replace the same tensor do not go together. Takes `other` also
- * on failure. */
+/* Appends an adapter of the same model to the list. Two that replace the same tensor cannot both be in use. Takes `other`
+ * also on failure. */
 tn_status tn_adapter_append(tn_adapter *adapter, tn_adapter *other, const char *name);
+
+/* Takes one adapter out of the list, whose new beginning is returned, and frees it. */
+tn_adapter *tn_adapter_remove(tn_adapter *list, tn_adapter *one);
+
+/* Puts `fresh`, which is in no list yet, in the place of `old`, which is freed. Returns the list's new beginning. */
+tn_adapter *tn_adapter_replace(tn_adapter *list, tn_adapter *old, tn_adapter *fresh);
+
+/* The adapter of that name ("default" for the one without a name), or NULL. */
+tn_adapter *tn_adapter_find(tn_adapter *list, const char *name);
+
+/* Sets how much of one adapter of the list counts; 0 takes it out of use. Fails where an adapter that replaces tensors would
+ * be given a weight other than 0 and 1, or together with another that replaces the same. */
+tn_status tn_adapter_set_weight(tn_adapter *list, tn_adapter *one, float weight);
 
 /* Slots do nothing while muted; replaced tensors stay. */
 void tn_adapter_mute(tn_adapter *adapter, bool muted);
@@ -60,7 +78,8 @@ void tn_adapter_mute(tn_adapter *adapter, bool muted);
 /* The configuration whose invocation tokens decide where the adapter acts (aLoRA), or NULL. */
 const tn_peft_config *tn_adapter_invocation(const tn_adapter *adapter);
 
-/* Switches an attached adapter off and on without touching its tensors. Trained copies of base tensors change place too. */
+/* Switches the adapters in use off and on without touching their tensors. Trained copies of base tensors change place too.
+ */
 void tn_adapter_enable(tn_adapter *adapter, bool enabled);
 
 typedef struct tn_adapter_load_options {
@@ -102,8 +121,9 @@ typedef struct tn_adapter_summary {
 } tn_adapter_summary;
 tn_status tn_adapter_summarise(const tn_adapter *adapter, tn_adapter_summary *out);
 
-/* The effective weight of a module with the adapter merged in, f32 [O, C], and its bias [O] (bias may be NULL; *has_bias
- * says whether the merged module has one). Modules that the adapter leaves alone give their base values. */
+/* The effective weight of a module with the adapter merged in, f32 in the shape that it is stored in, and its bias [O] (bias
+ * may be NULL; *has_bias says whether the merged module has one). Modules that the adapter leaves alone give their base
+ * values. */
 tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
                                    bool *has_bias);
 

@@ -226,6 +226,10 @@ tn_status tn_adapter_load(tn_network *model, const char *dir, const tn_adapter_l
     for (int64_t i = 0; i < adapter->slot_count; i++)
         if (adapter->slots[i].method && adapter->slots[i].method->loaded)
             TN_TRY_GOTO(adapter->slots[i].method->loaded(adapter, adapter->slots[i].slot, adapter->slots[i].module));
+    if (!(adapter->dir = tn_arena_strdup(&adapter->arena, dir))) {
+        status = tn_fail_memory("the adapter");
+        goto fail;
+    }
     tn_safetensors_close(&file);
     *out = adapter;
     return TN_OK;

@@ -38,7 +38,8 @@ typedef struct tn_peft_config {
     int64_t rank;
     double alpha, dropout;
     bool use_rslora, use_dora, lora_bias, ensure_weight_tying;
-    bool freeze_a; /* LoRA-FA */
+    bool fan_in_fan_out; /* written for readers that need to be told; set from the adapted layers */
+    bool freeze_a;       /* LoRA-FA */
     tn_bias_mode bias;
     const char *init; /* "kaiming", "gaussian", "pissa", "pissa_niter_K", "olora", "orthogonal", "random" (not a no-op) */
     const char *target_regex; /* full match; or NULL */

@@ -51,7 +51,7 @@ static tn_weight matrix(int64_t rows, int64_t cols) {
 static tn_status lora_create(tn_adapter *adapter, tn_slot *base, tn_module *module, int64_t rank, double alpha) {
     tn_lora_slot *slot = (tn_lora_slot *)base;
     const tn_peft_config *config = &adapter->config;
-    int64_t rows = tn_module_weight(module)->tensor.shape[0], cols = tn_module_weight(module)->tensor.shape[1];
+    int64_t rows = tn_weight_out(tn_module_weight(module)), cols = tn_weight_in(tn_module_weight(module));
     slot->embedding = module->kind == TN_MODULE_EMBEDDING;
     slot->scale = (float)tn_peft_scale(config, alpha, rank);
     slot->dropout = (float)config->dropout;

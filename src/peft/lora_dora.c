@@ -12,15 +12,16 @@
 
 /* Rows of linear weights, columns of embeddings: [out, in] either way. */
 static tn_operand oriented(const tn_lora_slot *slot, const tn_module *module, int64_t *out, int64_t *in) {
-    const tn_tensor *w = &tn_module_weight(module)->tensor;
-    *out = w->shape[slot->embedding];
-    *in = w->shape[!slot->embedding];
-    return slot->embedding ? tn_transpose_of(w->data, w->dtype, w->shape[1]) : tn_rows_of(w->data, w->dtype, w->shape[1]);
+    const tn_weight *w = tn_module_weight(module);
+    *out = slot->embedding ? tn_weight_in(w) : tn_weight_out(w);
+    *in = slot->embedding ? tn_weight_out(w) : tn_weight_in(w);
+    return slot->embedding ? tn_weight_transpose(w) : tn_weight_rows(w);
 }
 
 /* squares [out] = the squared norms of W's rows (columns). */
 static tn_status square_norms(const tn_lora_slot *slot, const tn_module *module, double *squares) {
     const tn_tensor *w = &tn_module_weight(module)->tensor;
+    bool by_columns = slot->embedding || tn_module_weight(module)->transposed; /* of what is stored */
     int64_t rows = w->shape[0], cols = w->shape[1];
     float *row = tn_malloc((size_t)cols * sizeof *row);
     if (!row)
@@ -28,7 +29,7 @@ static tn_status square_norms(const tn_lora_slot *slot, const tn_module *module,
     for (int64_t i = 0; i < rows; i++) {
         tn_convert_to_f32(row, (const char *)w->data + i * cols * tn_dtype_size(w->dtype), w->dtype, cols);
         for (int64_t j = 0; j < cols; j++)
-            squares[slot->embedding ? j : i] += (double)row[j] * row[j];
+            squares[by_columns ? j : i] += (double)row[j] * row[j];
     }
     tn_free(row);
     return TN_OK;

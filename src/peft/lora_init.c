@@ -92,13 +92,13 @@ fail:
 /* The factors that the initialisation takes out of the base, from the base's weight. */
 static tn_status reducing_factors(const tn_adapter *adapter, const tn_lora_slot *slot, const tn_module *module,
                                   uint64_t seed, float *a, float *b) {
-    const tn_tensor *weight = &tn_module_weight(module)->tensor;
-    int64_t rows = weight->shape[0], cols = weight->shape[1], rank = slot->a.tensor.shape[0];
+    const tn_weight *weight = tn_module_weight(module);
+    int64_t rows = tn_weight_out(weight), cols = tn_weight_in(weight), rank = slot->a.tensor.shape[0];
     const char *init = adapter->config.init;
     float *w = tn_malloc((size_t)(rows * cols) * sizeof *w);
     if (!w)
         return tn_fail_memory("a LoRA initialisation");
-    tn_convert_to_f32(w, weight->data, weight->dtype, rows * cols);
+    tn_weight_read(weight, w);
     tn_status status = strcmp(init, "olora") == 0
                            ? olora_factors(w, rows, cols, rank, a, b)
                            : pissa_factors(w, rows, cols, rank, slot->scale, pissa_iterations(init), seed, a, b);

@@ -61,17 +61,17 @@ static tn_status check_blocks(const tn_module *module, int64_t blocks, int64_t r
 
 static tn_status choose_blocks(const tn_peft_config *config, const tn_module *module, int64_t rank, tn_lora_slot *slot) {
     const tn_block_diagonal *b = &config->block_diagonal;
-    const tn_tensor *weight = &tn_module_weight(module)->tensor;
+    const tn_weight *weight = tn_module_weight(module);
     slot->a_blocks = slot->b_blocks = 1;
     if (!b->blocks)
         return TN_OK;
     if (tn_peft_names_module(b->a_modules, module->name)) {
         slot->a_blocks = b->blocks;
-        return check_blocks(module, b->blocks, rank, weight->shape[1], "input width");
+        return check_blocks(module, b->blocks, rank, tn_weight_in(weight), "input width");
     }
     if (tn_peft_names_module(b->b_modules, module->name)) {
         slot->b_blocks = b->blocks;
-        return check_blocks(module, b->blocks, rank, weight->shape[0], "output width");
+        return check_blocks(module, b->blocks, rank, tn_weight_out(weight), "output width");
     }
     if (b->strict)
         return tn_fail(TN_ERROR_ARGUMENT,
@@ -82,8 +82,8 @@ static tn_status choose_blocks(const tn_peft_config *config, const tn_module *mo
 
 tn_status tn_lora_variant_choose(const tn_peft_config *config, const tn_module *module, int64_t rank, int64_t vocab,
                                  tn_lora_slot *slot) {
-    const tn_tensor *weight = &tn_module_weight(module)->tensor;
-    int64_t least = weight->shape[0] < weight->shape[1] ? weight->shape[0] : weight->shape[1];
+    int64_t out = tn_weight_out(tn_module_weight(module)), in = tn_weight_in(tn_module_weight(module));
+    int64_t least = out < in ? out : in;
     bool is_variant = config->kasa || config->block_diagonal.blocks || config->invocation_count;
     slot->a_blocks = slot->b_blocks = 1;
     slot->has_magnitude = config->use_dora;
@@ -117,8 +117,8 @@ tn_status tn_lora_variant_choose(const tn_peft_config *config, const tn_module *
 }
 
 tn_status tn_lora_truncate_base(tn_lora_slot *slot, const tn_module *module) {
-    const tn_tensor *weight = &tn_module_weight(module)->tensor;
-    int64_t rows = weight->shape[0], cols = weight->shape[1], rank = slot->a.tensor.shape[0];
+    const tn_weight *weight = tn_module_weight(module);
+    int64_t rows = tn_weight_out(weight), cols = tn_weight_in(weight), rank = slot->a.tensor.shape[0];
     int64_t k = rows < cols ? rows : cols;
     tn_status status = TN_OK;
     float *w = tn_malloc((size_t)(rows * cols) * sizeof *w), *u = tn_malloc((size_t)(rows * k) * sizeof *u);
@@ -128,7 +128,7 @@ tn_status tn_lora_truncate_base(tn_lora_slot *slot, const tn_module *module) {
         status = tn_fail_memory("KaSA's singular components");
         goto fail;
     }
-    tn_convert_to_f32(w, weight->data, weight->dtype, rows * cols);
+    tn_weight_read(weight, w);
     TN_TRY_GOTO(tn_svd(w, rows, cols, u, s, vt));
     for (int64_t r = 0; r < rank; r++) {
         int64_t component = k - rank + r;

@@ -48,7 +48,8 @@ struct tn_peft_method {
      * belongs to the model's module i. */
     tn_status (*begin)(tn_adapter *adapter, const bool *selected);
 
-    /* Declares the slot's tensors through tn_adapter_declare; rank and alpha are resolved for the module. */
+    /* Declares the slot's tensors through tn_adapter_declare; rank and alpha are resolved for the module, whose sizes are
+     * tn_weight_out and tn_weight_in, since a linear weight may be stored transposed (tn_weight_read gives it as [O, C]). */
     tn_status (*create)(tn_adapter *adapter, tn_slot *slot, tn_module *module, int64_t rank, double alpha);
 
     /* Starting values of shared tensors, then of each slot, after all tensors have memory. */

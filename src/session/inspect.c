@@ -78,7 +78,8 @@ static void add_known_config(cJSON *out, const tn_decoder_config *c) {
     if (c->window)
         cJSON_AddNumberToObject(out, "sliding_window", (double)c->window);
     cJSON_AddBoolToObject(out, "tied", c->tied);
-    add_rope(out, &c->rope);
+    if (!c->is_gpt2)
+        add_rope(out, &c->rope);
 }
 
 /* A family that this build cannot run: what its config.json says, as it spells it. */

@@ -81,8 +81,10 @@ static void add_use(cJSON *out, const cJSON *config, const char *path) {
         return;
     }
     tn_peft_config_free(&parsed);
-    if (cJSON_IsTrue(tn_json_get(config, "fan_in_fan_out"))) {
-        tn_fail(TN_ERROR_UNSUPPORTED, "fan_in_fan_out means a base of the GPT-2 family, which this build does not support");
+    const cJSON *task = tn_json_get(config, "task_type");
+    if (cJSON_IsTrue(tn_json_get(config, "fan_in_fan_out")) && cJSON_IsString(task) &&
+        strcmp(task->valuestring, "SEQ_CLS") == 0) {
+        tn_fail(TN_ERROR_UNSUPPORTED, "%s: models of the GPT-2 family are language models here, without a classifier", path);
         tn_inspect_add_refusal(out, "can_apply");
         return;
     }

@@ -165,7 +165,7 @@ static void note_rounding(merger *m, const float *exact, const float *merged, tn
 /* In the checkpoint that is read; what merging adds is like the embedding there. */
 static tn_dtype stored_dtype(const merger *m, const output_tensor *t) {
     const tn_network *d = m->model->network;
-    const tn_tensor *embedding = tn_checkpoint_find(&d->checkpoint, "model.embed_tokens.weight");
+    const tn_tensor *embedding = d->embedding ? tn_network_stored(d, d->embedding->name, "weight") : NULL;
     return t->source ? t->source->dtype : embedding ? embedding->dtype : TN_DTYPE_F32;
 }
 
@@ -202,18 +202,6 @@ static tn_status write_tensor(merger *m, tn_safetensors_writer *writer, const ou
     note_rounding(m, values, changed && m->direction < 0 ? m->original : NULL, stored_dtype(m, t), dtype, count);
     m->modules += changed && !t->is_bias && tn_adapter_has(adapter, t->module);
     return tn_safetensors_writer_data(writer, m->stored, count * tn_dtype_size(dtype));
-}
-
-static const tn_module *module_of(const tn_network *network, const char *name, bool *is_bias) {
-    const char *dot = strrchr(name, '.');
-    int64_t at;
-    *is_bias = dot && strcmp(dot, ".bias") == 0;
-    if (!dot || (!*is_bias && strcmp(dot, ".weight") != 0))
-        return NULL;
-    if (!tn_map_get(&network->by_name, name, (size_t)(dot - name), &at))
-        return NULL;
-    const tn_module *module = &network->modules[at];
-    return *is_bias && !module->has_bias ? NULL : module;
 }
 
 /* What a merged model has and the base has not: a bias from lora_bias, a head that no longer follows the embedding. */
@@ -255,6 +243,10 @@ static tn_status write_file(merger *m, const char *path, const output_tensor *te
     TN_TRY_GOTO(tn_safetensors_writer_metadata(writer, "format", "pt"));
     for (size_t i = 0; i < count; i++) {
         const tn_tensor *shape = shape_of(&tensors[i]);
+        if (!tensors[i].name) {
+            status = tn_fail_memory("the names of tensors");
+            goto fail;
+        }
         TN_TRY_GOTO(
             tn_safetensors_writer_declare(writer, tensors[i].name, output_dtype(m, &tensors[i]), shape->ndim, shape->shape));
         *bytes += tn_tensor_count(shape) * tn_dtype_size(output_dtype(m, &tensors[i]));
@@ -275,17 +267,23 @@ static bool is_indexed(const tn_network *network, const tn_safetensors_entry *en
     return tn_checkpoint_find(&network->checkpoint, entry->name) == &entry->tensor;
 }
 
+/* transformers reads names without the family's prefix only where all lack it; that of a head never has one. */
+static const char *output_name(const tn_network *network, const char *name, bool with_head, tn_arena *names) {
+    return with_head && network->bare ? tn_arena_printf(names, "%s%s", network->optional_prefix, name) : name;
+}
+
 /* Appends a file's tensors, in its order, to `list`. A tied head that is stored all the same stays what it was for the
  * model: the embedding. */
-static size_t list_file(const tn_network *network, const tn_safetensors *file, output_tensor *list) {
+static size_t list_file(const tn_network *network, const tn_safetensors *file, bool with_head, output_tensor *list,
+                        tn_arena *names) {
     size_t count = 0;
     for (size_t e = 0; e < file->count; e++) {
         const tn_safetensors_entry *entry = &file->entries[e];
         if (!is_indexed(network, entry))
             continue;
         output_tensor *t = &list[count++];
-        *t = (output_tensor){.name = entry->name, .source = &entry->tensor};
-        t->module = module_of(network, t->name, &t->is_bias);
+        *t = (output_tensor){.name = output_name(network, entry->name, with_head, names), .source = &entry->tensor};
+        t->module = tn_network_owner(network, entry->name, &t->is_bias);
         if (t->module == network->head && network->tied)
             t->source = NULL;
     }
@@ -313,6 +311,7 @@ static const char *base_name(const char *path) {
 static tn_status write_index(const tn_network *network, const char *dir, bool with_head, int64_t bytes) {
     char path[TN_PATH_MAX];
     tn_buf text = {0};
+    tn_arena names = {0};
     cJSON *index = cJSON_CreateObject(), *metadata = cJSON_AddObjectToObject(index, "metadata");
     cJSON *map = cJSON_AddObjectToObject(index, "weight_map");
     cJSON_AddNumberToObject(metadata, "total_size", (double)bytes);
@@ -322,13 +321,14 @@ static tn_status write_index(const tn_network *network, const char *dir, bool wi
         last = base_name(file->path);
         for (size_t e = 0; e < file->count; e++)
             if (is_indexed(network, &file->entries[e]))
-                cJSON_AddStringToObject(map, file->entries[e].name, last);
+                cJSON_AddStringToObject(map, output_name(network, file->entries[e].name, with_head, &names), last);
     }
     if (with_head)
         cJSON_AddStringToObject(map, head_weight, last);
     tn_json_print(&text, index, true);
     tn_buf_putc(&text, '\n');
     cJSON_Delete(index);
+    tn_arena_free(&names);
     tn_status status = tn_buf_status(&text);
     if (status == TN_OK)
         status = tn_path_join(path, dir, "model.safetensors.index.json");
@@ -353,7 +353,8 @@ static tn_status write_weights(merger *m, const char *dir, bool with_head) {
     size_t files = d->checkpoint.file_count ? d->checkpoint.file_count : 1;
     for (size_t f = 0; f < files; f++) {
         bool from_disk = d->checkpoint.file_count > 0;
-        size_t count = from_disk ? list_file(d, &d->checkpoint.files[f], list) : list_created(d, list, &names);
+        size_t count =
+            from_disk ? list_file(d, &d->checkpoint.files[f], with_head, list, &names) : list_created(d, list, &names);
         const char *name = from_disk ? base_name(d->checkpoint.files[f].path) : "model.safetensors";
         if (with_head && f + 1 == files)
             list[count++] = (output_tensor){.name = head_weight, .module = d->head};

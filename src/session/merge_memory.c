@@ -10,7 +10,7 @@ static tn_status merge_modules(tn_model *model, float *place) {
         tn_module *module = &d->modules[i];
         tn_tensor *weight = &module->weight.tensor;
         const tn_tensor *base = &tn_module_weight(module)->tensor;
-        int64_t count = tn_tensor_count(base);
+        int64_t count = tn_tensor_count(base), outputs = tn_weight_out(tn_module_weight(module));
         bool has_bias;
         if (!tn_adapter_changes(model->adapter, module))
             continue;
@@ -18,10 +18,10 @@ static tn_status merge_modules(tn_model *model, float *place) {
         TN_TRY(tn_adapter_merged_weight(model->adapter, module, place, bias, &has_bias));
         *weight =
             (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = base->ndim, .shape = {base->shape[0], base->shape[1]}, .data = place};
-        module->bias.tensor = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {base->shape[0]}, .data = bias};
+        module->bias.tensor = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {outputs}, .data = bias};
         module->has_bias = has_bias;
         module->tied = NULL;
-        place = bias + weight->shape[0];
+        place = bias + outputs;
     }
     return TN_OK;
 }
@@ -35,8 +35,8 @@ tn_status tn_session_merge_in_memory(tn_model *model, tn_merged *out) {
     tn_adapter_enable(adapter, true);
     for (int64_t i = 0; i < d->module_count; i++)
         if (tn_adapter_changes(adapter, &d->modules[i]))
-            floats += tn_tensor_count(&tn_module_weight(&d->modules[i])->tensor) +
-                      tn_module_weight(&d->modules[i])->tensor.shape[0];
+            floats +=
+                tn_tensor_count(&tn_module_weight(&d->modules[i])->tensor) + tn_weight_out(tn_module_weight(&d->modules[i]));
     out->bytes = floats * (int64_t)sizeof(float);
     out->memory = tn_pages_alloc((size_t)out->bytes);
     out->modules = tn_malloc((size_t)d->module_count * sizeof *out->modules);

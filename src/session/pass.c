@@ -70,10 +70,24 @@ tn_status tn_pass_rehearse(tn_model *model, const int64_t *starts, int64_t seque
     return status;
 }
 
-tn_status tn_pass_logits(tn_model *model, tn_tape *tape, const tn_tokens *tokens, const int32_t *rows, int64_t count,
-                         tn_logits_sink sink, void *cookie) {
+/* Routing of some rows of the pass: the owners of `rows`, or of all. */
+static const tn_routing *routing_of(tn_tape *tape, const tn_row_mixes *mixes, const int32_t *owners, const int32_t *rows,
+                                    int64_t count) {
+    if (!mixes)
+        return NULL;
+    int32_t *picked = rows ? tn_tape_store(tape, (size_t)count * sizeof *picked) : NULL;
+    for (int64_t i = 0; i < count && picked && !tape->rehearsal; i++)
+        picked[i] = owners[rows[i]];
+    return tn_session_routing(tape, mixes, picked ? picked : owners, count);
+}
+
+tn_status tn_pass_mixed_logits(tn_model *model, tn_tape *tape, const tn_tokens *tokens, const tn_row_mixes *mixes,
+                               const int32_t *owners, const int32_t *rows, int64_t count, tn_logits_sink sink,
+                               void *cookie) {
     int64_t vocab = model->decoder->config.vocab_size, piece = tn_head_loss_rows(vocab);
-    tn_forward forward = {.tape = tape, .invoked = find_invoked(model, tape, tokens)};
+    tn_forward forward = {.tape = tape,
+                          .invoked = find_invoked(model, tape, tokens),
+                          .routing = routing_of(tape, mixes, owners, NULL, tokens->count)};
     tn_status status = TN_OK;
     int32_t *all = NULL;
     if (!rows) {
@@ -86,9 +100,11 @@ tn_status tn_pass_logits(tn_model *model, tn_tape *tape, const tn_tokens *tokens
     }
     tape->recording = false;
     tn_var *hidden = tn_decoder_hidden(model->decoder, &forward, tokens, TN_CHECKPOINTING_OFF);
-    tn_decoder_head head = {model->decoder, &forward};
     for (int64_t at = 0; at < count && status == TN_OK; at += piece) {
         int64_t n = count - at < piece ? count - at : piece;
+        tn_forward end = forward;
+        end.routing = routing_of(tape, mixes, owners, rows + at, n);
+        tn_decoder_head head = {model->decoder, &end};
         tn_var *picked = tn_op_take_rows(tape, hidden, rows + at, n);
         tn_var *logits = tn_decoder_logits(tape, &head, picked);
         tn_drop(tape, picked);
@@ -100,6 +116,11 @@ tn_status tn_pass_logits(tn_model *model, tn_tape *tape, const tn_tokens *tokens
     tn_drop(tape, hidden);
     tn_free(all);
     return status;
+}
+
+tn_status tn_pass_logits(tn_model *model, tn_tape *tape, const tn_tokens *tokens, const int32_t *rows, int64_t count,
+                         tn_logits_sink sink, void *cookie) {
+    return tn_pass_mixed_logits(model, tape, tokens, NULL, NULL, rows, count, sink, cookie);
 }
 
 /* Tokens spread over the vocabulary, behind those that invoke the adapter if it waits for any: enough to see whether it
@@ -133,9 +154,10 @@ tn_status tn_session_probe_logits(tn_model *model, float **logits, int64_t *floa
         ids[first + i] = (int32_t)((uint64_t)(i + 1) * 2654435761u % (uint64_t)vocab);
         rows[i] = first + i;
     }
+    int32_t most = model->decoder->config.max_positions < total ? (int32_t)model->decoder->config.max_positions : total;
     for (int32_t i = 0; i < total; i++)
-        positions[i] = i;
-    TN_TRY(tn_decoder_prepare(model->decoder, total));
+        positions[i] = i % most;
+    TN_TRY(tn_decoder_prepare(model->decoder, most));
     TN_TRY(tn_tape_init(&rehearsal, model->kernels, 0));
     tn_status status = tn_pass_logits(model, &rehearsal, &tokens, rows, PROBE_TOKENS, NULL, NULL);
     int64_t peak = rehearsal.heap.peak;

@@ -2,7 +2,7 @@
 #ifndef TN_SESSION_SESSION_H
 #define TN_SESSION_SESSION_H
 
-#include <tenon/model.h>
+#include <tenon/adapters.h>
 
 #include "data/batch.h"
 #include "model/decoder.h"
@@ -21,12 +21,24 @@ struct tn_model {
     char *adapter_dir;   /* where the adapter came from, or NULL */
 };
 
+/* Sequences that use different adapters: weights [sequences][adapters]. */
+typedef struct tn_row_mixes {
+    size_t sequences, adapters;
+    const float *weights;
+} tn_row_mixes;
+
 /* One packed batch with its labels, as views that must outlive the pass. */
 typedef struct tn_pass {
     tn_tokens tokens;
     const int32_t *label_rows, *label_ids; /* [labelled] */
     int64_t labelled;
 } tn_pass;
+
+/* adapters.c: the weight of each adapter of the list by a mix, NULL: those in use; weights [adapters]. */
+tn_status tn_session_mix_weights(const tn_model *model, const tn_adapter_mix *mix, float *weights);
+
+/* Who acts on which of `rows` rows, owners[i] being the sequence of row i, on the tape's storage. */
+const tn_routing *tn_session_routing(tn_tape *tape, const tn_row_mixes *mixes, const int32_t *owners, int64_t rows);
 
 /* Spans of a packed batch without cache into spans [sequences]; fills `pass` from `batch`. */
 void tn_pass_from_batch(const tn_batch *batch, tn_span *spans, tn_pass *pass);
@@ -49,6 +61,10 @@ tn_status tn_pass_rehearse(tn_model *model, const int64_t *starts, int64_t seque
 typedef tn_status (*tn_logits_sink)(void *cookie, int64_t first_row, int64_t rows, const float *logits);
 tn_status tn_pass_logits(tn_model *model, tn_tape *tape, const tn_tokens *tokens, const int32_t *rows, int64_t count,
                          tn_logits_sink sink, void *cookie);
+
+/* The same for rows that use different adapters: owners [tokens->count] is the sequence of each row in `mixes`. */
+tn_status tn_pass_mixed_logits(tn_model *model, tn_tape *tape, const tn_tokens *tokens, const tn_row_mixes *mixes,
+                               const int32_t *owners, const int32_t *rows, int64_t count, tn_logits_sink sink, void *cookie);
 
 /* Largest difference between the logits with the adapter on and off (or merged), over a short probe of token ids. */
 tn_status tn_session_probe(tn_model *model, double *largest_difference);

@@ -14,6 +14,11 @@ extern void sgeqrf_(const int *m, const int *n, float *a, const int *lda, float 
                     int *info);
 extern void sorgqr_(const int *m, const int *n, const int *k, float *a, const int *lda, const float *tau, float *work,
                     const int *lwork, int *info);
+extern void sgemm_(const char *transa, const char *transb, const int *m, const int *n, const int *k, const float *alpha,
+                   const float *a, const int *lda, const float *b, const int *ldb, const float *beta, float *c,
+                   const int *ldc);
+extern void dsyrk_(const char *uplo, const char *trans, const int *n, const int *k, const double *alpha, const double *a,
+                   const int *lda, const double *beta, double *c, const int *ldc);
 
 static tn_status check_sizes(int64_t m, int64_t n) {
     if (m < 1 || n < 1 || m > INT_MAX / 64 || n > INT_MAX / 64)
@@ -87,16 +92,11 @@ fail:
     return status;
 }
 
-/* c [m, n] = a b (or a^T b with a [k, m]), plain loops: these products are a small part of an initialisation. */
+/* c [m, n] = a b (or a^T b with a [k, m]), as c^T = b^T a^T of column-major matrices. */
 static void multiply(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k, int a_transposed) {
-    memset(c, 0, (size_t)(m * n) * sizeof *c);
-    for (int64_t i = 0; i < m; i++) {
-        for (int64_t l = 0; l < k; l++) {
-            float factor = a_transposed ? a[l * m + i] : a[i * k + l];
-            for (int64_t j = 0; j < n; j++)
-                c[i * n + j] += factor * b[l * n + j];
-        }
-    }
+    const float one = 1, zero = 0;
+    int rows = (int)n, cols = (int)m, inner = (int)k, lda = a_transposed ? cols : inner;
+    sgemm_("N", a_transposed ? "T" : "N", &rows, &cols, &inner, &one, b, &rows, a, &lda, &zero, c, &rows);
 }
 
 /* Y = A G, then A (A^T Q) `iterations` times with QR between; the SVD of the small Q^T A gives the rest. */
@@ -132,4 +132,11 @@ fail:
     tn_free(q);
     tn_free(y);
     return status;
+}
+
+void tn_gram_add(double *g, const double *x, int64_t m, int64_t n) {
+    const double one = 1;
+    int rows = (int)m, cols = (int)n;
+    /* the upper triangle by columns is the lower one by rows */
+    dsyrk_("U", "T", &rows, &cols, &one, x, &cols, &one, g, &rows);
 }

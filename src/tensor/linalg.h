@@ -17,4 +17,7 @@ tn_status tn_svd_randomised(const float *a, int64_t m, int64_t n, int64_t rank, 
 /* Reduced QR A [m, n] = Q R, k = min(m, n): q [m, k] with orthonormal columns, r [k, n] upper triangular. */
 tn_status tn_qr(const float *a, int64_t m, int64_t n, float *q, float *r);
 
+/* The lower triangle of g [m, m] += X X^T, X [m, n], in double. */
+void tn_gram_add(double *g, const double *x, int64_t m, int64_t n);
+
 #endif

@@ -118,10 +118,14 @@ tn_status tn_metrics_step(tn_metrics *m, const tn_train_step *s, bool logged) {
     return put_line(m, line);
 }
 
-tn_status tn_metrics_validation(tn_metrics *m, int64_t step, double loss) {
+tn_status tn_metrics_validation(tn_metrics *m, int64_t step, double loss, double accuracy) {
     char line[LINE_SIZE];
     TN_TRY(record_validation(m, (double)step, loss));
-    tn_format(line, sizeof line, "{\"step\": %lld, \"valid_loss\": %.9g}\n", (long long)step, loss);
+    if (isfinite(accuracy))
+        tn_format(line, sizeof line, "{\"step\": %lld, \"valid_loss\": %.9g, \"valid_accuracy\": %.9g}\n", (long long)step,
+                  loss, accuracy);
+    else
+        tn_format(line, sizeof line, "{\"step\": %lld, \"valid_loss\": %.9g}\n", (long long)step, loss);
     return put_line(m, line);
 }
 

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "train/trainer.h"
 
 void tn_train_options_default(tn_train_options *options) {
@@ -58,36 +59,6 @@ static tn_status check_options(const tn_train_options *o) {
     TN_TRY(check_number("eval_every", (double)o->eval_every, 0, 1e12));
     TN_TRY(check_number("save_every", (double)o->save_every, 0, 1e12));
     return check_number("keep_checkpoints", (double)o->keep_checkpoints, 1, 1e9);
-}
-
-static tn_status find_data(const char *data, const char *name, char path[TN_PATH_MAX], bool *found) {
-    TN_TRY(tn_path_join(path, data, name));
-    *found = tn_path_exists(path);
-    return TN_OK;
-}
-
-static tn_status read_data(tn_trainer *t) {
-    const tn_train_options *o = t->options;
-    const tn_decoder_config *config = &t->model->decoder->config;
-    char path[TN_PATH_MAX];
-    bool found = false;
-    tn_dataset_options options = {.tokenizer = t->model->tokenizer,
-                                  .chat_template = t->model->chat_template,
-                                  .vocab_size = config->vocab_size,
-                                  .max_length = o->max_length ? o->max_length : config->max_positions,
-                                  .too_long = o->drop_long ? TN_TOO_LONG_DROP : TN_TOO_LONG_CUT,
-                                  .train_on_prompt = o->train_on_prompt,
-                                  .now = TN_DATA_DATE};
-    if (!tn_path_is_dir(o->data)) {
-        TN_TRY(tn_dataset_read(o->data, &options, &t->train));
-        return tn_dataset_split(&t->train, &t->valid, o->valid_fraction, o->seed);
-    }
-    TN_TRY(find_data(o->data, "train.jsonl", path, &found));
-    if (!found)
-        return tn_fail(TN_ERROR_IO, "%s holds no train.jsonl", o->data);
-    TN_TRY(tn_dataset_read(path, &options, &t->train));
-    TN_TRY(find_data(o->data, "valid.jsonl", path, &found));
-    return found ? tn_dataset_read(path, &options, &t->valid) : TN_OK;
 }
 
 static bool is_lora_b(const char *name) {
@@ -185,36 +156,21 @@ static tn_status describe_settings(tn_trainer *t) {
     return status;
 }
 
-static int64_t larger(int64_t a, int64_t b) {
-    return a > b ? a : b;
-}
-
-static int64_t largest_part(tn_order *order, int64_t count, int64_t part_tokens) {
-    return tn_order_part_size(order, tn_order_largest(order, 0, count, part_tokens), part_tokens).tokens;
-}
-
-static tn_status prepare_batches(tn_trainer *t) {
+void tn_trainer_set_steps(tn_trainer *t, int64_t per_epoch) {
     const tn_train_options *o = t->options;
-    TN_TRY(tn_order_init(&t->order, &t->train, o->batch_size, o->shuffle, o->seed));
-    int64_t per_epoch = tn_order_per_epoch(&t->order);
     double steps = o->steps ? (double)o->steps : ceil(o->epochs * (double)per_epoch / (double)o->accumulate);
     t->steps = steps < 1 ? 1 : (int64_t)steps;
-    tn_batch_size bounds = tn_order_bounds(&t->order, 0, t->steps * o->accumulate);
-    if (t->valid.count) {
-        TN_TRY(tn_order_init(&t->valid_order, &t->valid, o->batch_size, false, 0));
-        tn_batch_size v = tn_order_bounds(&t->valid_order, 0, tn_order_per_epoch(&t->valid_order));
-        bounds = (tn_batch_size){larger(bounds.sequences, v.sequences), larger(bounds.tokens, v.tokens),
-                                 larger(bounds.labelled, v.labelled)};
-    }
-    t->part_tokens = o->pass_tokens ? o->pass_tokens : INT64_MAX;
-    t->largest_part = largest_part(&t->order, t->steps * o->accumulate, t->part_tokens);
-    if (t->valid.count)
-        t->largest_part =
-            larger(t->largest_part, largest_part(&t->valid_order, tn_order_per_epoch(&t->valid_order), t->part_tokens));
-    TN_TRY(tn_batch_builder_init(&t->builder, bounds));
-    t->spans = tn_calloc((size_t)bounds.sequences + 1, sizeof *t->spans);
-    t->losses = tn_calloc((size_t)bounds.labelled + 1, sizeof *t->losses);
-    return t->spans && t->losses ? TN_OK : tn_fail_memory("the batches");
+    t->per_epoch = per_epoch;
+}
+
+void tn_trainer_count_time(const tn_trainer *t, tn_phase phase, const char *op, double since) {
+    if (t->options->profile)
+        tn_profile_add(t->options->profile, phase, op, tn_seconds() - since, 0);
+}
+
+uint64_t tn_trainer_dropout_seed(const tn_trainer *t, int64_t micro_batch, int64_t part) {
+    uint64_t draw = (uint64_t)micro_batch * UINT64_C(0x9e3779b97f4a7c15) ^ (uint64_t)part * UINT64_C(0xd1342543de82ef95);
+    return t->options->seed ^ draw;
 }
 
 tn_status tn_trainer_init(tn_trainer *t, tn_model *model, const tn_train_options *options,
@@ -227,13 +183,13 @@ tn_status tn_trainer_init(tn_trainer *t, tn_model *model, const tn_train_options
         return tn_fail(TN_ERROR_ARGUMENT, "%s holds several adapters; train one of them, such as the one in %s/%s",
                        model->adapter_dir, model->adapter_dir, model->adapter->next->name);
     TN_TRY(check_options(options));
+    t->source = &tn_text_source;
     return tn_schedule_from_name(options->schedule, &t->schedule);
 }
 
 tn_status tn_trainer_load(tn_trainer *t) {
     const tn_train_options *options = t->options;
-    TN_TRY(read_data(t));
-    TN_TRY(prepare_batches(t));
+    TN_TRY(t->source->load(t));
     TN_TRY(apply_groups(t));
     TN_TRY(describe_settings(t));
     if (options->warmup >= t->steps && t->steps > 1 && t->callbacks->warning) {
@@ -243,25 +199,15 @@ tn_status tn_trainer_load(tn_trainer *t) {
                  (long long)options->warmup, (long long)t->steps);
         t->callbacks->warning(t->callbacks->cookie, text);
     }
-    int64_t longest = 0;
-    for (int64_t i = 0; i < t->train.count; i++)
-        longest = larger(longest, t->train.starts[i + 1] - t->train.starts[i]);
-    for (int64_t i = 0; i < t->valid.count; i++)
-        longest = larger(longest, t->valid.starts[i + 1] - t->valid.starts[i]);
-    return tn_decoder_prepare(t->model->decoder, longest);
+    return TN_OK;
 }
 
 void tn_trainer_free(tn_trainer *t) {
     tn_tape_free(&t->tape);
     tn_optimizer_free(&t->optimizer);
-    tn_batch_builder_free(&t->builder);
-    tn_order_free(&t->valid_order);
-    tn_order_free(&t->order);
-    tn_dataset_free(&t->valid);
-    tn_dataset_free(&t->train);
+    if (t->source)
+        t->source->free(t);
     tn_buf_free(&t->sample);
     tn_free(t->settings);
-    tn_free(t->losses);
-    tn_free(t->spans);
     *t = (tn_trainer){0};
 }

@@ -20,80 +20,25 @@ typedef struct {
     bool anew;      /* checkpoints in the folder are of another run, kept until there is one of this */
 } run;
 
-/* A stretch of time for the profile, when there is one, up to now. */
-static void count_time(const run *r, tn_phase phase, const char *op, double since) {
-    if (r->t.options->profile)
-        tn_profile_add(r->t.options->profile, phase, op, tn_seconds() - since, 0);
-}
-
 static uint64_t hash_values(const tn_params *params) {
     return tn_hash(TN_HASH_START, params->values, (size_t)params->total * sizeof(float));
-}
-
-/* Which sample of a batch holds the label whose loss is not finite. */
-static tn_status fail_nonfinite(const run *r, const tn_batch *batch, int64_t label, int64_t step) {
-    int64_t sequence = 0;
-    while (batch->starts[sequence + 1] <= batch->label_rows[label])
-        sequence++;
-    return tn_fail(TN_ERROR_NUMERIC,
-                   "the loss is not finite at step %lld, first in the sample of line %d of the training data; the last "
-                   "checkpoint is kept; try a lower learning rate",
-                   (long long)step, r->t.train.lines[batch->samples[sequence]]);
-}
-
-/* One part of a micro-batch: its losses are summed in order, its gradients added to the store. */
-static tn_status run_part(run *r, const tn_batch *batch, uint64_t dropout_seed, int64_t step, float grad_scale,
-                          double *loss_sum) {
-    tn_trainer *t = &r->t;
-    tn_pass pass;
-    double start = tn_seconds();
-    tn_pass_from_batch(batch, t->spans, &pass);
-    count_time(r, TN_PHASE_DATA, "batches", start);
-    tn_tape_reset(&t->tape);
-    t->tape.recording = true;
-    t->tape.profile = t->options->profile;
-    tn_forward forward = {.tape = &t->tape, .training = true, .dropout_seed = dropout_seed};
-    tn_pass_loss(t->model, &forward, &pass, t->checkpointing, grad_scale, t->losses, NULL);
-    TN_TRY(tn_tape_status(&t->tape));
-    for (int64_t i = 0; i < batch->labelled; i++) {
-        if (!isfinite(t->losses[i]))
-            return fail_nonfinite(r, batch, i, step);
-        *loss_sum += t->losses[i];
-    }
-    return TN_OK;
-}
-
-static tn_status run_micro_batch(run *r, int64_t index, int64_t step, float grad_scale, double *loss_sum,
-                                 tn_train_step *out) {
-    tn_trainer *t = &r->t;
-    const tn_batch *batch;
-    tn_batch_part part = {0};
-    TN_TRY(tn_batch_at(&t->builder, &t->order, index, &batch));
-    while (tn_batch_next_part(&t->builder, t->part_tokens, &part)) {
-        uint64_t draw =
-            (uint64_t)index * UINT64_C(0x9e3779b97f4a7c15) ^ (uint64_t)part.number * UINT64_C(0xd1342543de82ef95);
-        TN_TRY(run_part(r, &part.batch, t->options->seed ^ draw, step, grad_scale, loss_sum));
-    }
-    out->tokens += batch->tokens;
-    out->labelled += batch->labelled;
-    return TN_OK;
 }
 
 static tn_status run_step(run *r, int64_t step, tn_train_step *out) {
     tn_trainer *t = &r->t;
     const tn_train_options *o = t->options;
-    int64_t first = (step - 1) * o->accumulate, labelled = 0;
+    int64_t first = (step - 1) * o->accumulate, terms = 0;
     double start = tn_seconds(), loss_sum = 0;
-    *out = (tn_train_step){.step = step, .steps = t->steps, .valid_loss = NAN};
+    *out = (tn_train_step){.step = step, .steps = t->steps, .valid_loss = NAN, .valid_accuracy = NAN};
     for (int64_t i = 0; i < o->accumulate; i++)
-        labelled += tn_order_size(&t->order, first + i).labelled;
+        terms += t->source->terms(t, first + i);
     tn_optimizer_zero_grad(&t->optimizer);
-    count_time(r, TN_PHASE_OPTIMIZER, "zero gradients", start);
+    tn_trainer_count_time(&r->t, TN_PHASE_OPTIMIZER, "zero gradients", start);
     for (int64_t i = 0; i < o->accumulate; i++)
-        TN_TRY(run_micro_batch(r, first + i, step, 1.0f / (float)labelled, &loss_sum, out));
+        TN_TRY(t->source->run(t, first + i, step, 1.0f / (float)terms, &loss_sum, out));
     tn_adapter *adapter = t->model->adapter;
     const tn_peft_method *method = adapter->method;
-    out->loss = loss_sum / (double)labelled;
+    out->loss = loss_sum / (double)terms;
     double update = tn_seconds();
     if (method && method->penalty)
         out->loss += method->penalty(adapter);
@@ -106,8 +51,8 @@ static tn_status run_step(run *r, int64_t step, tn_train_step *out) {
     tn_optimizer_step(&t->optimizer, step, out->lr, out->grad_norm, o->grad_clip);
     if (method && method->after_step)
         method->after_step(adapter, step, t->steps, tn_optimizer_grad_scale(out->grad_norm, o->grad_clip));
-    count_time(r, TN_PHASE_OPTIMIZER, "adamw", update);
-    out->epoch = (double)(first + o->accumulate) / (double)tn_order_per_epoch(&t->order);
+    tn_trainer_count_time(&r->t, TN_PHASE_OPTIMIZER, "adamw", update);
+    out->epoch = (double)(first + o->accumulate) / (double)t->per_epoch;
     out->seconds = tn_seconds() - start;
     r->tokens += out->tokens;
     double elapsed = tn_seconds() - r->started;
@@ -116,40 +61,23 @@ static tn_status run_step(run *r, int64_t step, tn_train_step *out) {
     return TN_OK;
 }
 
-tn_status tn_trainer_validate(tn_trainer *t, double *loss) {
-    double sum = 0;
-    int64_t labelled = 0, batches = tn_order_per_epoch(&t->valid_order);
-    for (int64_t i = 0; i < batches; i++) {
-        const tn_batch *batch;
-        tn_batch_part part = {0};
-        TN_TRY(tn_batch_at(&t->builder, &t->valid_order, i, &batch));
-        while (tn_batch_next_part(&t->builder, t->part_tokens, &part)) {
-            tn_pass pass;
-            tn_pass_from_batch(&part.batch, t->spans, &pass);
-            tn_tape_reset(&t->tape);
-            t->tape.recording = false;
-            t->tape.profile = NULL; /* as a whole it is one row */
-            tn_forward forward = {.tape = &t->tape};
-            tn_pass_loss(t->model, &forward, &pass, TN_CHECKPOINTING_OFF, 0, t->losses, NULL);
-            TN_TRY(tn_tape_status(&t->tape));
-            for (int64_t j = 0; j < part.batch.labelled; j++)
-                sum += t->losses[j];
-        }
-        labelled += batch->labelled;
-    }
-    *loss = sum / (double)labelled;
-    return isfinite(*loss) ? TN_OK
-                           : tn_fail(TN_ERROR_NUMERIC, "the validation loss is not finite; try a lower learning rate");
+tn_status tn_trainer_validate(tn_trainer *t, tn_validation *out) {
+    *out = (tn_validation){.loss = NAN, .accuracy = NAN};
+    TN_TRY(t->source->validate(t, out));
+    return isfinite(out->loss) ? TN_OK
+                               : tn_fail(TN_ERROR_NUMERIC, "the validation loss is not finite; try a lower learning rate");
 }
 
-static tn_status validate(run *r, int64_t step, double *loss) {
-    TN_TRY(tn_trainer_validate(&r->t, loss));
-    r->valid_loss = *loss;
-    if (!(r->state.best_valid_loss <= *loss)) {
-        r->state.best_valid_loss = *loss;
+static tn_status validate(run *r, int64_t step, tn_train_step *event) {
+    tn_validation found;
+    TN_TRY(tn_trainer_validate(&r->t, &found));
+    event->valid_loss = r->valid_loss = found.loss;
+    event->valid_accuracy = found.accuracy;
+    if (!(r->state.best_valid_loss <= found.loss)) {
+        r->state.best_valid_loss = found.loss;
         r->state.best_valid_step = step;
     }
-    return tn_metrics_validation(&r->metrics, step, *loss);
+    return tn_metrics_validation(&r->metrics, step, found.loss, found.accuracy);
 }
 
 static tn_status save_checkpoint(run *r, int64_t step) {
@@ -192,15 +120,15 @@ static bool is_due(int64_t every, int64_t step, int64_t steps) {
 static tn_status validate_and_save(run *r, int64_t step, tn_train_step *event) {
     const tn_train_options *o = r->t.options;
     double start = tn_seconds();
-    if (r->t.valid.count && is_due(o->eval_every, step, r->t.steps)) {
-        TN_TRY(validate(r, step, &event->valid_loss));
-        count_time(r, TN_PHASE_OTHER, "validation", start);
+    if (r->t.has_valid && is_due(o->eval_every, step, r->t.steps)) {
+        TN_TRY(validate(r, step, event));
+        tn_trainer_count_time(&r->t, TN_PHASE_OTHER, "validation", start);
     }
     start = tn_seconds();
     event->saved = is_due(o->save_every, step, r->t.steps);
     if (event->saved) {
         TN_TRY(save_checkpoint(r, step));
-        count_time(r, TN_PHASE_OTHER, "checkpoints", start);
+        tn_trainer_count_time(&r->t, TN_PHASE_OTHER, "checkpoints", start);
     }
     return TN_OK;
 }
@@ -268,10 +196,8 @@ static tn_status start(run *r) {
     t->optimizer.beta2 = o->beta2;
     t->optimizer.eps = o->eps;
     t->optimizer.weight_decay = o->weight_decay;
-    r->state = (tn_train_state){.data_hash = t->train.hash ^ (t->valid.count ? t->valid.hash * 3 : 0),
-                                .best_valid_loss = NAN,
-                                .settings = t->settings,
-                                .config = o->run_config};
+    r->state = (tn_train_state){
+        .data_hash = t->data_hash, .best_valid_loss = NAN, .settings = t->settings, .config = o->run_config};
     r->start_hash = hash_values(&t->model->adapter->params);
     if (o->resume)
         TN_TRY(tn_train_state_load(o->out, t->model->adapter, &t->optimizer, o->resume_changed, &r->state, &found));

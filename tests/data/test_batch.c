@@ -140,7 +140,7 @@ static void any_micro_batch_can_be_had_at_any_time(void **state) {
         assert_memory_equal(p->samples, q->samples, (size_t)p->sequences * sizeof *p->samples);
     }
     assert_int_equal(tn_memory_used(), before);
-    assert_memory_not_equal(a.permutation, other.permutation, 23 * sizeof(int64_t));
+    assert_memory_not_equal(a.epochs.permutation, other.epochs.permutation, 23 * sizeof(int64_t));
     tn_batch_builder_free(&x);
     tn_batch_builder_free(&y);
     tn_order_free(&a);

@@ -7,10 +7,15 @@ static void check(const tn_decoder_config *c) {
     enum { POSITIONS = 3 };
     fuzz_require(c->vocab_size > 0 && c->hidden_size > 0 && c->intermediate_size > 0 && c->layers > 0 &&
                  c->max_positions > 0);
-    fuzz_require(c->kv_heads > 0 && c->heads % c->kv_heads == 0 && c->head_size > 0 && c->head_size % 2 == 0);
+    fuzz_require(c->kv_heads > 0 && c->heads % c->kv_heads == 0 && c->head_size > 0 &&
+                 (c->is_gpt2 || c->head_size % 2 == 0));
     fuzz_require(c->norm_eps > 0 && c->initializer_range >= 0 && c->eos_count <= 8);
     for (int64_t layer = 0; layer < c->layers; layer++)
         fuzz_require(tn_decoder_window(c, layer) >= 0);
+    if (c->is_gpt2) {
+        fuzz_require(c->attention_scale > 0 && c->hidden_size == c->heads * c->head_size);
+        return; /* no rotation */
+    }
     size_t floats = POSITIONS * (size_t)c->head_size / 2;
     float *cosines = malloc(floats * sizeof *cosines), *sines = malloc(floats * sizeof *sines);
     fuzz_require(cosines && sines);

@@ -177,8 +177,12 @@ static void run_op(numbers *n, const reference_case *c, const tn_kernels *kernel
     tn_convert_from_f32(stored, dtype, n->w, n->w_count);
     memset(n->dw, 0, (size_t)n->w_count * sizeof(float));
     memset(n->dbias, 0, (size_t)n->bias_count * sizeof(float));
-    tn_weight weight = {{.dtype = dtype, .ndim = 1, .shape = {n->w_count}, .data = stored}, trained, trained ? n->dw : NULL};
-    tn_weight bias = {{.ndim = 1, .shape = {n->bias_count}, .data = n->bias}, trained, trained ? n->dbias : NULL};
+    tn_weight weight = {.tensor = {.dtype = dtype, .ndim = 1, .shape = {n->w_count}, .data = stored},
+                        .trainable = trained,
+                        .grad = trained ? n->dw : NULL};
+    tn_weight bias = {.tensor = {.ndim = 1, .shape = {n->bias_count}, .data = n->bias},
+                      .trainable = trained,
+                      .grad = trained ? n->dbias : NULL};
     assert_ok(tn_tape_init(&tape, kernels, reserve));
     tape.recording = true;
     tn_var *x = tn_var_new(&tape, c->samples, n->x_count / c->samples, true);

@@ -84,7 +84,7 @@ static void compare_with_uncached(const char *name, int64_t pass_tokens) {
     latest got, expected;
     fill_ids(ids, model->decoder->config.vocab_size);
     for (int i = 0; i < PROMPTS; i++)
-        prompts[i] = (tn_prompt){ids[i], prompt_lengths[i]};
+        prompts[i] = (tn_prompt){.ids = ids[i], .count = prompt_lengths[i]};
     start(&got, model);
     start(&expected, model);
     assert_int_equal(tn_generator_init(&generator, model, prompts, PROMPTS, STEPS, pass_tokens), TN_OK);
@@ -125,6 +125,7 @@ static void a_window_of_attention_is_the_same_with_a_cache(void **state) {
 static void prompts_may_be_read_in_pieces(void **state) {
     (void)state;
     compare_with_uncached("golden/base_llama/base", 5);
+    compare_with_uncached("golden/base_gpt2/base", 5);
 }
 
 /* The first six ids as a prompt, then the rest one by one. */
@@ -132,7 +133,7 @@ static void compare_adapter_with_uncached(const char *name, const int32_t *ids, 
     char base[128], path[TN_PATH_MAX];
     snprintf(base, sizeof base, "golden/%s/base", name);
     tn_model *model = load_shared(base);
-    tn_prompt prompt = {ids, 6};
+    tn_prompt prompt = {.ids = ids, .count = 6};
     const int64_t sequence = 0;
     tn_generator generator;
     latest got, expected;
@@ -254,7 +255,7 @@ static void many_prompts_together_give_what_each_gives_alone(void **state) {
     checker c = {.golden = golden, .has_text = model->tokenizer != NULL};
     for (int i = 0; i < 7; i++) {
         id_list ids = ids_of(tn_json_get(cJSON_GetArrayItem(golden, i % cJSON_GetArraySize(golden)), "prompt_ids"));
-        prompts[i] = (tn_prompt){ids.ids, ids.count};
+        prompts[i] = (tn_prompt){.ids = ids.ids, .count = ids.count};
     }
     tn_generate_options_default(&options);
     options.max_tokens = 120;
@@ -286,7 +287,7 @@ static void first_logits_equal_the_reference(void **state) {
     const cJSON *entry;
     cJSON_ArrayForEach(entry, golden) {
         id_list ids = ids_of(tn_json_get(entry, "prompt_ids"));
-        tn_prompt prompt = {ids.ids, ids.count};
+        tn_prompt prompt = {.ids = ids.ids, .count = ids.count};
         tn_generator generator;
         assert_int_equal(tn_generator_init(&generator, model, &prompt, 1, 1, 0), TN_OK);
         assert_int_equal(tn_generator_read_prompts(&generator, compare_first_logits,
@@ -321,7 +322,7 @@ static void sampling_repeats_with_its_seed_alone_and_in_a_batch(void **state) {
     options.seed = 3;
     assert_int_equal(tn_generate(model, ids, 5, &options, NULL, NULL, &first), TN_OK);
     assert_int_equal(tn_generate(model, ids, 5, &options, NULL, NULL, &again), TN_OK);
-    const tn_prompt same[] = {{ids, 5}, {ids, 5}, {ids, 5}};
+    const tn_prompt same[] = {{.ids = ids, .count = 5}, {.ids = ids, .count = 5}, {.ids = ids, .count = 5}};
     assert_int_equal(tn_generate_many(model, same, 3, 0, &options, equals_first, &first), TN_OK);
     options.seed = 4;
     assert_int_equal(tn_generate(model, ids, 5, &options, NULL, NULL, &other), TN_OK);
@@ -438,7 +439,7 @@ static void bytes_are_held_until_the_character_is_whole(void **state) {
     tn_generate_options options;
     tn_text_stream stream;
     tn_generate_options_default(&options);
-    tn_prompt prompt = {(int32_t[]){1, 403}, 2};
+    tn_prompt prompt = {.ids = (int32_t[]){1, 403}, .count = 2};
     assert_int_equal(tn_text_stream_init(&stream, model->tokenizer, &options, &prompt), TN_OK);
     for (int i = 0; i < 3; i++) {
         assert_true(euro[i] >= 0);
@@ -463,7 +464,7 @@ static void a_prompt_may_end_inside_a_character(void **state) {
     tn_generate_options options;
     tn_text_stream stream;
     tn_generate_options_default(&options);
-    assert_int_equal(tn_text_stream_init(&stream, model->tokenizer, &options, &(tn_prompt){cut, 2}), TN_OK);
+    assert_int_equal(tn_text_stream_init(&stream, model->tokenizer, &options, &(tn_prompt){.ids = cut, .count = 2}), TN_OK);
     assert_int_equal(tn_text_stream_push(&stream, tn_tokenizer_id(model->tokenizer, "<0xA9>")), TN_OK);
     assert_int_equal(tn_text_stream_finish(&stream), TN_OK);
     assert_string_equal(tn_buf_text(&stream.text), "\xc3\xa9");

@@ -27,8 +27,9 @@ static void bad_configurations_are_explained(void **state) {
         tn_status status;
         const char *words;
     } wrong[] = {
-        {"\"llama\"", "\"gpt2\"", TN_ERROR_UNSUPPORTED,
-         "'gpt2' is not supported; supported are llama (LlamaForCausalLM), mistral (MistralForCausalLM), qwen2 "
+        {"\"llama\"", "\"opt\"", TN_ERROR_UNSUPPORTED,
+         "'opt' is not supported; supported are gpt2 (GPT2LMHeadModel), llama (LlamaForCausalLM), mistral "
+         "(MistralForCausalLM), qwen2 "
          "(Qwen2ForCausalLM), "
          "qwen3 (Qwen3ForCausalLM)"},
         {"\"model_type\": \"llama\"", "\"x\": 1", TN_ERROR_UNSUPPORTED, "'none given' is not supported"},
@@ -118,6 +119,54 @@ static void bad_configurations_are_explained(void **state) {
             fail_msg("%s: got %s '%s'", wrong[i].new, tn_status_name(status), status ? tn_error_message() : "");
         assert_int_equal(tn_memory_used(), used);
     }
+}
+
+static const char gpt2[] = "{\"model_type\": \"gpt2\", \"vocab_size\": 37, \"n_embd\": 24, \"n_layer\": 2, \"n_head\": 4}";
+
+static void gpt2_has_its_own_members(void **state) {
+    static const struct {
+        const char *old, *new;
+        tn_status status;
+        const char *words;
+    } wrong[] = {
+        {"\"n_embd\": 24", "\"hidden_size\": 24", TN_ERROR_FORMAT, "'n_embd' is missing"},
+        {"\"n_layer\": 2", "\"x\": 2", TN_ERROR_FORMAT, "'n_layer' is missing"},
+        {"\"n_head\": 4", "\"x\": 4", TN_ERROR_FORMAT, "'n_head' is missing"},
+        {"\"n_head\": 4", "\"n_head\": 5", TN_ERROR_FORMAT, "n_embd 24 is no multiple of n_head 5"},
+        {"\"n_embd\": 24", "\"n_embd\": 268435456", TN_ERROR_FORMAT, "n_embd 268435456 is too large"},
+        {"\"n_head\": 4", "\"n_head\": 4, \"n_inner\": 0", TN_ERROR_FORMAT, "'n_inner'"},
+        {"\"n_head\": 4", "\"n_head\": 4, \"n_positions\": 0", TN_ERROR_FORMAT, "'n_positions'"},
+        {"\"n_head\": 4", "\"n_head\": 4, \"layer_norm_epsilon\": 0", TN_ERROR_FORMAT,
+         "'layer_norm_epsilon' must be above 0"},
+        {"\"n_head\": 4", "\"n_head\": 4, \"activation_function\": \"mish\"", TN_ERROR_UNSUPPORTED,
+         "activation_function 'mish' is not supported; supported are gelu_new, gelu"},
+        {"\"n_head\": 4", "\"n_head\": 4, \"scale_attn_weights\": 1", TN_ERROR_FORMAT, "'scale_attn_weights'"},
+        {"\"n_head\": 4", "\"n_head\": 4, \"add_cross_attention\": true", TN_ERROR_UNSUPPORTED, "add_cross_attention"},
+    };
+    tn_decoder_config config;
+    (void)state;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        char *text = with_replaced(gpt2, wrong[i].old, wrong[i].new);
+        assert_fails(parse_text(text, &config), wrong[i].status, wrong[i].words);
+        free(text);
+    }
+    assert_ok(parse_text(gpt2, &config));
+    assert_true(config.is_gpt2 && config.tied && config.feed_forward == TN_FEED_FORWARD_GELU_TANH);
+    assert_true(config.kv_heads == 4 && config.head_size == 6 && config.intermediate_size == 96);
+    assert_true(config.max_positions == 1024 && config.norm_eps == 1e-5 && config.initializer_range == 0.02);
+    assert_true(tn_decoder_length(&config, 0) == 1024 && tn_decoder_length(&config, 2000) == 1024);
+    assert_int_equal(tn_decoder_length(&config, 9), 9);
+    assert_true(config.window == 0 && config.bos == -1 && config.eos_count == 0);
+    assert_true(tn_decoder_attention_scale(&config, 1) == 1 / sqrtf(6));
+    tn_decoder_config_free(&config);
+    char *text = with_replaced(gpt2, "\"n_head\": 4",
+                               "\"n_head\": 4, \"n_ctx\": 32, \"n_inner\": null, \"scale_attn_weights\": false, "
+                               "\"scale_attn_by_inverse_layer_idx\": true, \"tie_word_embeddings\": false");
+    assert_ok(parse_text(text, &config));
+    assert_true(config.max_positions == 32 && config.intermediate_size == 96 && !config.tied);
+    assert_true(tn_decoder_attention_scale(&config, 0) == 1 && tn_decoder_attention_scale(&config, 1) == 0.5f);
+    tn_decoder_config_free(&config);
+    free(text);
 }
 
 static void what_is_no_object_is_refused(void **state) {
@@ -247,7 +296,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_configurations_are_explained),          cmocka_unit_test(what_is_no_object_is_refused),
         cmocka_unit_test(absent_members_have_the_families_defaults), cmocka_unit_test(windows_follow_each_family),
-        cmocka_unit_test(rotary_tables_follow_their_formulas),
+        cmocka_unit_test(rotary_tables_follow_their_formulas),       cmocka_unit_test(gpt2_has_its_own_members),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

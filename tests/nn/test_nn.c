@@ -82,7 +82,8 @@ static float forward_of(const tn_module *module) {
 static void slots_act_in_the_order_of_attaching(void **state) {
     static float four = 4;
     static const tn_slot_hooks hooks = {.linear = number_hook}, none = {0};
-    tn_slot one = {.hooks = &hooks, .id = 1}, two = {.hooks = &hooks, .id = 2}, idle = {.hooks = &none};
+    tn_slot one = {.hooks = &hooks, .weight = 1, .id = 1}, two = {.hooks = &hooks, .weight = 1, .id = 2},
+            idle = {.hooks = &none, .weight = 1};
     tn_module module = {.weight = {.tensor = {.ndim = 2, .shape = {1, 1}, .data = &four}}};
     (void)state;
     assert_true(forward_of(&module) == 4);

@@ -44,6 +44,16 @@ static const setup setups[] = {
     {.name = "olora", .config = SMALL_LLAMA, .targets = "all-linear", .init = "olora"},
     {.name = "orthogonal", .config = SMALL_LLAMA, .targets = "all-linear", .init = "orthogonal"},
     {.name = "gaussian", .config = SMALL_LLAMA, .targets = "all-linear", .init = "gaussian"},
+    {.name = "the family's default", .config = SMALL_GPT2},
+    {.name = "transposed", .config = SMALL_GPT2, .targets = "all-linear", .lora_bias = true},
+    {.name = "transposed and both embeddings", .config = SMALL_GPT2, .targets = "c_attn,wte,wpe"},
+    {.name = "transposed with biases", .config = SMALL_GPT2, .targets = "c_attn", .bias = "all"},
+    {.name = "saved transposed", .config = SMALL_GPT2, .targets = "c_attn", .save = "mlp.c_proj,c_fc,ln_f,wpe"},
+    {.name = "transposed and tied head", .config = SMALL_GPT2, .targets = "mlp.c_proj,lm_head"},
+    {.name = "transposed and token rows", .config = SMALL_GPT2, .targets = "c_fc", .tokens = "1,5-7"},
+    {.name = "transposed pissa", .config = SMALL_GPT2, .targets = "all-linear", .init = "pissa"},
+    {.name = "transposed fast pissa", .config = SMALL_GPT2, .targets = "c_attn,c_fc", .init = "pissa_niter_8"},
+    {.name = "transposed olora", .config = SMALL_GPT2, .targets = "all-linear", .init = "olora"},
 };
 enum { SETUP_COUNT = sizeof setups / sizeof *setups };
 

@@ -63,6 +63,11 @@ static const setup setups[] = {
     {.name = "token rows", .config = QWEN2_TIED, .targets = "gate_proj", .tokens = "3,7-9"},
     {.name = "query norms", .config = QWEN3, .targets = "q_proj,k_proj,up_proj"},
     {.name = "every weight", .config = QWEN3},
+    {.name = "transposed", .config = SMALL_GPT2, .targets = "c_attn,c_proj", .dropout = 0.3},
+    {.name = "all transposed", .config = SMALL_GPT2, .targets = "all-linear", .init = "pissa"},
+    {.name = "positions", .config = SMALL_GPT2, .targets = "wte,wpe,c_fc", .bias = "all"},
+    {.name = "transposed saved", .config = SMALL_GPT2, .targets = "c_attn", .save = "mlp.c_proj,c_fc,ln_1,wpe"},
+    {.name = "every weight, transposed", .config = SMALL_GPT2},
 };
 enum { SETUP_COUNT = sizeof setups / sizeof *setups };
 

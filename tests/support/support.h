@@ -100,6 +100,11 @@ static inline double largest_difference(const float *a, const float *b, int64_t 
     "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-06, "    \
     "\"initializer_range\": 0.2, \"attention_bias\": false, \"tie_word_embeddings\": false}"
 
+/* Weights stored transposed, one projection for q, k and v, learned positions; the head is the embedding. */
+#define SMALL_GPT2                                                                                                          \
+    "{\"model_type\": \"gpt2\", \"vocab_size\": 37, \"n_embd\": 24, \"n_inner\": 40, \"n_layer\": 2, \"n_head\": 4, "       \
+    "\"n_positions\": 64, \"initializer_range\": 0.2}"
+
 /* A model from this config.json whose every tensor, norms and biases too, is random. */
 static inline tn_model *create_model(const char *config, uint64_t seed) {
     tn_model *model;

@@ -212,19 +212,19 @@ static void tape_needs_exactly_what_the_plan_says(void **state) {
         assert_int_equal(tn_tape_init(&t.tape, model->kernels, 2 * plan.activation_bytes), TN_OK);
         for (int64_t i = 0; i < t.steps; i++) {
             tn_batch_part part = {0};
-            assert_int_equal(tn_batch_at(&t.builder, &t.order, i, &batch), TN_OK);
-            while (tn_batch_next_part(&t.builder, t.part_tokens, &part)) {
+            assert_int_equal(tn_batch_at(&t.text.builder, &t.text.order, i, &batch), TN_OK);
+            while (tn_batch_next_part(&t.text.builder, t.text.part_tokens, &part)) {
                 tn_pass pass;
-                tn_pass_from_batch(&part.batch, t.spans, &pass);
+                tn_pass_from_batch(&part.batch, t.text.spans, &pass);
                 tn_tape_reset(&t.tape);
                 t.tape.recording = true;
                 tn_forward forward = {.tape = &t.tape, .training = true};
-                tn_pass_loss(model, &forward, &pass, t.checkpointing, 1, t.losses, NULL);
+                tn_pass_loss(model, &forward, &pass, t.checkpointing, 1, t.text.losses, NULL);
                 assert_int_equal(tn_tape_status(&t.tape), TN_OK);
             }
         }
-        double valid_loss;
-        assert_int_equal(tn_trainer_validate(&t, &valid_loss), TN_OK);
+        tn_validation found;
+        assert_int_equal(tn_trainer_validate(&t, &found), TN_OK);
         assert_int_equal(t.tape.heap.peak, plan.activation_bytes);
         tn_trainer_free(&t);
         tn_model_free(model);
@@ -434,7 +434,7 @@ static void a_validation_loss_that_is_not_finite_stops_too(void **state) {
     (void)state;
     tn_model *model;
     tn_trainer t;
-    double loss;
+    tn_validation found;
     tiny_run run = tiny_start("unused");
     run.train.data = tiny_path("data.jsonl");
     run.train.valid_fraction = 0.2;
@@ -443,10 +443,10 @@ static void a_validation_loss_that_is_not_finite_stops_too(void **state) {
     assert_int_equal(tn_trainer_init(&t, model, &run.train, NULL), TN_OK);
     assert_int_equal(tn_trainer_load(&t), TN_OK);
     assert_int_equal(tn_tape_init(&t.tape, model->kernels, 1 << 24), TN_OK);
-    assert_int_equal(tn_trainer_validate(&t, &loss), TN_OK);
-    assert_true(isfinite(loss));
+    assert_int_equal(tn_trainer_validate(&t, &found), TN_OK);
+    assert_true(isfinite(found.loss) && isnan(found.accuracy));
     model->adapter->params.values[0] = NAN;
-    assert_int_equal(tn_trainer_validate(&t, &loss), TN_ERROR_NUMERIC);
+    assert_int_equal(tn_trainer_validate(&t, &found), TN_ERROR_NUMERIC);
     assert_non_null(strstr(tn_error_message(), "validation loss is not finite"));
     tn_trainer_free(&t);
     tn_model_free(model);
