@@ -12,7 +12,9 @@ extern "C" {
  * tensors are ignored) and writes one with `logits` [B, T, V] f32 (zeros at masked positions) and, with labels, `loss`: the
  * mean cross-entropy of labels[:, 1:] under logits[:, :-1] where the label is not -100. With `with_grad` also `grad.KEY` for
  * every trained tensor KEY of the adapter's file, or of the base when there is no adapter (then needs a model without one).
- * With `merged` the adapter is merged into f32 weights for this pass. */
+ * A sequential model's file has `x` [N, ...] of any float type and optionally `target`: class ids [N], or numbers [N,
+ * outputs] of a regression; `logits` are [N, outputs] and the loss is the mean cross-entropy, or mean squared error, of the
+ * rows. With `merged` the adapter is merged into f32 weights for this pass. */
 TN_API tn_status tn_forward_file(tn_model *model, const char *input_path, const char *output_path, bool with_grad,
                                  bool merged);
 

@@ -17,17 +17,20 @@ TN_API const char *tn_version(void);
 /* Threads that later calls in this thread use; 0: one per core. Returns the number. Results do not depend on it. */
 TN_API int tn_set_threads(int count);
 
-/* A pretrained decoder with its tokenizer, and at most one adapter on it. Not for concurrent use. */
+/* A pretrained model, and at most one adapter on it: a language model with its tokenizer, or a sequential model, which is a
+ * plain network of layers on vectors or images. Not for concurrent use. */
 typedef struct tn_model tn_model;
 
 /* Loads a Hugging Face folder: config.json, model.safetensors (or shards with model.safetensors.index.json) and, when there
  * is one, tokenizer.json. Weights stay mapped and are read in their stored type (f32, bf16, f16). Families: gpt2, llama,
- * mistral, qwen2, qwen3. The result belongs to the caller: tn_model_free. Errors: TN_ERROR_IO, _FORMAT, _MISMATCH (weights
- * against config.json), _UNSUPPORTED (family, dtype), _NUMERIC (NaN weights), _MEMORY. */
+ * mistral, qwen2, qwen3, and sequential, whose config.json lists the layers. The result belongs to the caller:
+ * tn_model_free. Errors: TN_ERROR_IO, _FORMAT, _MISMATCH (weights against config.json), _UNSUPPORTED (family, dtype),
+ * _NUMERIC (NaN weights), _MEMORY. */
 TN_API tn_status tn_model_load(const char *dir, tn_model **out);
 
 /* A model with random weights from a config.json (or the folder that holds it, whose tokenizer is loaded when there):
- * weights N(0, initializer_range), norms 1, biases 0; the same seed gives the same weights. */
+ * weights N(0, initializer_range), of a sequential model N(0, 2 / inputs of the layer), norms 1, biases 0; the same seed
+ * gives the same weights. */
 TN_API tn_status tn_model_create(const char *config_path, uint64_t seed, tn_model **out);
 
 /* Frees the model with its adapter. NULL is fine. */
@@ -67,7 +70,8 @@ typedef struct tn_adapter_options {
     int64_t rank;                /* 0: the method's default, 8 for LoRA */
     double alpha;                /* 0: the method's default, 16 for LoRA */
     double dropout;              /* 0: on the adapter's input, while training */
-    const char *target_modules;  /* "q_proj,v_proj", "all-linear", or one regular expression; NULL: by method and model */
+    const char *target_modules;  /* "q_proj,v_proj", "all-linear", or one regular expression; NULL: by method and model, of a
+                                  * sequential model all-linear: every linear and conv2d layer but the last */
     const char *exclude_modules; /* names separated by commas, or NULL */
     const char *bias;            /* "none", "all", "lora_only" (another method's name for it: "vera_only") */
     bool rslora;                 /* scaling alpha / sqrt(rank) instead of alpha / rank */

@@ -161,6 +161,7 @@ static void summarise(bench *b) {
 
 tn_status tn_bench(tn_model *model, const tn_bench_options *options, tn_bench_result *result) {
     tn_status status = TN_OK;
+    TN_TRY(tn_session_need_decoder(model, "measuring training and generation"));
     TN_TRY(check_options(options, model->decoder->config.max_positions));
     bench *b = tn_calloc(1, sizeof *b);
     if (!b)

@@ -158,6 +158,8 @@ static tn_status need_template(const tn_model *model) {
     tn_model_describe(model, &info);
     if (info.has_chat_template)
         return TN_OK;
+    if (!info.vocab_size)
+        return tn_fail(TN_ERROR_UNSUPPORTED, "this is a %s model; a conversation needs a language model", info.family);
     return tn_fail(TN_ERROR_UNSUPPORTED,
                    "this model has no chat template (chat_template.jinja, or chat_template in "
                    "tokenizer_config.json), so how it holds a conversation is not known; 'tenon generate' continues "

@@ -14,7 +14,8 @@ static const tn_option options[] = {
      TN_FIELD(config, input),
      .value_name = "FILE",
      .group = "Files",
-     .help = "safetensors with input_ids [B, T] and optional attention_mask and labels",
+     .help =
+         "safetensors with input_ids [B, T] and optional attention_mask and labels; or x and target for a sequential model",
      .flags = TN_OPTION_REQUIRED},
     {.name = "output",
      .type = TN_OPTION_PATH,
@@ -47,7 +48,8 @@ const tn_command tn_command_forward = {
     .description =
         "Runs the model on the token ids of a safetensors file and writes what comes out into another, so that results can "
         "be compared with other frameworks tensor by tensor.\n\n"
-        "The loss is the mean cross-entropy of labels[:, 1:] under logits[:, :-1] over labels that are not -100.",
+        "The loss is the mean cross-entropy of labels[:, 1:] under logits[:, :-1] over labels that are not -100; of a "
+        "sequential model it is the mean over the rows of x of the cross-entropy (or squared error) of target.",
     .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, model)},
                                         {tn_cli_adapter_options, offsetof(config, model)},
                                         {options, 0},

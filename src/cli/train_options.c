@@ -151,7 +151,7 @@ const tn_option tn_cli_method_options[] = {
      TN_FIELD(tn_cli_train, adapter.target_modules),
      .value_name = "NAMES",
      .help = "names separated by commas, all-linear, or one regular expression; by default q_proj,v_proj or what the family "
-             "and the method usually change"},
+             "and the method usually change, and of a sequential model all-linear"},
     {.name = "exclude-modules",
      .type = TN_OPTION_STRING,
      TN_FIELD(tn_cli_train, adapter.exclude_modules),

@@ -11,22 +11,23 @@ typedef struct tn_weight {
     bool transposed; /* W [O, C] is stored as W^T [C, O], as GPT-2's Conv1D has it */
 } tn_weight;
 
-/* Sizes of W [O, C], whichever way it is stored; of an embedding [V, C], V and C. */
+/* Sizes of W [O, C], whichever way it is stored; of an embedding [V, C], V and C; of a convolution's [O, C, kh, kw], O and
+ * the product of the others. */
 static inline int64_t tn_weight_out(const tn_weight *w) {
     return w->tensor.shape[w->transposed];
 }
 static inline int64_t tn_weight_in(const tn_weight *w) {
-    return w->tensor.shape[!w->transposed];
+    return w->transposed ? w->tensor.shape[0] : tn_tensor_count(&w->tensor) / w->tensor.shape[0];
 }
 
 /* W [O, C] and W^T [C, O] as operands. */
 static inline tn_operand tn_weight_rows(const tn_weight *w) {
     return w->transposed ? tn_transpose_of(w->tensor.data, w->tensor.dtype, w->tensor.shape[1])
-                         : tn_rows_of(w->tensor.data, w->tensor.dtype, w->tensor.shape[1]);
+                         : tn_rows_of(w->tensor.data, w->tensor.dtype, tn_weight_in(w));
 }
 static inline tn_operand tn_weight_transpose(const tn_weight *w) {
     return w->transposed ? tn_rows_of(w->tensor.data, w->tensor.dtype, w->tensor.shape[1])
-                         : tn_transpose_of(w->tensor.data, w->tensor.dtype, w->tensor.shape[1]);
+                         : tn_transpose_of(w->tensor.data, w->tensor.dtype, tn_weight_in(w));
 }
 
 /* W, widened to f32, into out [O, C]. */

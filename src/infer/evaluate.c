@@ -195,6 +195,7 @@ tn_status tn_evaluate(tn_model *model, const char *data_path, const tn_evaluate_
     tn_evaluate_options_default(&defaults);
     options = options ? options : &defaults;
     *out = (tn_evaluation){0};
+    TN_TRY(tn_session_need_decoder(model, "evaluating on text"));
     TN_TRY(check_options(model, options));
     const tn_decoder_config *config = &model->decoder->config;
     const tn_dataset_options reading = {.tokenizer = model->tokenizer,

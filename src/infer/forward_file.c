@@ -2,6 +2,7 @@
 #include <string.h>
 #include <tenon/evaluate.h>
 
+#include "infer/forward_file.h"
 #include "session/merge.h"
 
 typedef struct {
@@ -130,19 +131,37 @@ static void name_gradient(char *out, size_t size, const tn_adapter *adapter, con
         snprintf(out, size, "grad.%s%s", prefix, name);
 }
 
-static tn_status declare(tn_safetensors_writer *writer, const tn_model *model, const inputs *in, bool with_grad) {
+tn_status tn_forward_declare_gradients(tn_safetensors_writer *writer, const tn_adapter *adapter) {
     char name[640];
-    int64_t shape[3] = {in->batch, in->length, model->decoder->config.vocab_size};
-    TN_TRY(tn_safetensors_writer_declare(writer, "logits", TN_DTYPE_F32, 3, shape));
-    if (in->has_labels)
-        TN_TRY(tn_safetensors_writer_declare(writer, "loss", TN_DTYPE_F32, 0, shape));
-    for (const tn_adapter *adapter = model->adapter; adapter && with_grad; adapter = adapter->next)
+    for (; adapter; adapter = adapter->next)
         for (int64_t i = 0; i < adapter->params.count; i++) {
             const tn_param *param = &adapter->params.entries[i];
+            if (param->is_buffer)
+                continue;
             name_gradient(name, sizeof name, adapter, param->name);
             TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, param->weight->tensor.ndim,
                                                  param->weight->tensor.shape));
         }
+    return TN_OK;
+}
+
+tn_status tn_forward_write_gradients(tn_safetensors_writer *writer, const tn_adapter *adapter) {
+    for (; adapter; adapter = adapter->next)
+        for (int64_t i = 0; i < adapter->params.count; i++) {
+            const tn_param *param = &adapter->params.entries[i];
+            if (!param->is_buffer)
+                TN_TRY(tn_safetensors_writer_data(writer, param->weight->grad, param->count * (int64_t)sizeof(float)));
+        }
+    return TN_OK;
+}
+
+static tn_status declare(tn_safetensors_writer *writer, const tn_model *model, const inputs *in, bool with_grad) {
+    int64_t shape[3] = {in->batch, in->length, model->decoder->config.vocab_size};
+    TN_TRY(tn_safetensors_writer_declare(writer, "logits", TN_DTYPE_F32, 3, shape));
+    if (in->has_labels)
+        TN_TRY(tn_safetensors_writer_declare(writer, "loss", TN_DTYPE_F32, 0, shape));
+    if (with_grad)
+        TN_TRY(tn_forward_declare_gradients(writer, model->adapter));
     return tn_safetensors_writer_begin(writer);
 }
 
@@ -171,12 +190,7 @@ static tn_status write_loss_and_grads(tn_safetensors_writer *writer, tn_model *m
     TN_TRY(status);
     loss = in->labelled ? (float)(sum / (double)in->labelled) : 0;
     TN_TRY(tn_safetensors_writer_data(writer, &loss, sizeof loss));
-    for (const tn_adapter *adapter = model->adapter; adapter && with_grad; adapter = adapter->next)
-        for (int64_t i = 0; i < adapter->params.count; i++) {
-            const tn_param *param = &adapter->params.entries[i];
-            TN_TRY(tn_safetensors_writer_data(writer, param->weight->grad, param->count * (int64_t)sizeof(float)));
-        }
-    return TN_OK;
+    return with_grad ? tn_forward_write_gradients(writer, model->adapter) : TN_OK;
 }
 
 static tn_status write_output(tn_model *model, const inputs *in, const char *path, bool with_grad, tn_tape *tape,
@@ -216,27 +230,33 @@ static tn_status run(tn_model *model, const inputs *in, const char *output_path,
     return status;
 }
 
+/* The model is ready: its adapter merged or trainable as it was asked for. */
+static tn_status forward_tokens(tn_model *model, const tn_safetensors *file, const char *output_path, bool with_grad) {
+    inputs in = {0};
+    tn_status status = read_inputs(file, model->decoder->config.vocab_size, &in);
+    if (status == TN_OK && with_grad && !in.has_labels)
+        status = tn_fail(TN_ERROR_ARGUMENT, "%s: gradients need a tensor 'labels'", file->path);
+    if (status == TN_OK)
+        status = run(model, &in, output_path, with_grad);
+    tn_arena_free(&in.arena);
+    return status;
+}
+
 tn_status tn_forward_file(tn_model *model, const char *input_path, const char *output_path, bool with_grad, bool merged) {
     tn_safetensors file;
-    inputs in = {0};
     tn_merged kept = {0};
     tn_status status;
     if (merged && with_grad)
         return tn_fail(TN_ERROR_ARGUMENT, "gradients of a merged adapter do not exist; choose --merged or --grad");
     TN_TRY(tn_safetensors_open(input_path, &file));
-    TN_TRY_GOTO(read_inputs(&file, model->decoder->config.vocab_size, &in));
-    if (with_grad && !in.has_labels) {
-        status = tn_fail(TN_ERROR_ARGUMENT, "%s: gradients need a tensor 'labels'", input_path);
-        goto fail;
-    }
     if (with_grad && !model->adapter)
         TN_TRY_GOTO(tn_adapter_create_full(model->network, true, &model->adapter));
     if (merged && model->adapter)
         TN_TRY_GOTO(tn_session_merge_in_memory(model, &kept));
-    status = run(model, &in, output_path, with_grad);
+    status = model->decoder ? forward_tokens(model, &file, output_path, with_grad)
+                            : tn_forward_features(model, &file, output_path, with_grad);
 fail:
     tn_session_merged_free(model, &kept);
-    tn_arena_free(&in.arena);
     tn_safetensors_close(&file);
     return status;
 }

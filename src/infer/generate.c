@@ -112,6 +112,7 @@ static tn_status begin_sequence(generation *g, sequence *s, const tn_prompt *pro
 }
 
 static tn_status begin(generation *g, tn_model *model, const tn_prompt *prompts, int64_t count) {
+    TN_TRY(tn_session_need_decoder(model, "generating text"));
     if (g->options->max_tokens < 0)
         return tn_fail(TN_ERROR_ARGUMENT, "%lld new tokens are fewer than none", (long long)g->options->max_tokens);
     TN_TRY(tn_sampler_init(&g->sampler, g->options, model->decoder->config.vocab_size));
@@ -222,6 +223,7 @@ tn_status tn_generate_many(tn_model *model, const tn_prompt *prompts, size_t cou
                            const tn_generate_options *options, tn_generated_fn generated, void *cookie) {
     tn_generate_options defaults;
     tn_generate_options_default(&defaults);
+    TN_TRY(tn_session_need_decoder(model, "generating text"));
     if (batch_size < 0)
         return tn_fail(TN_ERROR_ARGUMENT, "a batch of %lld prompts is none", (long long)batch_size);
     for (size_t first = 0; first < count;) {
@@ -249,6 +251,7 @@ tn_status tn_chat_prompt(const tn_model *model, const char *messages_json, bool 
     tn_buf text = {0};
     *ids = NULL;
     *count = 0;
+    TN_TRY(tn_session_need_decoder(model, "a conversation"));
     if (!model->chat_template)
         return tn_fail(
             TN_ERROR_UNSUPPORTED,

@@ -71,22 +71,6 @@ const tn_tensor *tn_network_stored(const tn_network *network, const char *module
     return tn_checkpoint_find(&network->checkpoint, name);
 }
 
-const tn_module *tn_network_owner(const tn_network *network, const char *tensor, bool *is_bias) {
-    char full[NAME_SIZE];
-    const char *dot = strrchr(tensor, '.');
-    int64_t at;
-    *is_bias = dot && strcmp(dot, ".bias") == 0;
-    if (!dot || (!*is_bias && strcmp(dot, ".weight") != 0))
-        return NULL;
-    int length = (int)(dot - tensor);
-    bool found = tn_map_get(&network->by_name, tensor, (size_t)length, &at);
-    if (!found && network->bare) {
-        snprintf(full, sizeof full, "%s%.*s", network->optional_prefix, length, tensor);
-        found = tn_map_get_text(&network->by_name, full, &at);
-    }
-    return found && (!*is_bias || network->modules[at].has_bias) ? &network->modules[at] : NULL;
-}
-
 static tn_status find_tensor(const tn_network *network, const char *module, const char *part, tn_tensor *tensor) {
     char name[NAME_SIZE], want[TN_SHAPE_TEXT], got[TN_SHAPE_TEXT];
     stored_name(network, module, part, name);
@@ -118,19 +102,26 @@ static void place_vector(tn_tensor *tensor, float **place) {
     *place += count;
 }
 
-static bool is_vector(const tn_module *module) {
-    return module->weight.tensor.ndim == 1;
+/* A running variance below 0 has no root. */
+static tn_status check_variance(const tn_network *network, const tn_module *module) {
+    const float *variance = module->running_var.tensor.data;
+    for (int64_t i = 0; module->has_running && i < module->running_var.tensor.shape[0]; i++)
+        if (!(variance[i] >= 0))
+            return tn_fail(TN_ERROR_NUMERIC, "%s: '%s.running_var' holds %g, but a variance is not negative", network->dir,
+                           module->name, (double)variance[i]);
+    return TN_OK;
 }
 
 static tn_status load_weights(tn_network *network) {
     int64_t vectors = 0;
-    for (int64_t i = 0; i < network->module_count; i++) {
-        tn_module *m = &network->modules[i];
-        if (!m->tied)
-            TN_TRY(find_tensor(network, m->name, "weight", &m->weight.tensor));
-        if (m->has_bias)
-            TN_TRY(find_tensor(network, m->name, "bias", &m->bias.tensor));
-        vectors += (is_vector(m) ? m->weight.tensor.shape[0] : 0) + (m->has_bias ? m->bias.tensor.shape[0] : 0);
+    for (int64_t i = 0; i < network->module_count * TN_MODULE_PARTS; i++) {
+        tn_module *m = &network->modules[i / TN_MODULE_PARTS];
+        int part = (int)(i % TN_MODULE_PARTS);
+        tn_weight *weight = tn_module_part(m, part);
+        if (!weight)
+            continue;
+        TN_TRY(find_tensor(network, m->name, tn_module_part_name(part), &weight->tensor));
+        vectors += weight->tensor.ndim == 1 ? weight->tensor.shape[0] : 0;
     }
     network->vector_bytes = vectors * (int64_t)sizeof(float);
     network->vectors = vectors ? tn_pages_alloc((size_t)network->vector_bytes) : NULL;
@@ -139,17 +130,40 @@ static tn_status load_weights(tn_network *network) {
     float *place = network->vectors;
     for (int64_t i = 0; i < network->module_count; i++) {
         tn_module *m = &network->modules[i];
-        if (is_vector(m))
-            place_vector(&m->weight.tensor, &place);
-        if (m->has_bias)
-            place_vector(&m->bias.tensor, &place);
+        for (int part = 0; part < TN_MODULE_PARTS; part++) {
+            tn_weight *weight = tn_module_part(m, part);
+            if (weight && weight->tensor.ndim == 1)
+                place_vector(&weight->tensor, &place);
+        }
+        TN_TRY(check_variance(network, m));
     }
     return TN_OK;
 }
 
-/* What a family's older classes stored beside its weights: masks of GPT-2's attention, rotary frequencies. */
+bool tn_network_find_part(const tn_network *network, const char *tensor, tn_module **module, int *part) {
+    char full[NAME_SIZE];
+    const char *dot = strrchr(tensor, '.');
+    int64_t at;
+    if (!dot)
+        return false;
+    int length = (int)(dot - tensor);
+    bool found = tn_map_get(&network->by_name, tensor, (size_t)length, &at);
+    if (!found && network->bare) {
+        snprintf(full, sizeof full, "%s%.*s", network->optional_prefix, length, tensor);
+        found = tn_map_get_text(&network->by_name, full, &at);
+    }
+    if (!found)
+        return false;
+    *module = &network->modules[at];
+    for (*part = 0; *part < TN_MODULE_PARTS; ++*part)
+        if (strcmp(dot + 1, tn_module_part_name(*part)) == 0)
+            return *part == 0 || tn_module_part(*module, *part);
+    return false;
+}
+
+/* What is stored beside weights: masks of GPT-2's attention, rotary frequencies, how many batches a batch norm saw. */
 static bool is_buffer(const char *name) {
-    static const char *const endings[] = {".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"};
+    static const char *const endings[] = {".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", ".num_batches_tracked"};
     size_t length = strlen(name);
     for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
         if (length > strlen(endings[i]) && strcmp(name + length - strlen(endings[i]), endings[i]) == 0)
@@ -163,8 +177,9 @@ static void count_unused(tn_network *network) {
         const tn_safetensors *file = &network->checkpoint.files[f];
         for (size_t e = 0; e < file->count; e++) {
             const char *name = file->entries[e].name;
-            bool is_bias;
-            if (tn_network_owner(network, name, &is_bias) || is_buffer(name) ||
+            tn_module *module;
+            int part;
+            if (tn_network_find_part(network, name, &module, &part) || is_buffer(name) ||
                 !tn_checkpoint_find(&network->checkpoint, name))
                 continue;
             if (network->unused_tensors++ == 0)
@@ -190,12 +205,25 @@ static float deviation_for(const tn_module *module) {
     return sqrtf(2.0f * (float)weight->shape[0] / (float)tn_tensor_count(weight));
 }
 
+static void fill_part(float *place, const tn_module *module, int part, float deviation, uint64_t seed, uint32_t stream) {
+    const tn_tensor *weight = &module->weight.tensor;
+    int64_t count = part == 0 ? tn_tensor_count(weight) : 0;
+    if (part == 0 && weight->ndim > 1) {
+        tn_fill_normal(place, (size_t)count, seed, tn_stream(TN_STREAM_INIT, stream), 0,
+                       deviation > 0 ? deviation : deviation_for(module));
+        return;
+    }
+    count = part == 3 ? module->running_var.tensor.shape[0] : count;
+    for (int64_t j = 0; j < count; j++)
+        place[j] = 1;
+}
+
 tn_status tn_network_fill_random(tn_network *network, float deviation, uint64_t seed) {
     int64_t floats = 0;
-    for (int64_t i = 0; i < network->module_count; i++) {
-        tn_module *m = &network->modules[i];
-        int64_t count = (m->tied ? 0 : tn_tensor_count(&m->weight.tensor)) + (m->has_bias ? m->bias.tensor.shape[0] : 0);
-        if (!tn_add_i64(floats, count, &floats) || floats > INT64_MAX / (int64_t)sizeof(float))
+    for (int64_t i = 0; i < network->module_count * TN_MODULE_PARTS; i++) {
+        const tn_weight *weight = tn_module_part(&network->modules[i / TN_MODULE_PARTS], (int)(i % TN_MODULE_PARTS));
+        if (weight &&
+            (!tn_add_i64(floats, tn_tensor_count(&weight->tensor), &floats) || floats > INT64_MAX / (int64_t)sizeof(float)))
             return tn_fail(TN_ERROR_FORMAT, "%s: a model of this configuration is too large", network->dir);
     }
     network->random_bytes = floats * (int64_t)sizeof(float);
@@ -205,18 +233,13 @@ tn_status tn_network_fill_random(tn_network *network, float deviation, uint64_t 
     float *place = network->random_weights;
     for (int64_t i = 0; i < network->module_count; i++) {
         tn_module *m = &network->modules[i];
-        int64_t count = m->tied ? 0 : tn_tensor_count(&m->weight.tensor);
-        m->weight.tensor.data = count ? place : NULL;
-        if (is_vector(m))
-            for (int64_t j = 0; j < count; j++)
-                place[j] = 1;
-        else
-            tn_fill_normal(place, (size_t)count, seed, tn_stream(TN_STREAM_INIT, (uint32_t)i), 0,
-                           deviation > 0 ? deviation : deviation_for(m));
-        place += count;
-        if (m->has_bias) {
-            m->bias.tensor.data = place;
-            place += m->bias.tensor.shape[0];
+        for (int part = 0; part < TN_MODULE_PARTS; part++) {
+            tn_weight *weight = tn_module_part(m, part);
+            if (!weight)
+                continue;
+            weight->tensor.data = place;
+            fill_part(place, m, part, deviation, seed, (uint32_t)i);
+            place += tn_tensor_count(&weight->tensor);
         }
     }
     return TN_OK;
@@ -238,9 +261,9 @@ int64_t tn_network_parameters(const tn_network *network) {
 
 int64_t tn_network_bytes(const tn_network *network) {
     int64_t bytes = 0;
-    for (int64_t i = 0; i < network->module_count; i++) {
-        const tn_module *m = &network->modules[i];
-        bytes += (m->tied ? 0 : tn_tensor_bytes(&m->weight.tensor)) + (m->has_bias ? tn_tensor_bytes(&m->bias.tensor) : 0);
+    for (int64_t i = 0; i < network->module_count * TN_MODULE_PARTS; i++) {
+        const tn_weight *weight = tn_module_part(&network->modules[i / TN_MODULE_PARTS], (int)(i % TN_MODULE_PARTS));
+        bytes += weight ? tn_tensor_bytes(&weight->tensor) : 0;
     }
     return bytes;
 }

@@ -65,11 +65,11 @@ tn_status tn_network_fill_random(tn_network *network, float deviation, uint64_t 
 /* "weight" or "bias" of a module as the checkpoint holds it; NULL when it does not. */
 const tn_tensor *tn_network_stored(const tn_network *network, const char *module, const char *part);
 
-/* The module that a tensor of the checkpoint belongs to, and whether as its bias; NULL: to none. */
-const tn_module *tn_network_owner(const tn_network *network, const char *tensor, bool *is_bias);
-
 tn_module *tn_network_module(const tn_network *network, const char *name); /* by dotted name; NULL when absent */
-int64_t tn_network_parameters(const tn_network *network);                  /* distinct weights of the base */
-int64_t tn_network_bytes(const tn_network *network);                       /* bytes of the base as stored */
+
+/* The module and the part of it that a tensor's name means ("fc1.bias"); false when there is none. */
+bool tn_network_find_part(const tn_network *network, const char *name, tn_module **module, int *part);
+int64_t tn_network_parameters(const tn_network *network); /* distinct weights of the base */
+int64_t tn_network_bytes(const tn_network *network);      /* bytes of the base as stored */
 
 #endif

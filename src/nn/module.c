@@ -5,13 +5,15 @@ typedef struct {
     const tn_forward *forward;
     const tn_module *module;
     bool embedding;
-    tn_var *x;          /* of a linear module */
+    tn_var *x;          /* of other modules */
     const int32_t *ids; /* of an embedding; NULL in a rehearsal */
 } inputs;
 
 static tn_var *call(const inputs *in, const tn_slot *slot, tn_var *x, const int32_t *ids, tn_var *y) {
     if (in->embedding)
         return slot->hooks->embedding(in->forward, slot, in->module, ids, y);
+    if (in->module->kind == TN_MODULE_CONV2D)
+        return slot->hooks->conv(in->forward, slot, in->module, x, y);
     return slot->hooks->linear(in->forward, slot, in->module, x, y);
 }
 
@@ -73,6 +75,15 @@ tn_var *tn_embedding_forward(const tn_forward *forward, const tn_module *module,
     return y;
 }
 
+tn_var *tn_conv_forward(const tn_forward *forward, const tn_module *module, tn_var *x) {
+    tn_var *y = tn_op_conv2d(forward->tape, x, &module->conv, &module->weight, module->has_bias ? &module->bias : NULL);
+    const inputs in = {.forward = forward, .module = module, .x = x};
+    for (const tn_slot *slot = module->slots; slot; slot = slot->next)
+        if (slot->hooks->conv)
+            y = apply(&in, slot, y);
+    return y;
+}
+
 tn_var *tn_norm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps, int64_t groups) {
     return tn_op_rmsnorm(forward->tape, x, &module->weight, eps, groups);
 }
@@ -96,5 +107,19 @@ void tn_module_detach(tn_module *module, tn_slot *slot) {
             slot->next = NULL;
             return;
         }
+    }
+}
+
+const char *tn_module_part_name(int part) {
+    static const char *const names[TN_MODULE_PARTS] = {"weight", "bias", "running_mean", "running_var"};
+    return names[part];
+}
+
+tn_weight *tn_module_part(tn_module *module, int part) {
+    switch (part) {
+    case 0: return module->tied ? NULL : &module->weight;
+    case 1: return module->has_bias ? &module->bias : NULL;
+    case 2: return module->has_running ? &module->running_mean : NULL;
+    default: return module->has_running ? &module->running_var : NULL;
     }
 }

@@ -4,7 +4,7 @@
 
 #include "grad/ops.h"
 
-typedef enum tn_module_kind { TN_MODULE_LINEAR, TN_MODULE_EMBEDDING, TN_MODULE_NORM } tn_module_kind;
+typedef enum tn_module_kind { TN_MODULE_LINEAR, TN_MODULE_EMBEDDING, TN_MODULE_NORM, TN_MODULE_CONV2D } tn_module_kind;
 
 typedef struct tn_slot tn_slot;
 
@@ -15,8 +15,12 @@ typedef struct tn_module {
     bool is_head; /* the output projection */
     bool has_bias;
     struct tn_module *tied; /* whose weight this one shares (an output head with the embedding), or NULL */
-    tn_weight weight, bias; /* linear [O, C] (or stored transposed) and [O]; embedding [V, C]; norm [C] */
-    tn_slot *slots;         /* attached adapters, in the order of attaching */
+    tn_weight weight, bias; /* linear [O, C] (or stored transposed) and [O]; embedding [V, C]; norm [C]; conv2d [O, C /
+                               groups, kh, kw] and [O] */
+    tn_conv_shape conv;     /* of a convolution */
+    bool has_running;       /* batch norm: */
+    tn_weight running_mean, running_var; /* [C]; trainable: they follow the batches, without a gradient */
+    tn_slot *slots;                      /* attached adapters, in the order of attaching */
 } tn_module;
 
 /* Rows of a batch on which one adapter acts, all others being left as they are. */
@@ -49,6 +53,7 @@ typedef struct tn_slot_hooks {
     tn_var *(*linear)(const tn_forward *forward, const tn_slot *slot, const tn_module *module, tn_var *x, tn_var *y);
     tn_var *(*embedding)(const tn_forward *forward, const tn_slot *slot, const tn_module *module, const int32_t *ids,
                          tn_var *y);
+    tn_var *(*conv)(const tn_forward *forward, const tn_slot *slot, const tn_module *module, tn_var *x, tn_var *y);
 } tn_slot_hooks;
 
 struct tn_slot {
@@ -63,11 +68,18 @@ struct tn_slot {
 /* Results belong to the caller; inputs stay the caller's. */
 tn_var *tn_linear_forward(const tn_forward *forward, const tn_module *module, tn_var *x);
 tn_var *tn_embedding_forward(const tn_forward *forward, const tn_module *module, const int32_t *ids, int64_t count);
+tn_var *tn_conv_forward(const tn_forward *forward, const tn_module *module, tn_var *x);
 tn_var *tn_norm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps, int64_t groups); /* RMS */
 tn_var *tn_layernorm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps);
 
 void tn_module_attach(tn_module *module, tn_slot *slot);
 void tn_module_detach(tn_module *module, tn_slot *slot);
+
+/* The tensors that a module has in a checkpoint: weight, bias, running_mean, running_var. NULL: this one has no such tensor
+ * of its own. */
+enum { TN_MODULE_PARTS = 4 };
+const char *tn_module_part_name(int part);
+tn_weight *tn_module_part(tn_module *module, int part);
 
 /* The weight that counts: a tied module's own only when it was given one. */
 static inline const tn_weight *tn_module_weight(const tn_module *module) {

@@ -54,6 +54,8 @@ static tn_status add_method_slot(tn_adapter *adapter, tn_module *module) {
                                  (double)config->rank, &rank));
     TN_TRY(tn_peft_pattern_value(config->alpha_pattern, config->alpha_pattern_count, module->name, "alpha_pattern",
                                  config->alpha, &alpha));
+    if (module->kind == TN_MODULE_CONV2D)
+        in *= module->conv.groups;
     int64_t most = out < in ? out : in;
     if (!(rank >= 1) || rank != floor(rank) || (rank > (double)most && !adapter->method->any_rank))
         return tn_fail(TN_ERROR_ARGUMENT, "rank %g does not fit %s, whose weight is %lld x %lld; choose 1 to %lld", rank,
@@ -64,7 +66,8 @@ static tn_status add_method_slot(tn_adapter *adapter, tn_module *module) {
 }
 
 /* The trained copy starts from the base's tensor; until then `weight` still points at it. */
-static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_bias, const char *key) {
+static tn_status replace_part(tn_adapter *adapter, tn_module *module, tn_weight *weight, const char *key) {
+    bool is_bias = weight == &module->bias;
     if (adapter->replaced_count == adapter->replaced_capacity) {
         int64_t capacity = adapter->replaced_capacity ? adapter->replaced_capacity * 2 : 32;
         tn_replaced *replaced = tn_realloc_array(adapter->replaced, (size_t)capacity, sizeof *replaced);
@@ -73,13 +76,13 @@ static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_
         adapter->replaced = replaced;
         adapter->replaced_capacity = capacity;
     }
-    tn_weight *weight = is_bias ? &module->bias : &module->weight;
     tn_replaced *r = &adapter->replaced[adapter->replaced_count++];
     *r = (tn_replaced){.module = module,
+                       .place = weight,
                        .is_bias = is_bias,
                        .original = *weight,
                        .tied = module->tied,
-                       .was_tied = !is_bias && module->tied};
+                       .was_tied = weight == &module->weight && module->tied};
     if (r->was_tied) {
         weight->tensor = module->tied->weight.tensor;
         module->tied = NULL;
@@ -88,6 +91,24 @@ static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_
     if (!name)
         return tn_fail_memory("the adapter");
     return tn_params_add(&adapter->params, name, weight);
+}
+
+static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_bias, const char *key) {
+    return replace_part(adapter, module, is_bias ? &module->bias : &module->weight, key);
+}
+
+/* Batch norm's running statistics are learned with its weights, though by no gradient. */
+static tn_status replace_running(tn_adapter *adapter, tn_module *module) {
+    tn_weight *const parts[2] = {&module->running_mean, &module->running_var};
+    static const char *const keys[2] = {"running_mean", "running_var"};
+    for (int i = 0; i < 2 && module->has_running; i++) {
+        TN_TRY(replace_part(adapter, module, parts[i], keys[i]));
+        tn_param *param = &adapter->params.entries[adapter->params.count - 1];
+        param->is_buffer = true;
+        param->decay = false;
+        param->lr_scale = 0;
+    }
+    return TN_OK;
 }
 
 static tn_status check_saved_names(const tn_network *model, tn_text_list names) {
@@ -120,6 +141,7 @@ static tn_status add_saved_modules(tn_adapter *adapter) {
         TN_TRY(replace_tensor(adapter, module, false, "weight"));
         if (module->has_bias)
             TN_TRY(replace_tensor(adapter, module, true, "bias"));
+        TN_TRY(replace_running(adapter, module));
     }
     return TN_OK;
 }
@@ -177,23 +199,39 @@ static tn_status add_token_rows(tn_adapter *adapter, const tn_token_rows *rows) 
     return TN_OK;
 }
 
+static const char *leaf_of(const char *name) {
+    const char *dot = strrchr(name, '.');
+    return dot ? dot + 1 : name;
+}
+
+/* The shortest ending of names that a list of targets can hold for this module and no unselected one. */
+static const char *target_name(const tn_network *model, const bool *selected, const char *name) {
+    const char *leaf = leaf_of(name);
+    for (int64_t i = 0; i < model->module_count; i++)
+        if (!selected[i] && strcmp(leaf_of(model->modules[i].name), leaf) == 0)
+            return name;
+    return leaf;
+}
+
 /* A saved configuration names modules, so that it means the same in every tool. */
 static tn_status resolve_all_linear(tn_adapter *adapter, const bool *selected) {
-    const char *leaves[64];
+    const tn_network *model = adapter->model;
     size_t count = 0;
     if (!adapter->config.all_linear)
         return TN_OK;
-    for (int64_t i = 0; i < adapter->model->module_count && count < 64; i++) {
-        const char *name = adapter->model->modules[i].name, *dot = strrchr(name, '.');
-        bool seen = !selected[i];
-        name = dot ? dot + 1 : name;
-        for (size_t j = 0; j < count; j++)
-            seen = seen || strcmp(leaves[j], name) == 0;
+    const char **names = tn_arena_array(&adapter->arena, (size_t)model->module_count, sizeof *names);
+    if (!names)
+        return tn_fail_memory("the adapter");
+    for (int64_t i = 0; i < model->module_count; i++) {
+        const char *name = selected[i] ? target_name(model, selected, model->modules[i].name) : NULL;
+        bool seen = !name;
+        for (size_t j = 0; j < count && !seen; j++)
+            seen = strcmp(names[j], name) == 0;
         if (!seen)
-            leaves[count++] = name;
+            names[count++] = name;
     }
     adapter->config.all_linear = false;
-    return tn_peft_config_copy_list(&adapter->config, (tn_text_list){leaves, count}, &adapter->config.target_modules);
+    return tn_peft_config_copy_list(&adapter->config, (tn_text_list){names, count}, &adapter->config.target_modules);
 }
 
 static tn_status build(tn_adapter *adapter, bool *selected) {
@@ -305,6 +343,7 @@ tn_status tn_adapter_create_full(tn_network *model, bool trainable, tn_adapter *
             TN_TRY_GOTO(replace_tensor(adapter, module, false, "weight"));
         if (module->has_bias)
             TN_TRY_GOTO(replace_tensor(adapter, module, true, "bias"));
+        TN_TRY_GOTO(replace_running(adapter, module));
     }
     TN_TRY_GOTO(tn_params_build(&adapter->params, trainable));
     for (int64_t i = 0; i < adapter->params.count; i++)
@@ -337,7 +376,7 @@ bool tn_adapter_changes(const tn_adapter *adapter, const tn_module *module) {
 }
 
 /* What one adapter's slots make of a weight and bias. */
-static tn_status merge_slots(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
+static tn_status merge_slots(const tn_adapter *adapter, const tn_module *module, bool widened, float *weight, float *bias,
                              bool *has_bias) {
     for (int64_t i = 0; i < adapter->slot_count; i++) {
         const tn_adapter_slot *s = &adapter->slots[i];
@@ -347,6 +386,9 @@ static tn_status merge_slots(const tn_adapter *adapter, const tn_module *module,
             tn_token_rows_merge((const tn_token_rows_slot *)s->slot, weight, tn_module_weight(module)->tensor.shape[1]);
             continue;
         }
+        if (widened && !s->method->widens_groups)
+            return tn_fail(TN_ERROR_UNSUPPORTED, "'%s': %s and an adapter that reads all channels cannot be merged together",
+                           module->name, s->method->name);
         TN_TRY(s->method->merge(s->slot, module, weight, bias));
         *has_bias = *has_bias || (s->method->merge_adds_bias && s->method->merge_adds_bias(s->slot));
     }
@@ -360,18 +402,19 @@ static void take_share(float *values, const float *before, float share, int64_t 
 }
 
 /* The same for an adapter of which only a share counts. */
-static tn_status merge_share(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
+static tn_status merge_share(const tn_adapter *adapter, const tn_module *module, bool widened, float *weight, float *bias,
                              bool *has_bias) {
-    int64_t count = tn_tensor_count(&tn_module_weight(module)->tensor), outputs = bias ? module->bias.tensor.shape[0] : 0;
+    int64_t count = tn_tensor_count(&tn_module_weight(module)->tensor) * (widened ? module->conv.groups : 1);
+    int64_t outputs = bias ? module->bias.tensor.shape[0] : 0;
     if (adapter->weight == 1)
-        return merge_slots(adapter, module, weight, bias, has_bias);
+        return merge_slots(adapter, module, widened, weight, bias, has_bias);
     float *before = tn_malloc((size_t)(count + outputs) * sizeof *before);
     if (!before)
         return tn_fail_memory("the merged weights");
     memcpy(before, weight, (size_t)count * sizeof *before);
     if (bias)
         memcpy(before + count, bias, (size_t)outputs * sizeof *before);
-    tn_status status = merge_slots(adapter, module, weight, bias, has_bias);
+    tn_status status = merge_slots(adapter, module, widened, weight, bias, has_bias);
     take_share(weight, before, adapter->weight, count);
     if (bias)
         take_share(bias, before + count, adapter->weight, outputs);
@@ -382,6 +425,7 @@ static tn_status merge_share(const tn_adapter *adapter, const tn_module *module,
 tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
                                    bool *has_bias) {
     const tn_weight *base = tn_module_weight(module);
+    bool widened = tn_adapter_widens(adapter, module);
     tn_status status = TN_OK;
     float *merged = weight; /* as methods see it: [O, C] */
     if (base->transposed)
@@ -389,6 +433,8 @@ tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *m
     if (!merged)
         return tn_fail_memory("the merged weights");
     tn_weight_read(base, merged);
+    if (widened)
+        tn_widen_groups(module, merged);
     *has_bias = module->has_bias;
     if (bias && module->has_bias)
         tn_convert_to_f32(bias, module->bias.tensor.data, module->bias.tensor.dtype, module->bias.tensor.shape[0]);
@@ -396,7 +442,7 @@ tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *m
         memset(bias, 0, (size_t)tn_weight_out(base) * sizeof *bias);
     for (; adapter; adapter = adapter->next)
         if (adapter->weight != 0)
-            TN_TRY_GOTO(merge_share(adapter, module, merged, bias, has_bias));
+            TN_TRY_GOTO(merge_share(adapter, module, widened, merged, bias, has_bias));
     if (merged != weight)
         tn_weight_lay_out(base, merged, weight);
 fail:
@@ -411,15 +457,18 @@ static tn_status change_of(const tn_adapter *adapter, const tn_module *module, d
     const tn_kernels *kernels = tn_kernels_cpu();
     for (const tn_adapter *one = adapter; one; one = one->next)
         for (int64_t i = 0; i < one->replaced_count; i++)
-            if (one->replaced[i].module == module && !one->replaced[i].is_bias && !one->replaced[i].was_tied)
+            if (one->replaced[i].place == &module->weight && !one->replaced[i].was_tied)
                 base = &one->replaced[i].original.tensor;
-    int64_t count = tn_tensor_count(base);
+    const tn_tensor shape = tn_adapter_merged_shape(adapter, module);
+    int64_t count = tn_tensor_count(&shape);
     bool has_bias;
     float *merged = tn_malloc((size_t)count * sizeof *merged), *original = tn_malloc((size_t)count * sizeof *original);
     tn_status status = merged && original ? tn_adapter_merged_weight(adapter, module, merged, NULL, &has_bias)
                                           : tn_fail_memory("the norm of the change");
     if (status == TN_OK) {
-        tn_convert_to_f32(original, base->data, base->dtype, count);
+        tn_convert_to_f32(original, base->data, base->dtype, tn_tensor_count(base));
+        if (tn_adapter_widens(adapter, module))
+            tn_widen_groups(module, original);
         *base_square += kernels->sum_squares(original, count);
         kernels->add(merged, original, -1, count);
         *change += kernels->sum_squares(merged, count);
@@ -450,7 +499,7 @@ tn_status tn_adapter_summarise(const tn_adapter *adapter, tn_adapter_summary *ou
     }
     for (const tn_adapter *one = adapter; one; one = one->next)
         for (int64_t i = 0; i < one->params.count; i++)
-            out->parameters += one->params.entries[i].count;
+            out->parameters += one->params.entries[i].is_buffer ? 0 : one->params.entries[i].count;
     out->change_norm = sqrt(change);
     out->base_norm = sqrt(base);
     return TN_OK;

@@ -15,6 +15,7 @@ typedef struct tn_adapter_slot {
 /* A base tensor replaced by a trained copy. */
 typedef struct tn_replaced {
     tn_module *module;
+    tn_weight *place; /* what of the module */
     bool is_bias;
     bool was_tied; /* a tied head that was given a weight of its own */
     tn_weight original;
@@ -121,11 +122,19 @@ typedef struct tn_adapter_summary {
 } tn_adapter_summary;
 tn_status tn_adapter_summarise(const tn_adapter *adapter, tn_adapter_summary *out);
 
-/* The effective weight of a module with the adapter merged in, f32 in the shape that it is stored in, and its bias [O] (bias
- * may be NULL; *has_bias says whether the merged module has one). Modules that the adapter leaves alone give their base
- * values. */
+/* The effective weight of a module with the adapter merged in, f32 in tn_adapter_merged_shape, and its bias [O] (bias may be
+ * NULL; *has_bias says whether the merged module has one). Modules that the adapter leaves alone give their base values. */
 tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
                                    bool *has_bias);
+
+/* The shape of that weight: the base's, but for a grouped convolution that an update reads across its groups, which is one
+ * without groups when merged: [O, C, kh, kw]. */
+tn_tensor tn_adapter_merged_shape(const tn_adapter *adapter, const tn_module *module);
+bool tn_adapter_widens(const tn_adapter *adapter, const tn_module *module);
+
+/* A grouped convolution's weight [O, C / groups, kh, kw] becomes the ungrouped one [O, C, kh, kw] that computes the same, in
+ * place. */
+void tn_widen_groups(const tn_module *module, float *weight);
 
 /* True when an adapter sits on the module itself. */
 bool tn_adapter_has(const tn_adapter *adapter, const tn_module *module);

@@ -55,6 +55,13 @@ static bool is_tied_copy(const tn_adapter *adapter, const char *name) {
     return head && head->tied && strncmp(name, head->name, length) == 0 && strcmp(name + length, ".weight") == 0;
 }
 
+/* PyTorch's batch norm counts its batches, which nothing here depends on. */
+static bool is_batch_count(const char *name) {
+    static const char ending[] = ".num_batches_tracked";
+    size_t length = strlen(name), tail = sizeof ending - 1;
+    return length > tail && strcmp(name + length - tail, ending) == 0;
+}
+
 static tn_status fail_unexpected(const tn_adapter *adapter, const char *path, const char *name) {
     const char **names = tn_malloc((size_t)(adapter->params.count + 1) * sizeof *names);
     const char *nearest = NULL;
@@ -91,7 +98,7 @@ static tn_status check_frozen_copy(const tn_adapter *adapter, const char *path, 
                                    const tn_module *module) {
     const tn_tensor *base = &tn_module_weight(module)->tensor;
     for (int64_t i = 0; i < adapter->replaced_count; i++)
-        if (adapter->replaced[i].module == module && !adapter->replaced[i].is_bias)
+        if (adapter->replaced[i].place == &module->weight)
             base = &adapter->replaced[i].original.tensor;
     int64_t count = tn_tensor_count(base);
     if (!tn_tensor_same_shape(base, &entry->tensor) || !tn_dtype_is_float(entry->tensor.dtype))
@@ -140,7 +147,7 @@ static tn_status read_tensor(const seen_tensors *seen, const tn_safetensors *fil
     const tn_module *frozen = frozen_copy_of(adapter, name);
     if (frozen)
         return options->allow_partial ? TN_OK : check_frozen_copy(adapter, file->path, entry, frozen);
-    if (is_tied_copy(adapter, name))
+    if (is_tied_copy(adapter, name) || is_batch_count(name))
         return TN_OK;
     report->unexpected++;
     return options->allow_partial ? TN_OK : fail_unexpected(adapter, file->path, name);

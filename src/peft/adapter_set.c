@@ -8,7 +8,7 @@
 static void restore_base(tn_adapter *adapter) {
     for (int64_t i = adapter->replaced_count; i-- > 0;) {
         tn_replaced *r = &adapter->replaced[i];
-        *(r->is_bias ? &r->module->bias : &r->module->weight) = r->original;
+        *r->place = r->original;
         if (r->was_tied)
             r->module->tied = r->tied;
     }
@@ -19,9 +19,9 @@ static void restore_base(tn_adapter *adapter) {
 static void exchange_replaced(tn_adapter *adapter, bool enabled) {
     for (int64_t i = 0; i < adapter->replaced_count; i++) {
         tn_replaced *r = &adapter->replaced[i];
-        tn_weight *weight = r->is_bias ? &r->module->bias : &r->module->weight, other = r->original;
-        r->original = *weight;
-        *weight = other;
+        tn_weight other = r->original;
+        r->original = *r->place;
+        *r->place = other;
         if (r->was_tied)
             r->module->tied = enabled ? NULL : r->tied;
     }
@@ -75,8 +75,7 @@ static void number(tn_adapter *list) {
 static tn_status check_replaced(const tn_adapter *one, const tn_adapter *other) {
     for (int64_t i = 0; i < one->replaced_count; i++)
         for (int64_t j = 0; j < other->replaced_count; j++)
-            if (one->replaced[i].module == other->replaced[j].module &&
-                one->replaced[i].is_bias == other->replaced[j].is_bias)
+            if (one->replaced[i].place == other->replaced[j].place)
                 return tn_fail(TN_ERROR_ARGUMENT, "two adapters replace the %s of '%s'; only one of them can act",
                                one->replaced[i].is_bias ? "bias" : "weight", one->replaced[i].module->name);
     return TN_OK;

@@ -41,7 +41,7 @@ static tn_var *lora_embedding(const tn_forward *forward, const tn_slot *base, co
 }
 
 static bool lora_fits(const tn_module *module) {
-    return module->kind == TN_MODULE_LINEAR || module->kind == TN_MODULE_EMBEDDING;
+    return module->kind == TN_MODULE_LINEAR || module->kind == TN_MODULE_EMBEDDING || module->kind == TN_MODULE_CONV2D;
 }
 
 static tn_weight matrix(int64_t rows, int64_t cols) {
@@ -58,6 +58,9 @@ static tn_status lora_create(tn_adapter *adapter, tn_slot *base, tn_module *modu
     TN_TRY(tn_lora_variant_choose(config, module, rank, adapter->model->vocab_size, slot));
     slot->a = matrix(rank, slot->embedding ? rows : cols / slot->a_blocks);
     slot->b = matrix(slot->embedding ? cols : rows, rank / slot->b_blocks);
+    slot->magnitude = (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {slot->b.tensor.shape[0]}}};
+    if (module->kind == TN_MODULE_CONV2D)
+        TN_TRY(tn_lora_conv_create(config, slot, module, rank));
     const char *a_name = slot->embedding ? "lora_embedding_A" : "lora_A.weight";
     TN_TRY(config->freeze_a ? tn_adapter_declare_constant(adapter, module, a_name, true, &slot->a)
                             : tn_adapter_declare(adapter, module, a_name, &slot->a));
@@ -68,10 +71,8 @@ static tn_status lora_create(tn_adapter *adapter, tn_slot *base, tn_module *modu
         TN_TRY(tn_adapter_declare_constant(adapter, module, "lora_A0", false, &slot->a0));
         TN_TRY(tn_adapter_declare_constant(adapter, module, "lora_B0", false, &slot->b0));
     }
-    if (slot->has_magnitude) {
-        slot->magnitude = (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {slot->b.tensor.shape[0]}}};
+    if (slot->has_magnitude)
         TN_TRY(tn_adapter_declare(adapter, module, "lora_magnitude_vector", &slot->magnitude));
-    }
     if (slot->has_diagonal) {
         slot->diagonal = (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {rank}}};
         TN_TRY(tn_adapter_declare(adapter, module, "lora_diag", &slot->diagonal));
@@ -104,8 +105,9 @@ static void add_product(float *weight, const tn_weight *a, const tn_weight *b, b
 
 static tn_status lora_merge(const tn_slot *base, const tn_module *module, float *weight, float *bias) {
     const tn_lora_slot *slot = (const tn_lora_slot *)base;
-    (void)module;
-    if (tn_lora_is_plain(slot))
+    if (module->kind == TN_MODULE_CONV2D)
+        tn_lora_conv_merge(slot, module, weight);
+    else if (tn_lora_is_plain(slot))
         add_product(weight, &slot->a, &slot->b, slot->embedding, slot->scale);
     else
         TN_TRY(tn_lora_variant_merge(slot, weight));
@@ -152,7 +154,7 @@ static tn_status lora_check_unmerge(const tn_adapter *adapter) {
 const tn_peft_method tn_lora = {
     .name = "lora",
     .peft_type = "LORA",
-    .summary = "low-rank update of linear and embedding layers",
+    .summary = "low-rank update of linear, embedding and convolutional layers",
     .formula = "y = W x + alpha/r B A x",
     .paper = "arXiv:2106.09685",
     .rank_key = "r",
@@ -172,11 +174,12 @@ const tn_peft_method tn_lora = {
     .store_tensor = tn_lora_store_tensor,
     .store_config = tn_lora_store_config,
     .slot_size = sizeof(tn_lora_slot),
-    .hooks = {.linear = lora_linear, .embedding = lora_embedding},
+    .hooks = {.linear = lora_linear, .embedding = lora_embedding, .conv = tn_lora_conv},
     .fits = lora_fits,
     .create = lora_create,
     .init = lora_init,
     .loaded = lora_loaded,
     .merge = lora_merge,
+    .widens_groups = true,
     .merge_adds_bias = lora_merge_adds_bias,
 };

@@ -6,11 +6,11 @@
 
 typedef struct tn_lora_slot {
     tn_slot slot;
-    tn_weight a, b, bias;       /* linear: A [R, C], B [O, R], bias [O]; embedding: A [R, V], B [C, R] */
-    tn_weight a0, b0;           /* scale0 B0 A0 was taken out of the base, frozen; tensor.data NULL when nothing was */
-    tn_weight magnitude;        /* DoRA's m [O] */
-    double *base_squares;       /* [O] squared norms of the base's rows, for DoRA */
-    tn_weight diagonal;         /* KaSA's d [R] */
+    tn_weight a, b, bias; /* linear: A [R, C], B [O, R], bias [O]; embedding: A [R, V], B [C, R]; conv2d: lora_conv.c */
+    tn_weight a0, b0;     /* scale0 B0 A0 was taken out of the base, frozen; tensor.data NULL when nothing was */
+    tn_weight magnitude;  /* DoRA's m [O]; conv2d [1, O, 1, 1] */
+    double *base_squares; /* [O] squared norms of the base's rows, for DoRA */
+    tn_weight diagonal;   /* KaSA's d [R] */
     int64_t a_blocks, b_blocks; /* of a block-diagonal factor; 0 or 1: a full one */
     bool has_bias, has_diagonal, has_magnitude, embedding;
     bool needs_invocation; /* acts only on rows that forward->invoked marks */
@@ -56,7 +56,14 @@ tn_status tn_dora_init(tn_adapter *adapter, tn_lora_slot *slot, const tn_module 
 tn_var *tn_dora_linear(const tn_forward *forward, const tn_lora_slot *slot, const tn_module *module, tn_var *x, tn_var *y);
 tn_var *tn_dora_embedding(const tn_forward *forward, const tn_lora_slot *slot, const tn_module *module, const int32_t *ids,
                           tn_var *y);
+/* n [out] on the tape's storage, for a base's weight [out, in] and A, B flattened to [R, in], [out, R]. */
+const float *tn_dora_norms(tn_tape *tape, const tn_lora_slot *slot, tn_operand w, int64_t out, int64_t in);
 tn_status tn_dora_scale(const tn_lora_slot *slot, float *weight);
+
+/* Convolutions: the shapes of A, B and the magnitude; the forward hook; weight [O, C, kh, kw] += s B A. */
+tn_status tn_lora_conv_create(const tn_peft_config *config, tn_lora_slot *slot, const tn_module *module, int64_t rank);
+tn_var *tn_lora_conv(const tn_forward *forward, const tn_slot *base, const tn_module *module, tn_var *x, tn_var *y);
+void tn_lora_conv_merge(const tn_lora_slot *slot, const tn_module *module, float *weight);
 
 /* KaSA: takes the R smallest singular components of the base's weight out of it, as a0 and b0. */
 tn_status tn_lora_truncate_base(tn_lora_slot *slot, const tn_module *module);

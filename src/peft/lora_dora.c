@@ -22,7 +22,7 @@ static tn_operand oriented(const tn_lora_slot *slot, const tn_module *module, in
 static tn_status square_norms(const tn_lora_slot *slot, const tn_module *module, double *squares) {
     const tn_tensor *w = &tn_module_weight(module)->tensor;
     bool by_columns = slot->embedding || tn_module_weight(module)->transposed; /* of what is stored */
-    int64_t rows = w->shape[0], cols = w->shape[1];
+    int64_t rows = w->shape[0], cols = tn_tensor_count(w) / rows;
     float *row = tn_malloc((size_t)cols * sizeof *row);
     if (!row)
         return tn_fail_memory("DoRA's norms");
@@ -36,7 +36,7 @@ static tn_status square_norms(const tn_lora_slot *slot, const tn_module *module,
 }
 
 tn_status tn_dora_init(tn_adapter *adapter, tn_lora_slot *slot, const tn_module *module) {
-    int64_t out = slot->magnitude.tensor.shape[0];
+    int64_t out = tn_tensor_count(&slot->magnitude.tensor);
     slot->base_squares = tn_arena_array(&adapter->arena, (size_t)out, sizeof *slot->base_squares);
     if (!slot->base_squares)
         return tn_fail_memory("DoRA's norms");
@@ -58,10 +58,10 @@ static float norm_of(double square) {
     return (float)fmax(sqrt(fmax(square, 0)), FLT_MIN);
 }
 
-/* n [out] on the tape's storage. */
-static const float *norms(tn_tape *tape, const tn_lora_slot *slot, const tn_module *module) {
-    int64_t rank = slot->a.tensor.shape[0], out, in;
-    tn_operand w = oriented(slot, module, &out, &in);
+const float *tn_dora_norms(tn_tape *tape, const tn_lora_slot *slot, tn_operand w, int64_t out, int64_t in) {
+    int64_t rank = slot->a.tensor.shape[0];
+    const tn_operand a = tn_rows_of(slot->a.tensor.data, TN_DTYPE_F32, in);
+    const tn_operand a_t = tn_transpose_of(slot->a.tensor.data, TN_DTYPE_F32, in);
     float *n = tn_tape_store(tape, (size_t)out * sizeof *n);
     tn_block gram = tn_scratch_take(tape, rank * rank), bg = tn_scratch_take(tape, out * rank);
     tn_block wa = tn_scratch_take(tape, out * rank);
@@ -70,9 +70,10 @@ static const float *norms(tn_tape *tape, const tn_lora_slot *slot, const tn_modu
         const tn_kernels *k = tape->kernels;
         const float *b = slot->b.tensor.data;
         double s = slot->scale;
-        k->gemm(wa.data, rank, w, tn_weight_transpose(&slot->a), 1, 0, out, rank, in);
-        k->gemm(gram.data, rank, tn_weight_rows(&slot->a), tn_weight_transpose(&slot->a), 1, 0, rank, rank, in);
-        k->gemm(bg.data, rank, tn_weight_rows(&slot->b), tn_rows_of(gram.data, TN_DTYPE_F32, rank), 1, 0, out, rank, rank);
+        k->gemm(wa.data, rank, w, a_t, 1, 0, out, rank, in);
+        k->gemm(gram.data, rank, a, a_t, 1, 0, rank, rank, in);
+        k->gemm(bg.data, rank, tn_rows_of(b, TN_DTYPE_F32, rank), tn_rows_of(gram.data, TN_DTYPE_F32, rank), 1, 0, out, rank,
+                rank);
         for (int64_t o = 0; o < out; o++)
             n[o] = norm_of(slot->base_squares[o] + 2 * s * dot(wa.data + o * rank, b + o * rank, rank) +
                            s * s * dot(bg.data + o * rank, b + o * rank, rank));
@@ -81,6 +82,12 @@ static const float *norms(tn_tape *tape, const tn_lora_slot *slot, const tn_modu
     tn_scratch_give(tape, &bg);
     tn_scratch_give(tape, &gram);
     return n;
+}
+
+static const float *norms(tn_tape *tape, const tn_lora_slot *slot, const tn_module *module) {
+    int64_t out, in;
+    tn_operand w = oriented(slot, module, &out, &in);
+    return tn_dora_norms(tape, slot, w, out, in);
 }
 
 tn_var *tn_dora_linear(const tn_forward *forward, const tn_lora_slot *slot, const tn_module *module, tn_var *x, tn_var *y) {
@@ -117,7 +124,7 @@ tn_var *tn_dora_embedding(const tn_forward *forward, const tn_lora_slot *slot, c
 
 tn_status tn_dora_scale(const tn_lora_slot *slot, float *weight) {
     const float *m = slot->magnitude.tensor.data;
-    int64_t out = slot->magnitude.tensor.shape[0], in = slot->a.tensor.shape[1];
+    int64_t out = tn_tensor_count(&slot->magnitude.tensor), in = tn_tensor_count(&slot->a.tensor) / slot->a.tensor.shape[0];
     int64_t along = slot->embedding ? out : 1, across = slot->embedding ? 1 : in; /* strides of in and of out */
     for (int64_t o = 0; o < out; o++) {
         double square = 0;

@@ -147,8 +147,9 @@ fail:
     return status;
 }
 
+/* U(-1/sqrt(fan in), 1/sqrt(fan in)). */
 static void kaiming_uniform(const tn_weight *weight, uint64_t seed, uint64_t stream) {
-    float bound = 1.0f / sqrtf((float)weight->tensor.shape[1]);
+    float bound = 1.0f / sqrtf((float)(tn_tensor_count(&weight->tensor) / weight->tensor.shape[0]));
     tn_fill_uniform(weight->tensor.data, (size_t)tn_tensor_count(&weight->tensor), seed, stream, -bound, bound);
 }
 

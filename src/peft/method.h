@@ -62,6 +62,9 @@ struct tn_peft_method {
     /* weight [O, C] (embedding [V, C]) becomes the module's effective weight; bias [O] or NULL. All f32. */
     tn_status (*merge)(const tn_slot *slot, const tn_module *module, float *weight, float *bias);
 
+    /* The update of a grouped convolution reads all channels: merge gets and gives the ungrouped weight [O, C, kh, kw]. */
+    bool widens_groups;
+
     /* True when merging needs a bias even though the base has none. */
     bool (*merge_adds_bias)(const tn_slot *slot);
 

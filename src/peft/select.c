@@ -61,7 +61,7 @@ static tn_status is_selected(const tn_peft_config *config, const tn_module *modu
     if (excluded || tn_peft_saves_module(config->modules_to_save, module->name))
         return TN_OK;
     if (config->all_linear)
-        *selected = module->kind == TN_MODULE_LINEAR && !module->is_head;
+        *selected = (module->kind == TN_MODULE_LINEAR || module->kind == TN_MODULE_CONV2D) && !module->is_head;
     else if (config->target_regex)
         TN_TRY(tn_peft_full_match(config->target_regex, module->name, "target_modules", selected));
     else
@@ -113,6 +113,8 @@ tn_status tn_peft_select(const tn_network *model, const tn_peft_config *config, 
     for (int64_t i = 0; i < model->module_count; i++) {
         const tn_module *module = &model->modules[i];
         TN_TRY_GOTO(is_selected(config, module, used, &selected[i]));
+        if (config->all_linear)
+            selected[i] = selected[i] && method->fits(module);
         if (selected[i] && !method->fits(module)) {
             status = tn_fail(TN_ERROR_UNSUPPORTED, "target module '%s' is of a kind that %s cannot adapt", module->name,
                              method->name);
@@ -126,7 +128,10 @@ tn_status tn_peft_select(const tn_network *model, const tn_peft_config *config, 
             goto fail;
         }
     }
-    if (count == 0 && !config->token_rows_count && !config->modules_to_save.count)
+    if (count == 0 && config->layers_count && model->layer_count == 0)
+        status = tn_fail(TN_ERROR_ARGUMENT, "the layers of a %s model have no numbers to choose by; name target modules",
+                         model->family);
+    else if (count == 0 && !config->token_rows_count && !config->modules_to_save.count)
         status = config->layers_count ? tn_fail(TN_ERROR_ARGUMENT,
                                                 "no target module lies in the chosen layers; the model has layers 0 to %lld",
                                                 (long long)model->layer_count - 1)

@@ -5,9 +5,11 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <tenon/model.h>
 
 #include "format/json.h"
 #include "model/decoder.h"
+#include "model/sequential.h"
 #include "session/inspect_parts.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -100,6 +102,8 @@ static void add_unknown_config(cJSON *out, const cJSON *json) {
 
 static tn_status add_config(cJSON *out, const cJSON *json, const char *path, bool *supported) {
     tn_decoder_config config;
+    if (tn_sequential_is_named(json))
+        return tn_inspect_sequential(out, json, path, supported);
     const cJSON *architecture = cJSON_GetArrayItem(tn_json_get(json, "architectures"), 0);
     if (!cJSON_IsObject(json))
         return tn_fail(TN_ERROR_FORMAT, "%s: not a JSON object", path);
@@ -195,15 +199,18 @@ static tn_status add_weights(cJSON *out, const char *dir, const tn_inspect_optio
 
 /* Names and shapes of the tensors against config.json, as loading checks them. */
 static tn_status try_to_load(cJSON *out, const char *dir) {
-    tn_decoder *decoder = NULL;
-    tn_status status = tn_decoder_load(dir, &decoder);
+    tn_model_info info;
+    tn_model *model = NULL;
+    tn_status status = tn_model_load(dir, &model);
     if (status == TN_ERROR_MEMORY)
         return status;
-    if (status != TN_OK)
+    if (status != TN_OK) {
         tn_inspect_add_problem(out, tn_error_message());
-    else
-        cJSON_AddNumberToObject(out, "unused_tensors", (double)decoder->net.unused_tensors);
-    tn_decoder_free(decoder);
+        return TN_OK;
+    }
+    tn_model_describe(model, &info);
+    cJSON_AddNumberToObject(out, "unused_tensors", (double)info.unused_tensors);
+    tn_model_free(model);
     return TN_OK;
 }
 

@@ -12,6 +12,9 @@ enum { TN_INSPECT_JSON_LIMIT = 256 << 20 };
 tn_status tn_inspect_tensors(cJSON *out, const tn_safetensors *files, size_t count, const tn_checkpoint *index, bool listed,
                              const tn_inspect_options *options);
 
+/* The config.json of a sequential model: its layers with the shapes that arrive and leave. *supported: it is sound. */
+tn_status tn_inspect_sequential(cJSON *out, const cJSON *json, const char *path, bool *supported);
+
 /* A folder with adapter_config.json, of PEFT or of mlx-lm. */
 tn_status tn_inspect_adapter(cJSON *out, const char *dir, const tn_inspect_options *options);
 

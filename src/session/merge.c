@@ -24,13 +24,17 @@ typedef struct {
     const tn_tensor *source; /* as stored; NULL for tensors that merging adds */
     const tn_module *module; /* of the model, or NULL when only carried along */
     bool is_bias;
+    const tn_tensor *running; /* batch norm's statistics of the module, f32, or NULL */
+    tn_tensor wide;           /* ndim 0, or the shape of a grouped convolution that merging makes one without groups */
 } output_tensor;
 
-/* Elements of the largest tensor of the modules and of what the checkpoint holds besides. */
-static int64_t largest_tensor(const tn_network *network) {
+/* Elements of the largest tensor of the merged modules and of what the checkpoint holds besides. */
+static int64_t largest_tensor(const tn_model *model) {
+    const tn_network *network = model->network;
     int64_t most = 1;
     for (int64_t i = 0; i < network->module_count; i++) {
-        int64_t count = tn_tensor_count(&tn_module_weight(&network->modules[i])->tensor);
+        const tn_tensor merged = tn_adapter_merged_shape(model->adapter, &network->modules[i]);
+        int64_t count = tn_tensor_count(&merged);
         most = count > most ? count : most;
     }
     for (size_t f = 0; f < network->checkpoint.file_count; f++) {
@@ -61,7 +65,7 @@ static tn_status merger_init(merger *m, tn_model *model, const char *dtype, int 
     *m = (merger){.model = model, .direction = direction, .keep_dtype = !dtype || strcmp(dtype, "keep") == 0};
     if (!m->keep_dtype && (!tn_dtype_from_name(dtype, &m->dtype) || m->dtype > TN_DTYPE_BF16))
         return tn_fail(TN_ERROR_ARGUMENT, "dtype '%s' is not one of keep, f32, bf16, f16", dtype);
-    m->scratch = largest_tensor(model->network);
+    m->scratch = largest_tensor(model);
     size_t most = (size_t)m->scratch;
     m->weight = tn_pages_alloc(most * sizeof(float));
     m->bias = tn_pages_alloc(most * sizeof(float));
@@ -97,6 +101,15 @@ static tn_status check_can_unmerge(const tn_adapter *adapter) {
                        "trained on",
                        method->name);
     return method->check_unmerge ? method->check_unmerge(adapter) : TN_OK;
+}
+
+static tn_status check_keeps_groups(const tn_model *model) {
+    for (int64_t i = 0; i < model->network->module_count; i++)
+        if (tn_adapter_widens(model->adapter, &model->network->modules[i]))
+            return tn_fail(TN_ERROR_MISMATCH,
+                           "nothing was merged into this model: its convolution '%s' is still in groups, and would not be",
+                           model->network->modules[i].name);
+    return TN_OK;
 }
 
 tn_status tn_session_check_can_merge(const tn_adapter *adapter) {
@@ -175,8 +188,12 @@ static tn_dtype output_dtype(const merger *m, const output_tensor *t) {
 }
 
 static const tn_tensor *shape_of(const output_tensor *t) {
+    if (t->wide.ndim)
+        return &t->wide;
     if (t->source)
         return t->source;
+    if (t->running)
+        return t->running;
     return t->is_bias ? &t->module->bias.tensor : &tn_module_weight(t->module)->tensor;
 }
 
@@ -189,7 +206,9 @@ static tn_status write_tensor(merger *m, tn_safetensors_writer *writer, const ou
     if (!changed && t->source && t->source->dtype == dtype)
         return tn_safetensors_writer_data(writer, t->source->data, tn_tensor_bytes(t->source));
     const float *values = m->weight;
-    if (changed)
+    if (t->running)
+        values = t->running->data;
+    else if (changed)
         TN_TRY(new_values(m, t, &values));
     else
         tn_convert_to_f32(m->weight, shape->data, shape->dtype, count);
@@ -200,8 +219,21 @@ static tn_status write_tensor(merger *m, tn_safetensors_writer *writer, const ou
         return tn_fail(TN_ERROR_NUMERIC, "'%s': the value %g at element %lld does not fit %s; choose another dtype", t->name,
                        (double)values[bad], (long long)bad, tn_dtype_name(dtype));
     note_rounding(m, values, changed && m->direction < 0 ? m->original : NULL, stored_dtype(m, t), dtype, count);
-    m->modules += changed && !t->is_bias && tn_adapter_has(adapter, t->module);
+    m->modules += changed && !t->is_bias && !t->running && tn_adapter_has(adapter, t->module);
     return tn_safetensors_writer_data(writer, m->stored, count * tn_dtype_size(dtype));
+}
+
+/* Fills what a stored tensor is to the model, if it is anything. */
+static void find_module(const tn_model *model, const char *stored, output_tensor *t) {
+    tn_module *module;
+    int part;
+    if (!tn_network_find_part(model->network, stored, &module, &part))
+        return;
+    if (part == 0 && tn_adapter_widens(model->adapter, module))
+        t->wide = tn_adapter_merged_shape(model->adapter, module);
+    t->module = module;
+    t->is_bias = part == 1;
+    t->running = part > 1 ? &tn_module_part(module, part)->tensor : NULL;
 }
 
 /* What a merged model has and the base has not: a bias from lora_bias, a head that no longer follows the embedding. */
@@ -274,8 +306,9 @@ static const char *output_name(const tn_network *network, const char *name, bool
 
 /* Appends a file's tensors, in its order, to `list`. A tied head that is stored all the same stays what it was for the
  * model: the embedding. */
-static size_t list_file(const tn_network *network, const tn_safetensors *file, bool with_head, output_tensor *list,
+static size_t list_file(const tn_model *model, const tn_safetensors *file, bool with_head, output_tensor *list,
                         tn_arena *names) {
+    const tn_network *network = model->network;
     size_t count = 0;
     for (size_t e = 0; e < file->count; e++) {
         const tn_safetensors_entry *entry = &file->entries[e];
@@ -283,23 +316,33 @@ static size_t list_file(const tn_network *network, const tn_safetensors *file, b
             continue;
         output_tensor *t = &list[count++];
         *t = (output_tensor){.name = output_name(network, entry->name, with_head, names), .source = &entry->tensor};
-        t->module = tn_network_owner(network, entry->name, &t->is_bias);
+        find_module(model, entry->name, t);
         if (t->module == network->head && network->tied)
             t->source = NULL;
     }
     return count;
 }
 
-static size_t list_created(const tn_network *network, output_tensor *list, tn_arena *names) {
+static void append_created(const tn_model *model, const char *name, tn_module *module, int part, output_tensor *list,
+                           size_t *count) {
+    output_tensor *t = &list[(*count)++];
+    *t = (output_tensor){.name = name, .module = module, .is_bias = part == 1};
+    if (part > 1)
+        t->running = &tn_module_part(module, part)->tensor;
+    if (part == 0 && tn_adapter_widens(model->adapter, module))
+        t->wide = tn_adapter_merged_shape(model->adapter, module);
+}
+
+static size_t list_created(const tn_model *model, output_tensor *list, tn_arena *names) {
+    const tn_network *network = model->network;
     size_t count = 0;
-    for (int64_t i = 0; i < network->module_count; i++) {
-        const tn_module *module = &network->modules[i];
-        if (!module->tied)
-            list[count++] = (output_tensor){.name = tn_arena_printf(names, "%s.weight", module->name), .module = module};
-        if (module->has_bias)
-            list[count++] =
-                (output_tensor){.name = tn_arena_printf(names, "%s.bias", module->name), .module = module, .is_bias = true};
-    }
+    for (int64_t i = 0; i < network->module_count; i++)
+        for (int part = 0; part < TN_MODULE_PARTS; part++) {
+            tn_module *module = &network->modules[i];
+            const char *name = tn_arena_printf(names, "%s.%s", module->name, tn_module_part_name(part));
+            if (tn_module_part(module, part))
+                append_created(model, name, module, part, list, &count);
+        }
     return count;
 }
 
@@ -341,7 +384,7 @@ static tn_status write_index(const tn_network *network, const char *dir, bool wi
 static tn_status write_weights(merger *m, const char *dir, bool with_head) {
     const tn_network *d = m->model->network;
     char path[TN_PATH_MAX];
-    size_t most = (size_t)d->module_count * 2 + 2;
+    size_t most = (size_t)d->module_count * TN_MODULE_PARTS + 2;
     int64_t bytes = 0;
     tn_arena names = {0};
     tn_status status = TN_OK;
@@ -353,8 +396,8 @@ static tn_status write_weights(merger *m, const char *dir, bool with_head) {
     size_t files = d->checkpoint.file_count ? d->checkpoint.file_count : 1;
     for (size_t f = 0; f < files; f++) {
         bool from_disk = d->checkpoint.file_count > 0;
-        size_t count =
-            from_disk ? list_file(d, &d->checkpoint.files[f], with_head, list, &names) : list_created(d, list, &names);
+        size_t count = from_disk ? list_file(m->model, &d->checkpoint.files[f], with_head, list, &names)
+                                 : list_created(m->model, list, &names);
         const char *name = from_disk ? base_name(d->checkpoint.files[f].path) : "model.safetensors";
         if (with_head && f + 1 == files)
             list[count++] = (output_tensor){.name = head_weight, .module = d->head};
@@ -369,6 +412,16 @@ fail:
     return status;
 }
 
+/* In the layers of a sequential model whose merged weight has none. */
+static void drop_groups(const tn_model *model, cJSON *json) {
+    for (int64_t i = 0; model->sequential && i < model->sequential->config.count; i++) {
+        const tn_module *module = model->sequential->config.layers[i].module;
+        cJSON *layers = cJSON_GetObjectItemCaseSensitive(json, "layers");
+        if (module && tn_adapter_widens(model->adapter, module))
+            cJSON_ReplaceItemInObjectCaseSensitive(cJSON_GetArrayItem(layers, (int)i), "groups", cJSON_CreateNumber(1));
+    }
+}
+
 static tn_status write_config(const merger *m, const char *dir, bool untied) {
     char path[TN_PATH_MAX];
     static const char *const torch_names[] = {"float32", "float16", "bfloat16"};
@@ -380,6 +433,7 @@ static tn_status write_config(const merger *m, const char *dir, bool untied) {
         cJSON_DeleteItemFromObjectCaseSensitive(json, "tie_word_embeddings");
         cJSON_AddFalseToObject(json, "tie_word_embeddings");
     }
+    drop_groups(m->model, json);
     if (!m->keep_dtype) {
         const char *key = tn_json_get(json, "dtype") ? "dtype" : "torch_dtype";
         cJSON_DeleteItemFromObjectCaseSensitive(json, key);
@@ -411,7 +465,7 @@ tn_status tn_session_copy_words(const tn_model *model, const char *dir) {
     char from[TN_PATH_MAX], to[TN_PATH_MAX];
     tn_buf bytes = {0};
     tn_status status = TN_OK;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    for (size_t i = 0; i < sizeof names / sizeof *names && model->tokenizer_dir; i++) {
         TN_TRY_GOTO(tn_path_join(from, model->tokenizer_dir, names[i]));
         TN_TRY_GOTO(tn_path_join(to, dir, names[i]));
         if (!tn_path_exists(from))
@@ -470,6 +524,8 @@ tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const ch
     TN_TRY_GOTO(check_layers_are_separate(model->adapter));
     for (const tn_adapter *one = model->adapter; one && direction < 0; one = one->next)
         TN_TRY_GOTO(check_can_unmerge(one));
+    if (direction < 0)
+        TN_TRY_GOTO(check_keeps_groups(model));
     TN_TRY_GOTO(tn_dir_create(dir));
     TN_TRY_GOTO(check_folder(model, dir));
     TN_TRY_GOTO(tn_dir_check_writable(dir));

@@ -9,15 +9,18 @@ static tn_status merge_modules(tn_model *model, float *place) {
     for (int64_t i = d->module_count; i-- > 0;) {
         tn_module *module = &d->modules[i];
         tn_tensor *weight = &module->weight.tensor;
-        const tn_tensor *base = &tn_module_weight(module)->tensor;
-        int64_t count = tn_tensor_count(base), outputs = tn_weight_out(tn_module_weight(module));
+        const tn_tensor merged = tn_adapter_merged_shape(model->adapter, module);
+        int64_t count = tn_tensor_count(&merged), outputs = tn_weight_out(tn_module_weight(module));
         bool has_bias;
         if (!tn_adapter_changes(model->adapter, module))
             continue;
         float *bias = place + count;
         TN_TRY(tn_adapter_merged_weight(model->adapter, module, place, bias, &has_bias));
-        *weight =
-            (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = base->ndim, .shape = {base->shape[0], base->shape[1]}, .data = place};
+        if (tn_adapter_widens(model->adapter, module))
+            module->conv.groups = 1;
+        *weight = merged;
+        weight->dtype = TN_DTYPE_F32;
+        weight->data = place;
         module->bias.tensor = (tn_tensor){.dtype = TN_DTYPE_F32, .ndim = 1, .shape = {outputs}, .data = bias};
         module->has_bias = has_bias;
         module->tied = NULL;
@@ -33,10 +36,11 @@ tn_status tn_session_merge_in_memory(tn_model *model, tn_merged *out) {
     *out = (tn_merged){0};
     TN_TRY(tn_session_check_can_merge(adapter));
     tn_adapter_enable(adapter, true);
-    for (int64_t i = 0; i < d->module_count; i++)
+    for (int64_t i = 0; i < d->module_count; i++) {
+        const tn_tensor merged = tn_adapter_merged_shape(adapter, &d->modules[i]);
         if (tn_adapter_changes(adapter, &d->modules[i]))
-            floats +=
-                tn_tensor_count(&tn_module_weight(&d->modules[i])->tensor) + tn_weight_out(tn_module_weight(&d->modules[i]));
+            floats += tn_tensor_count(&merged) + tn_weight_out(tn_module_weight(&d->modules[i]));
+    }
     out->bytes = floats * (int64_t)sizeof(float);
     out->memory = tn_pages_alloc((size_t)out->bytes);
     out->modules = tn_malloc((size_t)d->module_count * sizeof *out->modules);

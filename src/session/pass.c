@@ -138,7 +138,7 @@ static tn_status copy_logits(void *cookie, int64_t first_row, int64_t rows, cons
     return TN_OK;
 }
 
-tn_status tn_session_probe_logits(tn_model *model, float **logits, int64_t *floats) {
+static tn_status probe_tokens(tn_model *model, float **logits, int64_t *floats) {
     int64_t vocab = model->decoder->config.vocab_size;
     int32_t ids[TN_MOST_INVOCATION + PROBE_TOKENS], positions[TN_MOST_INVOCATION + PROBE_TOKENS], rows[PROBE_TOKENS];
     const tn_peft_config *invoked = tn_adapter_invocation(model->adapter);
@@ -176,6 +176,10 @@ tn_status tn_session_probe_logits(tn_model *model, float **logits, int64_t *floa
     }
     *logits = kept.logits;
     return TN_OK;
+}
+
+tn_status tn_session_probe_logits(tn_model *model, float **logits, int64_t *floats) {
+    return model->decoder ? probe_tokens(model, logits, floats) : tn_session_probe_features(model, logits, floats);
 }
 
 tn_status tn_session_probe(tn_model *model, double *largest_difference) {

@@ -31,16 +31,19 @@ static tn_status load_words(tn_model *model, const char *dir) {
     return tn_chat_template_load(dir, &model->chat_template);
 }
 
-static tn_status assemble(tn_decoder *decoder, tn_model **out) {
+/* Takes the network, also on failure: one of the two. */
+static tn_status assemble(tn_decoder *decoder, tn_sequential *sequential, tn_model **out) {
     tn_model *model = tn_calloc(1, sizeof *model);
     if (!model) {
         tn_decoder_free(decoder);
+        tn_sequential_free(sequential);
         return tn_fail_memory("the model");
     }
-    model->network = &decoder->net;
+    model->network = decoder ? &decoder->net : &sequential->net;
     model->decoder = decoder;
+    model->sequential = sequential;
     model->kernels = tn_kernels_cpu();
-    tn_status status = load_words(model, model->network->dir);
+    tn_status status = decoder ? load_words(model, model->network->dir) : TN_OK;
     if (status != TN_OK) {
         tn_model_free(model);
         return status;
@@ -49,18 +52,50 @@ static tn_status assemble(tn_decoder *decoder, tn_model **out) {
     return TN_OK;
 }
 
+/* What cannot be read is left to the loader of decoders, which says why. */
+static tn_status find_kind(const char *path, bool *sequential) {
+    enum { CONFIG_LIMIT = 4 << 20 };
+    char dir[TN_PATH_MAX], config_path[TN_PATH_MAX];
+    cJSON *json = NULL;
+    tn_status status = tn_network_locate(path, dir, config_path);
+    if (status == TN_OK)
+        status = tn_json_read(config_path, CONFIG_LIMIT, &json);
+    *sequential = status == TN_OK && tn_sequential_is_named(json);
+    cJSON_Delete(json);
+    return status == TN_ERROR_MEMORY ? status : TN_OK;
+}
+
 tn_status tn_model_load(const char *dir, tn_model **out) {
-    tn_decoder *decoder;
+    tn_decoder *decoder = NULL;
+    tn_sequential *sequential = NULL;
+    bool is_sequential;
     *out = NULL;
-    TN_TRY(tn_decoder_load(dir, &decoder));
-    return assemble(decoder, out);
+    TN_TRY(find_kind(dir, &is_sequential));
+    if (is_sequential && tn_path_is_dir(dir))
+        TN_TRY(tn_sequential_load(dir, &sequential));
+    else
+        TN_TRY(tn_decoder_load(dir, &decoder));
+    return assemble(decoder, sequential, out);
 }
 
 tn_status tn_model_create(const char *config_path, uint64_t seed, tn_model **out) {
-    tn_decoder *decoder;
+    tn_decoder *decoder = NULL;
+    tn_sequential *sequential = NULL;
+    bool is_sequential;
     *out = NULL;
-    TN_TRY(tn_decoder_create(config_path, seed, &decoder));
-    return assemble(decoder, out);
+    TN_TRY(find_kind(config_path, &is_sequential));
+    if (is_sequential)
+        TN_TRY(tn_sequential_create(config_path, seed, &sequential));
+    else
+        TN_TRY(tn_decoder_create(config_path, seed, &decoder));
+    return assemble(decoder, sequential, out);
+}
+
+tn_status tn_session_need_decoder(const tn_model *model, const char *what) {
+    if (model->decoder)
+        return TN_OK;
+    return tn_fail(TN_ERROR_UNSUPPORTED, "%s is a %s model; %s needs a language model", model->network->dir,
+                   model->network->family, what);
 }
 
 void tn_model_free(tn_model *model) {
@@ -70,6 +105,7 @@ void tn_model_free(tn_model *model) {
     tn_chat_template_free(model->chat_template);
     tn_tokenizer_free(model->tokenizer);
     tn_decoder_free(model->decoder);
+    tn_sequential_free(model->sequential);
     tn_free(model->tokenizer_dir);
     tn_free(model);
 }
@@ -89,7 +125,7 @@ void tn_model_describe(const tn_model *model, tn_model_info *out) {
         .dtype = stored_dtype(n),
         .parameters = tn_network_parameters(n),
         .bytes = tn_network_bytes(n),
-        .layers = n->layer_count,
+        .layers = model->sequential ? model->sequential->config.count : n->layer_count,
         .vocab_size = n->vocab_size,
         .unused_tensors = n->unused_tensors,
         .first_unused = n->first_unused,
@@ -108,6 +144,7 @@ void tn_model_describe(const tn_model *model, tn_model_info *out) {
 static tn_status need_tokenizer(const tn_model *model) {
     if (model->tokenizer)
         return TN_OK;
+    TN_TRY(tn_session_need_decoder(model, "text"));
     return tn_fail(TN_ERROR_UNSUPPORTED, "%s holds no tokenizer.json, so text cannot be turned into tokens",
                    model->network->dir);
 }

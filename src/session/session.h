@@ -6,6 +6,7 @@
 
 #include "data/batch.h"
 #include "model/decoder.h"
+#include "model/sequential.h"
 #include "peft/adapter.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -13,6 +14,7 @@
 struct tn_model {
     tn_network *network;             /* of whichever kind below */
     tn_decoder *decoder;             /* a language model; NULL: not one */
+    tn_sequential *sequential;       /* a plain network on vectors or images; NULL: not one */
     tn_tokenizer *tokenizer;         /* NULL when the folder has none */
     tn_chat_template *chat_template; /* NULL when the folder has none */
     tn_adapter *adapter;             /* NULL: the base alone */
@@ -20,6 +22,9 @@ struct tn_model {
     char *tokenizer_dir; /* where the tokenizer's files are, to be copied beside saved models */
     char *adapter_dir;   /* where the adapter came from, or NULL */
 };
+
+/* Fails for models that are no language models; `what` needs one: "tenon generate". */
+tn_status tn_session_need_decoder(const tn_model *model, const char *what);
 
 /* Sequences that use different adapters: weights [sequences][adapters]. */
 typedef struct tn_row_mixes {
@@ -62,6 +67,29 @@ typedef tn_status (*tn_logits_sink)(void *cookie, int64_t first_row, int64_t row
 tn_status tn_pass_logits(tn_model *model, tn_tape *tape, const tn_tokens *tokens, const int32_t *rows, int64_t count,
                          tn_logits_sink sink, void *cookie);
 
+/* Rows for a sequential model, as views that must outlive the pass. */
+typedef struct tn_feature_pass {
+    const float *x; /* [count, inputs] */
+    int64_t count;
+    const int32_t *labels; /* [count] classes below the model's outputs; of a classification */
+    const float *targets;  /* [count, outputs]; of a regression */
+} tn_feature_pass;
+
+/* Losses [count] of one pass on an empty tape: cross-entropy, or the mean squared error over the outputs. With
+ * tape->recording the gradients of grad_scale * sum(losses) are added to the adapter's store. predicted [count] gets the
+ * most likely classes of a classification; NULL: nobody asks. */
+void tn_pass_features(tn_model *model, const tn_forward *forward, const tn_feature_pass *pass, float grad_scale,
+                      float *losses, int32_t *predicted);
+
+/* What a pass of `count` rows needs, by rehearsal. */
+tn_status tn_pass_rehearse_features(tn_model *model, int64_t count, bool recording, tn_pass_cost *out);
+
+/* Logits [count, outputs] of rows x [count, inputs] without gradients; nothing is written in a rehearsal. */
+tn_status tn_pass_feature_logits(tn_model *model, tn_tape *tape, const float *x, int64_t count, float *logits);
+
+/* tn_session_probe_logits for sequential models: their probe is rows of normal numbers. */
+tn_status tn_session_probe_features(tn_model *model, float **logits, int64_t *floats);
+
 /* The same for rows that use different adapters: owners [tokens->count] is the sequence of each row in `mixes`. */
 tn_status tn_pass_mixed_logits(tn_model *model, tn_tape *tape, const tn_tokens *tokens, const tn_row_mixes *mixes,
                                const int32_t *owners, const int32_t *rows, int64_t count, tn_logits_sink sink, void *cookie);
@@ -69,7 +97,7 @@ tn_status tn_pass_mixed_logits(tn_model *model, tn_tape *tape, const tn_tokens *
 /* Largest difference between the logits with the adapter on and off (or merged), over a short probe of token ids. */
 tn_status tn_session_probe(tn_model *model, double *largest_difference);
 
-/* Logits [count, V] of the probe's last tokens, f32; free with tn_free. */
+/* Logits of the probe's last tokens [count, V], or of its rows, f32; free with tn_free. */
 tn_status tn_session_probe_logits(tn_model *model, float **logits, int64_t *floats);
 
 #endif

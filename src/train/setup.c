@@ -177,6 +177,7 @@ tn_status tn_trainer_init(tn_trainer *t, tn_model *model, const tn_train_options
                           const tn_train_callbacks *callbacks) {
     static const tn_train_callbacks none;
     *t = (tn_trainer){.model = model, .options = options, .callbacks = callbacks ? callbacks : &none};
+    TN_TRY(tn_session_need_decoder(model, "training on text"));
     if (!model->adapter || !model->adapter->params.grads)
         return tn_fail(TN_ERROR_ARGUMENT, "the model has nothing to train: add an adapter first, or load one as trainable");
     if (model->adapter->next)

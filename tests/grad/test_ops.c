@@ -1,46 +1,11 @@
-/* Every op's gradient against central differences of its own forward.
- *
- * The scalar is L = sum(w * y) with random w, summed in double. Each entry of each value and weight is moved by h = 1/64
- * both ways on the reference kernels. Rounding: y carries errors of about 2^-22 for entries of size 1, of which a few dozen
- * add up at random, over 2 h: below 1e-4. Truncation: h^2 / 6 times the third derivative, which is at most about 20 here:
- * below 1e-3. So entries must agree within 2e-3 of the largest entry of their gradient (or of 1, for gradients that vanish).
- */
-#include "support/support.h"
+/* The gradients of the decoder's ops, of dropout and of the loss in pieces. */
+#include "gradient_check.h"
 
-#include "grad/ops.h"
-
-enum { MOST = 5, T = 7, C = 6, O = 5, R = 3, V = 9, K = 2, RESERVE = 8 << 20 };
-static const float STEP = 1.0f / 64;
-
-/* What an op reads: values and weights by number, in the order of the case's leaves. */
-typedef struct {
-    tn_tape *tape;
-    tn_var *values[MOST];
-    const tn_weight *weights[MOST];
-} operands;
-
-/* Returns the result; in-place ops return the value they changed. Values are the caller's. */
-typedef tn_var *(*op_fn)(const operands *in);
-
-typedef struct {
-    int64_t rows, cols;
-    bool is_weight;
-} leaf;
-
-typedef struct {
-    const char *name;
-    op_fn run;
-    int leaf_count;
-    leaf leaves[MOST];
-} op_case;
+enum { T = 7, C = 6, O = 5, R = 3, V = 9, K = 2 };
 
 static const int32_t ids[T] = {3, 0, 8, 3, 5, 5, 1}, replaced[K] = {5, 3}, positions[T] = {0, 1, 2, 3, 0, 1, 2};
 static const int32_t picked[T + 2] = {6, 0, 0, 3, 2, 6, 6, 1, 4};
 static const tn_span spans[2] = {{0, 4, 0, 4}, {4, 3, 4, 3}};
-
-static tn_var *copied(tn_tape *tape, tn_var *x) {
-    return tn_op_take_rows(tape, x, NULL, x->rows);
-}
 
 static tn_var *run_embedding(const operands *in) {
     return tn_op_embedding(in->tape, ids, T, in->weights[0]);
@@ -65,6 +30,17 @@ static tn_var *run_low_rank(const operands *in) {
 static tn_var *run_low_rank_with_bias(const operands *in) {
     tn_var *y = copied(in->tape, in->values[0]);
     tn_op_low_rank(in->tape, y, in->values[1], in->weights[2], in->weights[3], in->weights[4], -0.75f);
+    return y;
+}
+/* Frozen factors that are wider and taller than the layer. */
+static tn_var *run_scaled_low_rank(const operands *in) {
+    static float a[R * (C + 2)], b[(O + 3) * R];
+    static const tn_weight a_weight = {.tensor = {.dtype = TN_DTYPE_F32, .ndim = 2, .shape = {R, C + 2}, .data = a}},
+                           b_weight = {.tensor = {.dtype = TN_DTYPE_F32, .ndim = 2, .shape = {O + 3, R}, .data = b}};
+    tn_fill_normal(a, R * (C + 2), 1, 1, 0, 0.5f);
+    tn_fill_normal(b, (O + 3) * R, 1, 2, 0, 0.5f);
+    tn_var *y = copied(in->tape, in->values[0]);
+    tn_op_scaled_low_rank(in->tape, y, in->values[1], &a_weight, &b_weight, in->weights[2], in->weights[3]);
     return y;
 }
 static tn_var *run_low_rank_embedding(const operands *in) {
@@ -122,15 +98,15 @@ static tn_var *run_swiglu(const operands *in) {
     tn_drop(in->tape, up);
     return y;
 }
-/* Its backward may not write over a gate that an earlier op still reads. */
 /* Its slope jumps at 0: half of the values are moved well above it, half well below. */
 static tn_var *run_relu(const operands *in) {
     tn_var *y = copied(in->tape, in->values[0]);
-    for (int64_t i = 0; i < T * C; i++)
+    for (int64_t i = 0; y->data && i < T * C; i++)
         y->data[i] += i % 2 ? 4 : -4;
     tn_op_relu(in->tape, y);
     return y;
 }
+/* Its backward may not write over a gate that an earlier op still reads. */
 static tn_var *run_swiglu_of_a_kept_gate(const operands *in) {
     tn_var *gate = copied(in->tape, in->values[0]), *up = copied(in->tape, in->values[1]);
     tn_var *h = tn_op_linear(in->tape, gate, in->weights[2], NULL), *y = tn_op_swiglu(in->tape, gate, up);
@@ -225,6 +201,7 @@ static const op_case op_cases[] = {
      run_low_rank_with_bias,
      5,
      {{T, O, false}, {T, C, false}, {R, C, true}, {O, R, true}, {1, O, true}}},
+    {"scaled low rank", run_scaled_low_rank, 4, {{T, O, false}, {T, C, false}, {1, R, true}, {1, O, true}}},
     {"low rank embedding", run_low_rank_embedding, 3, {{T, C, false}, {R, V, true}, {C, R, true}}},
     {"replace embeddings", run_replace_embeddings, 2, {{T, C, false}, {K, C, true}}},
     {"replace logits", run_replace_logits, 3, {{T, V, false}, {T, C, false}, {K, C, true}}},
@@ -252,103 +229,6 @@ static const op_case op_cases[] = {
     {"take all columns", run_take_all_columns, 1, {{T, C, false}}},
     {"shared value", run_shared_value, 5, {{T, C, false}, {C, C, true}, {1, C, true}, {R, C, true}, {C, R, true}}},
 };
-
-enum { LARGEST = 64 }; /* entries of a leaf */
-
-static float data[MOST][LARGEST], numeric[MOST][LARGEST], analytic[MOST][LARGEST];
-
-static float weight_of(int64_t i) {
-    return (float)((i * 7919 + 13) % 101) / 50 - 1;
-}
-
-/* Runs the case with the leaves of `trained` needing gradients; seeds the result's and goes back when there are any. */
-static double run(const op_case *c, const tn_kernels *kernels, unsigned trained) {
-    tn_tape tape;
-    tn_weight weights[MOST] = {0};
-    operands in = {.tape = &tape};
-    assert_ok(tn_tape_init(&tape, kernels, RESERVE));
-    tape.recording = trained != 0;
-    for (int i = 0; i < c->leaf_count; i++) {
-        const leaf *l = &c->leaves[i];
-        bool needs = trained >> i & 1;
-        if (l->is_weight) {
-            weights[i].tensor = (tn_tensor){
-                .ndim = l->rows > 1 ? 2 : 1, .shape = {l->rows > 1 ? l->rows : l->cols, l->cols}, .data = data[i]};
-            weights[i].trainable = needs;
-            weights[i].grad = needs ? memset(analytic[i], 0, sizeof analytic[i]) : NULL;
-            in.weights[i] = &weights[i];
-        } else {
-            in.values[i] = tn_var_new(&tape, l->rows, l->cols, needs);
-            memcpy(in.values[i]->data, data[i], (size_t)(l->rows * l->cols) * sizeof(float));
-        }
-    }
-    tn_var *y = c->run(&in);
-    double sum = 0;
-    for (int64_t i = 0; i < y->rows * y->cols; i++)
-        sum += (double)weight_of(i) * y->data[i];
-    assert_true(y->needs_grad == (trained != 0));
-    if (trained) {
-        y->grad = tn_scratch_take(&tape, y->rows * y->cols);
-        for (int64_t i = 0; i < y->rows * y->cols; i++)
-            y->grad.data[i] = weight_of(i);
-        tn_drop(&tape, y);
-        tn_tape_backward(&tape);
-        for (int i = 0; i < c->leaf_count; i++) {
-            if (c->leaves[i].is_weight || !(trained >> i & 1))
-                continue;
-            assert_true(in.values[i]->grad.taken);
-            memcpy(analytic[i], in.values[i]->grad.data, (size_t)(c->leaves[i].rows * c->leaves[i].cols) * sizeof(float));
-        }
-    }
-    assert_ok(tn_tape_status(&tape));
-    tn_tape_free(&tape);
-    return sum;
-}
-
-static void find_numeric(const op_case *c) {
-    for (int i = 0; i < c->leaf_count; i++) {
-        for (int64_t j = 0; j < c->leaves[i].rows * c->leaves[i].cols; j++) {
-            float kept = data[i][j];
-            data[i][j] = kept + STEP;
-            double up = run(c, tn_kernels_by_name("reference"), 0);
-            data[i][j] = kept - STEP;
-            double down = run(c, tn_kernels_by_name("reference"), 0);
-            data[i][j] = kept;
-            numeric[i][j] = (float)((up - down) / (2.0 * (double)STEP));
-        }
-    }
-}
-
-static void compare(const op_case *c, unsigned trained, const char *kernels) {
-    for (int i = 0; i < c->leaf_count; i++) {
-        int64_t count = c->leaves[i].rows * c->leaves[i].cols;
-        double scale = 1;
-        if (!(trained >> i & 1))
-            continue;
-        for (int64_t j = 0; j < count; j++)
-            scale = fmax(scale, fabs((double)numeric[i][j]));
-        double difference = largest_difference(analytic[i], numeric[i], count);
-        if (!(difference <= 2e-3 * scale))
-            fail_msg("%s on %s, trained %u: gradient of operand %d is off by %g of %g", c->name, kernels, trained, i,
-                     difference, scale);
-    }
-}
-
-/* With every choice of what is trained, on the plain and on the fastest kernels. */
-static void gradient_is_that_of_central_differences(void **state) {
-    const op_case *c = *state;
-    for (int i = 0; i < c->leaf_count; i++) {
-        assert_true(c->leaves[i].rows * c->leaves[i].cols <= LARGEST);
-        tn_fill_normal(data[i], LARGEST, 11, (uint64_t)i, 0, 1);
-    }
-    find_numeric(c);
-    for (unsigned trained = 1; trained < 1u << c->leaf_count; trained++) {
-        run(c, tn_kernels_by_name("reference"), trained);
-        compare(c, trained, "reference");
-        run(c, tn_kernels_cpu(), trained);
-        compare(c, trained, tn_kernels_cpu()->name);
-    }
-}
 
 /* --- weights that are stored transposed --- */
 
@@ -523,9 +403,7 @@ static void loss_in_pieces_is_cross_entropy(void **state) {
 int main(void) {
     enum { CASES = sizeof op_cases / sizeof *op_cases };
     struct CMUnitTest tests[CASES + 3];
-    for (int i = 0; i < CASES; i++)
-        tests[i] = (struct CMUnitTest){op_cases[i].name, gradient_is_that_of_central_differences, NULL, NULL,
-                                       (void *)(uintptr_t)&op_cases[i]};
+    add_gradient_tests(tests, op_cases, CASES);
     tests[CASES] = (struct CMUnitTest)cmocka_unit_test(dropout_depends_on_seed_and_stream_alone);
     tests[CASES + 1] = (struct CMUnitTest)cmocka_unit_test(loss_in_pieces_is_cross_entropy);
     tests[CASES + 2] = (struct CMUnitTest)cmocka_unit_test(a_weight_is_the_same_stored_either_way);

@@ -357,8 +357,39 @@ static int drop_tree(void **state) {
     return remove_folder(state);
 }
 
+static void layers_of_sequential_models_are_listed(void **state) {
+    tn_model *model;
+    (void)state;
+    write_text(at("net.json"), "{\"model_type\": \"sequential\", \"input_shape\": [3, 9, 8], \"layers\": [{\"type\": "
+                               "\"conv2d\", \"name\": \"c\", \"out_channels\": 6, \"kernel_size\": [3, 2], \"stride\": "
+                               "2, \"groups\": 3}, {\"type\": \"batch_norm\"}, {\"type\": \"global_avg_pool\"}, "
+                               "{\"type\": \"linear\", \"name\": \"fc\", \"out_features\": 5}]}");
+    OK(tn_model_create(at("net.json"), 1, &model));
+    OK(tn_session_write_checkpoint(model, at("net"), "f16", 1, NULL));
+    tn_model_free(model);
+    look(at("net"), false, true);
+    text_is("kind", "model");
+    text_is("family", "sequential");
+    is_true("supported", true);
+    text_is("input_shape", "3 x 9 x 8");
+    number_is("outputs", 5);
+    text_is("layers.0.window", "3 x 2, stride 2 x 2, groups 3");
+    text_is("layers.0.out", "6 x 4 x 4");
+    number_is("layers.0.parameters", 6 * 3 * 2 + 6);
+    number_is("layers.1.parameters", 12);
+    text_is("layers.2.type", "global_avg_pool");
+    number_is("layers.3.parameters", 35);
+    number_is("parameters", 42 + 12 + 35 + 12);
+    is_true("sound", true);
+    write_text(at("net/config.json"), "{\"model_type\": \"sequential\", \"input_shape\": [4], \"layers\": []}");
+    look(at("net"), false, true);
+    is_true("supported", false);
+    text_holds("why_not", "a list of 1 to 10000 layers");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(layers_of_sequential_models_are_listed),
         cmocka_unit_test(peft_adapter_of_gpt2_is_described),
         cmocka_unit_test(peft_adapter_of_qwen_is_described),
         cmocka_unit_test(peft_adapter_of_gemma_is_described),
