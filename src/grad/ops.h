@@ -38,6 +38,11 @@ void tn_op_kronecker(tn_tape *tape, tn_var *y, tn_var *x, tn_var *w1, tn_var *r1
  * is multiplied so that the factors' mean is 1. */
 void tn_op_drop_columns(tn_tape *tape, tn_var *y, int64_t groups, float p, bool rescale, uint64_t seed, uint64_t stream);
 
+/* In place: y += l * (((x A^T) * d) B^T) by columns, with frozen A and B that others share: A [R, >= C], of which the first
+ * C columns count, B [>= O, R], the first O rows; d [R], l [O]. */
+void tn_op_scaled_low_rank(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *a, const tn_weight *b, const tn_weight *d,
+                           const tn_weight *l);
+
 /* In place: y += scale * A[:, ids]^T B^T: A [R, V], B [C, R]. */
 void tn_op_low_rank_embedding(tn_tape *tape, tn_var *y, const int32_t *ids, const tn_weight *a, const tn_weight *b,
                               float scale);

@@ -57,8 +57,57 @@ static tn_var *apply(const inputs *in, const tn_slot *slot, tn_var *y) {
     return y;
 }
 
+/* The input that a slot makes of `in`, on some rows or with a weight: of a copy, which takes its share. */
+static tn_var *input_on(const tn_forward *forward, const tn_module *module, const tn_slot *slot, const tn_route *route,
+                        tn_var *in) {
+    tn_tape *tape = forward->tape;
+    tn_var *part = tn_op_take_rows(tape, in, route->rows, route->count), *out = in;
+    tn_var *changed = slot->hooks->input(forward, slot, module, part);
+    if (changed != part) {
+        out = tn_op_take_rows(tape, in, NULL, in->rows);
+        tn_op_blend_rows(tape, out, changed, route->rows, route->weight);
+        tn_drop(tape, changed);
+    }
+    tn_drop(tape, part);
+    return out;
+}
+
+/* `out` instead of `in`, which is let go unless it is the module's own input x. */
+static tn_var *instead(tn_tape *tape, tn_var *x, tn_var *in, tn_var *out) {
+    if (out != in && in != x)
+        tn_drop(tape, in);
+    return out;
+}
+
+static tn_var *apply_input(const tn_forward *forward, const tn_module *module, const tn_slot *slot, tn_var *x, tn_var *in) {
+    const tn_routing *routing = forward->routing;
+    const tn_route all = {.weight = slot->weight, .count = in->rows};
+    if (!routing && slot->disabled)
+        return in;
+    if (!routing && slot->weight == 1)
+        return instead(forward->tape, x, in, slot->hooks->input(forward, slot, module, in));
+    if (!routing)
+        return instead(forward->tape, x, in, input_on(forward, module, slot, &all, in));
+    for (int64_t i = 0; i < routing->count; i++)
+        if (routing->routes[i].adapter == slot->adapter)
+            in = instead(forward->tape, x, in, input_on(forward, module, slot, &routing->routes[i], in));
+    return in;
+}
+
+/* The base's product of x, or of what slots make of it. */
+static tn_var *base_linear(const tn_forward *forward, const tn_module *module, tn_var *x) {
+    tn_var *in = x;
+    for (const tn_slot *slot = module->slots; slot; slot = slot->next)
+        if (slot->hooks->input)
+            in = apply_input(forward, module, slot, x, in);
+    tn_var *y = tn_op_linear(forward->tape, in, tn_module_weight(module), module->has_bias ? &module->bias : NULL);
+    if (in != x)
+        tn_drop(forward->tape, in);
+    return y;
+}
+
 tn_var *tn_linear_forward(const tn_forward *forward, const tn_module *module, tn_var *x) {
-    tn_var *y = tn_op_linear(forward->tape, x, tn_module_weight(module), module->has_bias ? &module->bias : NULL);
+    tn_var *y = base_linear(forward, module, x);
     const inputs in = {.forward = forward, .module = module, .x = x};
     for (const tn_slot *slot = module->slots; slot; slot = slot->next)
         if (slot->hooks->linear)

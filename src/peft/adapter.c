@@ -57,7 +57,8 @@ static tn_status add_method_slot(tn_adapter *adapter, tn_module *module) {
     if (module->kind == TN_MODULE_CONV2D)
         in *= module->conv.groups;
     int64_t most = out < in ? out : in;
-    if (!(rank >= 1) || rank != floor(rank) || (rank > (double)most && !adapter->method->any_rank))
+    if (adapter->method->rank_key &&
+        (!(rank >= 1) || rank != floor(rank) || (rank > (double)most && !adapter->method->any_rank)))
         return tn_fail(TN_ERROR_ARGUMENT, "rank %g does not fit %s, whose weight is %lld x %lld; choose 1 to %lld", rank,
                        module->name, (long long)out, (long long)in, (long long)most);
     tn_slot *slot = NULL;
@@ -244,6 +245,7 @@ static tn_status build(tn_adapter *adapter, bool *selected) {
         TN_TRY(model->kind->replicate(model, (const int64_t(*)[2])config->replication, (int64_t)config->replication_count));
         adapter->replicated = true;
     }
+    TN_TRY(tn_peft_config_check(config));
     if (adapter->method->complete)
         TN_TRY(adapter->method->complete(model, config));
     if (!config->target_modules.count && !config->target_regex && !config->all_linear && !config->target_parameters.count)
@@ -448,6 +450,42 @@ tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *m
 fail:
     if (merged != weight)
         tn_free(merged);
+    return status;
+}
+
+/* The last that was merged is the first to be undone. */
+static tn_status unmerge_slots(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias) {
+    if (!adapter)
+        return TN_OK;
+    TN_TRY(unmerge_slots(adapter->next, module, weight, bias));
+    if (adapter->weight == 0)
+        return TN_OK;
+    if (adapter->weight != 1)
+        return tn_fail(TN_ERROR_UNSUPPORTED, "%s can be taken out whole only, not with a weight of %g",
+                       adapter->method->name, (double)adapter->weight);
+    for (int64_t i = adapter->slot_count; i-- > 0;) {
+        const tn_adapter_slot *s = &adapter->slots[i];
+        if (s->module == module && s->method)
+            TN_TRY(s->method->unmerge(s->slot, module, weight, bias));
+    }
+    return TN_OK;
+}
+
+tn_status tn_adapter_unmerged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias) {
+    const tn_weight *merged = tn_module_weight(module);
+    float *values = weight; /* as methods see it: [O, C] */
+    if (merged->transposed)
+        values = tn_malloc((size_t)tn_tensor_count(&merged->tensor) * sizeof *values);
+    if (!values)
+        return tn_fail_memory("the restored weights");
+    tn_weight_read(merged, values);
+    if (bias && module->has_bias)
+        tn_convert_to_f32(bias, module->bias.tensor.data, module->bias.tensor.dtype, module->bias.tensor.shape[0]);
+    tn_status status = unmerge_slots(adapter, module, values, module->has_bias ? bias : NULL);
+    if (values != weight) {
+        tn_weight_lay_out(merged, values, weight);
+        tn_free(values);
+    }
     return status;
 }
 

@@ -136,6 +136,10 @@ bool tn_adapter_widens(const tn_adapter *adapter, const tn_module *module);
  * place. */
 void tn_widen_groups(const tn_module *module, float *weight);
 
+/* The reverse for a module with merged weights, by methods that have an unmerge of their own: the base's weight and bias,
+ * laid out as above. */
+tn_status tn_adapter_unmerged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias);
+
 /* True when an adapter sits on the module itself. */
 bool tn_adapter_has(const tn_adapter *adapter, const tn_module *module);
 

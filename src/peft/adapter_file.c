@@ -120,6 +120,36 @@ static tn_status check_frozen_copy(const tn_adapter *adapter, const char *path, 
     return status;
 }
 
+/* A shared tensor may be repeated for each module, "<module>.<name>", or be there although its seed is all that the
+ * configuration wants. NULL: the key is no such tensor. */
+static const tn_param *shared_copy_of(const tn_adapter *adapter, const char *name) {
+    const char *dot = strrchr(name, '.'), *own = dot ? dot + 1 : name;
+    for (int64_t i = 0; i < adapter->constants.count; i++) {
+        const tn_param *param = &adapter->constants.entries[i];
+        if (param->shared && strcmp(param->name, own) == 0)
+            return param;
+    }
+    return NULL;
+}
+
+static tn_status check_shared_copy(const tn_safetensors *file, const tn_safetensors_entry *entry, const tn_param *param) {
+    char key[600];
+    full_key(param, key, sizeof key);
+    const tn_safetensors_entry *stored = param->in_file ? tn_safetensors_find(file, key) : NULL;
+    const tn_tensor *want = stored ? &stored->tensor : &param->weight->tensor, *have = &entry->tensor;
+    bool same = tn_tensor_same_shape(want, have) && tn_dtype_is_float(want->dtype) && tn_dtype_is_float(have->dtype);
+    for (int64_t i = 0; same && i < tn_tensor_count(want); i++) {
+        float a, b;
+        tn_convert_to_f32(&a, (const char *)want->data + i * tn_dtype_size(want->dtype), want->dtype, 1);
+        tn_convert_to_f32(&b, (const char *)have->data + i * tn_dtype_size(have->dtype), have->dtype, 1);
+        same = fabsf(a - b) <= 1e-6f * (1 + fabsf(a));
+    }
+    if (same)
+        return TN_OK;
+    return tn_fail(TN_ERROR_MISMATCH, "%s: '%s' is not the tensor that all modules share, %s", file->path, entry->name,
+                   stored ? key : "as the configuration's seed gives it");
+}
+
 /* Which tensors of the adapter the file has had so far. */
 typedef struct {
     const tn_adapter *adapter;
@@ -149,6 +179,9 @@ static tn_status read_tensor(const seen_tensors *seen, const tn_safetensors *fil
         return options->allow_partial ? TN_OK : check_frozen_copy(adapter, file->path, entry, frozen);
     if (is_tied_copy(adapter, name) || is_batch_count(name))
         return TN_OK;
+    const tn_param *shared = shared_copy_of(adapter, name);
+    if (shared)
+        return options->allow_partial ? TN_OK : check_shared_copy(file, entry, shared);
     report->unexpected++;
     return options->allow_partial ? TN_OK : fail_unexpected(adapter, file->path, name);
 }

@@ -34,6 +34,25 @@ tn_status tn_peft_config_set(tn_peft_config *config, const char *name, const cha
     return status;
 }
 
+tn_status tn_peft_config_check(const tn_peft_config *config) {
+    const tn_peft_method *m = config->method;
+    const struct {
+        const char *name;
+        bool lost;
+    } settings[] = {
+        {"bias", config->bias != TN_BIAS_NONE && !m->bias_name},
+        {"layers_to_transform", config->layers_count && !m->rank_key},
+        {"layers_pattern", config->layers_pattern.count && !m->rank_key},
+        {"rank_pattern", config->rank_pattern_count && !m->alpha_key},
+        {"alpha_pattern", config->alpha_pattern_count && !m->alpha_key},
+    };
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
+        if (settings[i].lost)
+            return tn_fail(TN_ERROR_UNSUPPORTED, "PEFT's configuration of %s has no %s; leave it out", m->name,
+                           settings[i].name);
+    return TN_OK;
+}
+
 tn_status tn_peft_full_match(const char *pattern, const char *name, const char *what, bool *matches) {
     int code;
     PCRE2_SIZE at;

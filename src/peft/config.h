@@ -75,6 +75,9 @@ tn_status tn_peft_config_parse(const cJSON *json, const char *where, tn_peft_con
 /* Appends adapter_config.json text that PEFT loads, with sorted keys. */
 tn_status tn_peft_config_print(const tn_peft_config *config, tn_buf *out);
 
+/* Fails for what is set, but has no place in the method's adapter_config.json, so that it would be lost. */
+tn_status tn_peft_config_check(const tn_peft_config *config);
+
 /* Targets as the command line gives them: "all-linear", names separated by commas, or one regular expression (anything with
  * a character that no module name holds). `what` is the option's name in errors. */
 tn_status tn_peft_config_set_targets(tn_peft_config *config, const char *text);

@@ -227,7 +227,7 @@ static tn_status read_all(const tn_config_reader *r) {
     TN_TRY(read_sizes(r));
     TN_TRY(read_bias(r, m->bias_name));
     TN_TRY(read_targets(r));
-    if (m->rank_key && !is_own_key(m, "rank_pattern"))
+    if (!is_own_key(m, "rank_pattern"))
         TN_TRY(tn_config_read_patterns(r, "rank_pattern", &c->rank_pattern, &c->rank_pattern_count));
     TN_TRY(tn_config_read_patterns(r, "alpha_pattern", &c->alpha_pattern, &c->alpha_pattern_count));
     TN_TRY(tn_config_read_text(r, "base_model_name_or_path", &c->base_model));

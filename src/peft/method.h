@@ -65,6 +65,10 @@ struct tn_peft_method {
     /* The update of a grouped convolution reads all channels: merge gets and gives the ungrouped weight [O, C, kh, kw]. */
     bool widens_groups;
 
+    /* Undoes merge where subtracting does not. Each value is the merged one times a factor: reports of rounding count on it.
+     * NULL: merge adds, or cannot be undone. */
+    tn_status (*unmerge)(const tn_slot *slot, const tn_module *module, float *weight, float *bias);
+
     /* True when merging needs a bias even though the base has none. */
     bool (*merge_adds_bias)(const tn_slot *slot);
 

@@ -1,10 +1,12 @@
-/* The methods, each in a file of its own. */
+/* The methods that the registry lists, one file each. */
 #ifndef TN_PEFT_METHODS_H
 #define TN_PEFT_METHODS_H
 
 #include "peft/method.h"
 
+extern const tn_peft_method tn_ia3;
 extern const tn_peft_method tn_loha;
 extern const tn_peft_method tn_lokr;
+extern const tn_peft_method tn_vera;
 
 #endif

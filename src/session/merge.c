@@ -13,6 +13,8 @@ typedef struct {
     tn_dtype dtype; /* unless keep_dtype */
     double largest_rounding;
     int64_t modules;
+    double largest_factor; /* of the tensor at hand, from merged to restored, where the method undoes it by factors; 0: it
+                              subtracts */
     float *weight, *bias, *original; /* scratch for the largest module */
     char *stored;                    /* scratch: one tensor in the output's type */
     int64_t scratch;                 /* elements of each */
@@ -95,7 +97,7 @@ static tn_status check_can_unmerge(const tn_adapter *adapter) {
         return tn_fail(TN_ERROR_UNSUPPORTED,
                        "this adapter replaced rows of the embedding (trainable_token_indices), so the base's "
                        "own cannot be restored from it; use the base that it was trained on");
-    if (!method->subtractable)
+    if (!method->subtractable && !method->unmerge)
         return tn_fail(TN_ERROR_UNSUPPORTED,
                        "%s changes weights in a way that cannot be undone from the merged ones; use the base that it was "
                        "trained on",
@@ -112,7 +114,20 @@ static tn_status check_keeps_groups(const tn_model *model) {
     return TN_OK;
 }
 
+/* What scales the base's input leaves alone what another method adds; merged, it would scale both. */
+static tn_status check_inputs(const tn_adapter *adapter) {
+    for (const tn_adapter *one = adapter; one; one = one->next)
+        for (const tn_adapter *other = adapter; other; other = other->next)
+            if (one->weight != 0 && other->weight != 0 && one->method != other->method && one->method &&
+                one->method->hooks.input)
+                return tn_fail(TN_ERROR_UNSUPPORTED,
+                               "%s cannot be merged together with adapters of other methods; merge one after the other",
+                               one->method->name);
+    return TN_OK;
+}
+
 tn_status tn_session_check_can_merge(const tn_adapter *adapter) {
+    TN_TRY(check_inputs(adapter));
     for (; adapter; adapter = adapter->next)
         if (adapter->method && adapter->method->check_merge)
             TN_TRY(adapter->method->check_merge(adapter));
@@ -127,11 +142,26 @@ static tn_status check_layers_are_separate(const tn_adapter *adapter) {
     return TN_OK;
 }
 
+/* The base's f32 values by the method's own way; m->original keeps the merged ones. */
+static tn_status restored_values(merger *m, const output_tensor *t, const tn_tensor *merged, const float **values) {
+    TN_TRY(tn_adapter_unmerged_weight(m->model->adapter, t->module, m->weight, m->bias));
+    *values = t->is_bias ? m->bias : m->weight;
+    tn_convert_to_f32(m->original, merged->data, merged->dtype, tn_tensor_count(merged));
+    m->largest_factor = 1;
+    for (int64_t i = 0; i < tn_tensor_count(merged); i++)
+        if (m->original[i] != 0)
+            m->largest_factor = fmax(m->largest_factor, fabs((double)(*values)[i] / m->original[i]));
+    return TN_OK;
+}
+
 /* The new f32 values of a tensor of a module into m->weight or m->bias: merged, or w - (merged(w) - w). */
 static tn_status new_values(merger *m, const output_tensor *t, const float **values) {
     const tn_tensor *base = t->is_bias ? &t->module->bias.tensor : &tn_module_weight(t->module)->tensor;
     int64_t count = tn_tensor_count(base);
     bool has_bias;
+    if (m->direction < 0 && m->model->adapter->method->unmerge)
+        return restored_values(m, t, base, values);
+    m->largest_factor = 0;
     TN_TRY(tn_adapter_merged_weight(m->model->adapter, t->module, m->weight, m->bias, &has_bias));
     float *merged = t->is_bias ? m->bias : m->weight;
     if (m->direction < 0) {
@@ -151,9 +181,14 @@ static double half_ulp(float value, tn_dtype dtype) {
     return ldexp(0.5, (exponent > lowest ? exponent : lowest) - bits);
 }
 
-/* How far a restored value may be from the base's besides its last rounding: merging rounded to the merged checkpoint's
- * type, and the sums on the way there and back, none of them above |merged| + |change|, were rounded to f32. */
-static double restoring_error(float restored, float merged, tn_dtype merged_dtype) {
+/* How far a restored value may be from the base's besides its last rounding. A factor also multiplies what merging lost by
+ * rounding; else merging rounded to the merged checkpoint's type, and the sums on the way there and back, none of them above
+ * |merged| + |change|, were rounded to f32. */
+static double restoring_error(const merger *m, float restored, float merged, tn_dtype merged_dtype) {
+    if (m->largest_factor > 0) {
+        double factor = merged != 0 ? fabs((double)restored / merged) : m->largest_factor;
+        return factor * half_ulp(merged, merged_dtype) + 2 * half_ulp(restored, TN_DTYPE_F32);
+    }
     float most = fabsf(merged) + fabsf(merged - restored);
     return half_ulp(merged, merged_dtype) + 4 * half_ulp(most, TN_DTYPE_F32);
 }
@@ -169,7 +204,7 @@ static void note_rounding(merger *m, const float *exact, const float *merged, tn
         for (int64_t i = 0; i < n; i++) {
             double lost = fabs((double)back[i] - exact[at + i]);
             if (merged)
-                lost += restoring_error(exact[at + i], merged[at + i], merged_dtype);
+                lost += restoring_error(m, exact[at + i], merged[at + i], merged_dtype);
             m->largest_rounding = fmax(m->largest_rounding, lost);
         }
     }

@@ -17,6 +17,7 @@
 #include "base/map.h"
 #include "base/memory.h"
 #include "base/rng.h"
+#include "base/torch_rng.h"
 #include "base/utf8.h"
 
 static void error_message_names_context_and_hides_control_characters(void **state) {
@@ -78,6 +79,26 @@ static void nearest_name_suggests_only_what_is_near(void **state) {
     assert_string_equal(tn_nearest_name("rnak", names, 3), "rank");
     assert_string_equal(tn_nearest_name("learnin-rate", names, 3), "learning-rate");
     assert_null(tn_nearest_name("zzzzzzzzz", names, 3));
+}
+
+/* torch.empty(1000).uniform_(-0.5, 0.25, generator=torch.Generator().manual_seed(3)) in PyTorch 1.13, past the 624 words of
+ * a state; of a larger seed the low half counts. */
+static void torch_generator_gives_the_numbers_of_torch(void **state) {
+    static const struct {
+        int at;
+        float value;
+    } known[] = {{0, -0x1.fcb9c2p-2f},   {1, -0x1.aeec38p-2f},   {2, -0x1.247914p-2f},
+                 {623, -0x1.0302f8p-4f}, {624, -0x1.201be0p-4f}, {999, -0x1.2ada82p-3f}};
+    tn_torch_rng rng;
+    float values[1000];
+    (void)state;
+    tn_torch_rng_seed(&rng, 3);
+    tn_torch_fill_uniform(&rng, values, 1000, -0.5f, 0.25f);
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        assert_true(values[known[i].at] == known[i].value);
+    tn_torch_rng_seed(&rng, ((uint64_t)7 << 32) + 5);
+    tn_torch_fill_uniform(&rng, values, 1000, -0.0625f, 0.0625f);
+    assert_true(values[0] == 0x1.522d8cp-5f && values[999] == 0x1.6a9e50p-7f);
 }
 
 /* Known answers of the Random123 distribution (kat_vectors, philox4x32 10). */
@@ -175,6 +196,7 @@ int main(void) {
         cmocka_unit_test(map_keeps_many_keys),
         cmocka_unit_test(nearest_name_suggests_only_what_is_near),
         cmocka_unit_test(philox_gives_known_answers),
+        cmocka_unit_test(torch_generator_gives_the_numbers_of_torch),
         cmocka_unit_test(normal_numbers_have_their_moments),
         cmocka_unit_test(shuffle_is_a_permutation_fixed_by_its_seed),
         cmocka_unit_test(written_file_appears_whole_or_not_at_all),

@@ -160,6 +160,8 @@ static void an_adapter_acts_with_a_cache_too(void **state) {
     static const int32_t ids[9] = {1, 5, 9, 2, 7, 30, 3, 4, 8};
     (void)state;
     compare_adapter_with_uncached("lora_basic", ids, 9);
+    compare_adapter_with_uncached("vera_basic", ids, 9);
+    compare_adapter_with_uncached("ia3_basic", ids, 9);
 }
 
 /* The invocation lies across two pieces of the prompt; without one the adapter rests. */

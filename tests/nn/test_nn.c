@@ -104,11 +104,57 @@ static void slots_act_in_the_order_of_attaching(void **state) {
     assert_true(forward_of(&follower) == 4);
 }
 
+/* Adds its number to the input of the base's product, or lets it be. */
+static tn_var *input_hook(const tn_forward *forward, const tn_slot *slot, const tn_module *module, tn_var *in) {
+    (void)module;
+    if (slot->id == 0)
+        return in;
+    tn_var *out = tn_var_new(forward->tape, 1, 1, false);
+    out->data[0] = in->data[0] + (float)slot->id;
+    return out;
+}
+
+static tn_var *add_input(const tn_forward *forward, const tn_slot *slot, const tn_module *module, tn_var *x, tn_var *y) {
+    (void)module;
+    (void)slot;
+    forward->tape->kernels->add(y->data, x->data, 1, 1);
+    return y;
+}
+
+/* W (x + 1 + 2) + x + x + x: only the base's product sees what the hooks make of x. Nothing of it is left on the tape. */
+static void input_hooks_change_what_the_base_sees_alone(void **state) {
+    static float four = 4;
+    static const tn_slot_hooks hooks = {.input = input_hook, .linear = add_input};
+    tn_slot one = {.hooks = &hooks, .weight = 1, .id = 1}, none = {.hooks = &hooks, .weight = 1},
+            two = {.hooks = &hooks, .weight = 1, .id = 2};
+    tn_module module = {.weight = {.tensor = {.ndim = 2, .shape = {1, 1}, .data = &four}}};
+    tn_tape tape;
+    (void)state;
+    tn_module_attach(&module, &none);
+    assert_true(forward_of(&module) == 4 + 1);
+    tn_module_attach(&module, &one);
+    tn_module_attach(&module, &two);
+    assert_true(forward_of(&module) == 16 + 3);
+    one.disabled = true;
+    assert_true(forward_of(&module) == 12 + 2);
+    one.disabled = false;
+    assert_ok(tn_tape_init(&tape, tn_kernels_cpu(), 4096));
+    tn_forward forward = {.tape = &tape};
+    tn_var *x = tn_var_new(&tape, 1, 1, false);
+    x->data[0] = 1;
+    int64_t top = tape.heap.top;
+    tn_drop(&tape, tn_linear_forward(&forward, &module, x));
+    assert_int_equal(tape.heap.top, top);
+    assert_true(x->data[0] == 1);
+    tn_tape_free(&tape);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(parameters_lie_aligned_in_one_store),
         cmocka_unit_test(store_without_memory_is_an_error),
         cmocka_unit_test(slots_act_in_the_order_of_attaching),
+        cmocka_unit_test(input_hooks_change_what_the_base_sees_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

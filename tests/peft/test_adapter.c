@@ -10,7 +10,8 @@
 
 /* A kind of adapter on a kind of model. */
 typedef struct {
-    const char *name, *config, *targets, *bias, *save, *tokens, *init;
+    const char *name, *config, *targets, *bias, *save, *tokens, *init, *method;
+    tn_method_setting setting; /* name NULL: none */
     bool tie, lora_bias, no_merge;
 } setup;
 
@@ -44,6 +45,31 @@ static const setup setups[] = {
     {.name = "olora", .config = SMALL_LLAMA, .targets = "all-linear", .init = "olora"},
     {.name = "orthogonal", .config = SMALL_LLAMA, .targets = "all-linear", .init = "orthogonal"},
     {.name = "gaussian", .config = SMALL_LLAMA, .targets = "all-linear", .init = "gaussian"},
+    {.name = "vera", .config = SMALL_LLAMA, .targets = "all-linear", .method = "vera"},
+    {.name = "vera of a seed alone",
+     .config = TIED_WITH_BIASES,
+     .targets = "down_proj,lm_head,k_proj",
+     .method = "vera",
+     .setting = {"save-projection", "false"}},
+    {.name = "vera with biases",
+     .config = TIED_WITH_BIASES,
+     .targets = "v_proj,up_proj",
+     .method = "vera",
+     .bias = "vera_only"},
+    {.name = "ia3", .config = SMALL_LLAMA, .method = "ia3"},
+    {.name = "ia3 on biases", .config = TIED_WITH_BIASES, .method = "ia3", .targets = "all-linear"},
+    {.name = "ia3 by expressions",
+     .config = TIED_WITH_BIASES,
+     .targets = ".*(q_proj|mlp[.]up_proj|lm_head)",
+     .method = "ia3",
+     .setting = {"feedforward-modules", ".*[.]mlp[.]up_pro(j){1,2}"}},
+    {.name = "ia3 with whole modules",
+     .config = SMALL_LLAMA,
+     .targets = "k_proj,down_proj",
+     .method = "ia3",
+     .save = "lm_head"},
+    {.name = "vera on transposed", .config = SMALL_GPT2, .targets = "all-linear", .method = "vera"},
+    {.name = "ia3 on transposed", .config = SMALL_GPT2, .method = "ia3"},
     {.name = "the family's default", .config = SMALL_GPT2},
     {.name = "transposed", .config = SMALL_GPT2, .targets = "all-linear", .lora_bias = true},
     {.name = "transposed and both embeddings", .config = SMALL_GPT2, .targets = "c_attn,wte,wpe"},
@@ -64,7 +90,10 @@ static bool reduces_base(const setup *s) {
 static tn_status add(tn_model *model, const setup *s, uint64_t seed) {
     tn_adapter_options options;
     tn_adapter_options_default(&options);
-    options.rank = 4;
+    options.method = s->method;
+    options.settings = &s->setting;
+    options.setting_count = s->setting.name != NULL;
+    options.rank = s->method && strcmp(s->method, "ia3") == 0 ? 0 : 4;
     options.target_modules = s->targets;
     options.bias = s->bias;
     options.modules_to_save = s->save;

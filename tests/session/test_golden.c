@@ -30,6 +30,7 @@ static const char *const cases[] = {
     "dora_embedding",
     "dora_gpt2",
     "dora_rslora_patterns",
+    "ia3_bias",
     "init_olora",
     "init_pissa",
     "init_pissa_gpt2",
@@ -74,6 +75,7 @@ static const char *const cases[] = {
     "train_lora_qwen2",
     "train_loraplus",
     "train_rslora",
+    "vera_basic",
 };
 enum { CASE_COUNT = sizeof cases / sizeof *cases };
 
@@ -474,8 +476,14 @@ static void every_folder_is_a_case(void **state) {
 
 /* The second time round, since threads keep scratch for their kernels. */
 static void nothing_leaks(void **state) {
-    static const char *const some[] = {"base_llama_bf16",           "base_llama_f16_sharded", "init_pissa",
-                                       "conv2d_lora_groups",        "lora_layer_replication", "lora_tied_modules_to_save",
+    static const char *const some[] = {"base_llama_bf16",
+                                       "base_llama_f16_sharded",
+                                       "conv2d_lora_groups",
+                                       "ia3_bias",
+                                       "vera_basic",
+                                       "init_pissa",
+                                       "lora_layer_replication",
+                                       "lora_tied_modules_to_save",
                                        "lora_trainable_tokens_tied"};
     size_t used[2];
     (void)state;

@@ -131,6 +131,22 @@ static void stopping_changes_no_byte_of_full_training(void **state) {
     check_resuming(run, "model.safetensors", stops, STOPS);
 }
 
+/* The projections of VeRA are in the checkpoints, but here not in the file. */
+static void stopping_changes_no_byte_with_vera_and_ia3(void **state) {
+    static const tn_method_setting seed_alone = {"save-projection", "false"};
+    (void)state;
+    tiny_run run = tiny_start("");
+    run.adapter.method = "vera";
+    run.adapter.settings = &seed_alone;
+    run.adapter.setting_count = 1;
+    run.adapter.dropout = 0.3;
+    check_resuming(run, "adapter_model.safetensors", stops, STOPS);
+    run = tiny_start("");
+    run.adapter.method = "ia3";
+    run.adapter.rank = 0;
+    check_resuming(run, "adapter_model.safetensors", stops, STOPS);
+}
+
 static void stopping_changes_no_byte_with_groups(void **state) {
     (void)state;
     const tn_lr_group groups[] = {{".*lora_B.*", 16, true}};
@@ -416,6 +432,7 @@ int main(void) {
         cmocka_unit_test(stopping_changes_no_byte_with_biases_and_whole_modules),
         cmocka_unit_test(stopping_changes_no_byte_with_dropped_updates),
         cmocka_unit_test(stopping_changes_no_byte_of_full_training),
+        cmocka_unit_test(stopping_changes_no_byte_with_vera_and_ia3),
         cmocka_unit_test(stopping_changes_no_byte_with_groups),
         cmocka_unit_test(changed_settings_are_refused_by_name),
         cmocka_unit_test(changed_data_are_refused),

@@ -115,12 +115,15 @@ static void number_of_threads_changes_no_byte(void **state) {
 
 static void recomputing_activations_changes_no_byte(void **state) {
     (void)state;
-    for (int full = 0; full < 2; full++) {
+    static const char *const methods[] = {"lora", "vera", "ia3", "full"};
+    for (int i = 0; i < 4; i++) {
+        bool full = i == 3, sized = i < 2;
         tiny_run off = tiny_start("recompute-off"), on = tiny_start("recompute-on");
         off.train.checkpointing = "off";
         on.train.checkpointing = "on";
-        off.adapter.dropout = on.adapter.dropout = 0.1;
-        off.adapter.method = on.adapter.method = full ? "full" : "lora";
+        off.adapter.dropout = on.adapter.dropout = sized || full ? 0.1 : 0;
+        off.adapter.rank = on.adapter.rank = sized || full ? 4 : 0;
+        off.adapter.method = on.adapter.method = methods[i];
         off.adapter.target_modules = on.adapter.target_modules = "all-linear";
         tiny_train_well(&off);
         tiny_train_well(&on);
@@ -162,12 +165,15 @@ static void every_kind_of_trained_tensor_learns(void **state) {
         {"base", "lokr", "kaiming", "none", "lm_head", NULL},
         {"base", "full", "kaiming", "none", NULL, NULL},
         {"qwen2", "full", "kaiming", "none", NULL, NULL},
+        {"qwen2", "vera", "kaiming", "vera_only", NULL, NULL},
+        {"qwen2", "ia3", "kaiming", "none", "norm", NULL},
     };
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         recording r;
         tiny_run run = start_recording("kinds", &r);
         run.base = kinds[i].base;
         run.adapter.method = kinds[i].method;
+        run.adapter.rank = strcmp(kinds[i].method, "ia3") == 0 ? 0 : 4;
         run.adapter.init = kinds[i].init;
         run.adapter.bias = kinds[i].bias;
         run.adapter.modules_to_save = kinds[i].save;
@@ -191,19 +197,20 @@ static void nothing_is_allocated_between_steps(void **state) {
 }
 
 static void tape_needs_exactly_what_the_plan_says(void **state) {
-    static const char *const methods[] = {"lora", "full", "loha", "lokr"};
+    static const char *const methods[] = {"lora", "full", "loha", "lokr", "vera", "ia3"};
     (void)state;
-    for (int variant = 0; variant < 16; variant++) {
+    for (int variant = 0; variant < 24; variant++) {
         tn_trainer t;
         tn_train_plan plan;
         tn_model *model;
         const tn_batch *batch;
         tiny_run run = tiny_start("unused");
         run.train.data = tiny_path("data.jsonl");
-        run.adapter.method = methods[variant & 3];
-        run.train.checkpointing = variant & 4 ? "on" : "off";
+        run.adapter.method = methods[variant % 6];
+        run.adapter.rank = variant % 6 == 5 ? 0 : 4;
+        run.train.checkpointing = variant / 6 & 1 ? "on" : "off";
         run.train.valid_fraction = 0.2;
-        run.train.pass_tokens = variant & 8 ? 2 * TINY_LENGTH : 0;
+        run.train.pass_tokens = variant / 12 ? 2 * TINY_LENGTH : 0;
         assert_int_equal(tn_model_load(tiny_path("base"), &model), TN_OK);
         assert_int_equal(tn_model_add_adapter(model, &run.adapter, 0), TN_OK);
         assert_int_equal(tn_trainer_init(&t, model, &run.train, NULL), TN_OK);

@@ -186,6 +186,16 @@ static void lokr(void **state) {
     follow("train_lokr", NULL, 0, 1);
 }
 
+static void vera(void **state) {
+    (void)state;
+    follow("train_vera", NULL, 0, 1);
+}
+
+static void ia3(void **state) {
+    (void)state;
+    follow("train_ia3", NULL, 0, 1);
+}
+
 static int remove_folder(void **state) {
     (void)state;
     tiny_remove();
@@ -203,6 +213,8 @@ int main(void) {
         cmocka_unit_test(dora),
         cmocka_unit_test(loha),
         cmocka_unit_test(lokr),
+        cmocka_unit_test(vera),
+        cmocka_unit_test(ia3),
     };
     return cmocka_run_group_tests(tests, NULL, remove_folder);
 }
