@@ -48,7 +48,7 @@ void tn_hadamard_rows(const tn_kernels *kernels, float *d, float *scratch, const
                       int64_t rows) {
     product_rows(kernels, d, f->a1, f->b1, first, rows);
     product_rows(kernels, scratch, f->a2, f->b2, first, rows);
-    kernels->multiply(d, d, scratch, rows * f->b1->tensor.shape[1]);
+    kernels->multiply(d, false, d, scratch, rows * f->b1->tensor.shape[1]);
 }
 
 /* dA[first..] += s H B^T,  dB += s A[first..]^T H  for rows H of the gradient of A B. */
@@ -68,9 +68,9 @@ static void product_backward(const tn_kernels *k, const tn_weight *a, const tn_w
 static void rows_backward(const tn_kernels *k, const tn_hadamard_factors *f, const float *g, float *p1, float *p2,
                           float scale, int64_t first, int64_t rows) {
     int64_t count = rows * f->b1->tensor.shape[1];
-    k->multiply(p2, p2, g, count);
+    k->multiply(p2, false, p2, g, count);
     product_backward(k, f->a1, f->b1, p2, scale, first, rows);
-    k->multiply(p1, p1, g, count);
+    k->multiply(p1, false, p1, g, count);
     product_backward(k, f->a2, f->b2, p1, scale, first, rows);
 }
 
@@ -102,7 +102,7 @@ static void formed_block_backward(const tn_kernels *k, const hadamard_node *node
     product_rows(k, p1, f->a1, f->b1, first, rows);
     product_rows(k, p2, f->a2, f->b2, first, rows);
     if (dx) {
-        k->multiply(g, p1, p2, rows * s.in);
+        k->multiply(g, false, p1, p2, rows * s.in);
         k->gemm(dx, s.in, tn_rows_of(dy, TN_DTYPE_F32, s.out), tn_rows_of(g, TN_DTYPE_F32, s.in), node->scale, accumulate,
                 x->rows, s.in, rows);
     }

@@ -369,9 +369,9 @@ static void sum_products(float *out, const float *x, const float *y, int64_t row
     }
 }
 
-static void multiply(float *y, const float *a, const float *b, int64_t count) {
+static void multiply(float *y, bool accumulate, const float *a, const float *b, int64_t count) {
     for (int64_t i = 0; i < count; i++)
-        y[i] = a[i] * b[i];
+        y[i] = (accumulate ? y[i] : 0) + a[i] * b[i];
 }
 
 static void add(float *y, const float *x, float factor, int64_t count) {

@@ -5,12 +5,17 @@
 
 #include "base/rng.h"
 
+bool tn_lycoris_has_core(const tn_adapter *adapter, const tn_module *module) {
+    const tn_lycoris_settings *settings = adapter->config.settings;
+    return module->kind == TN_MODULE_CONV2D && settings->use_effective_conv2d &&
+           module->conv.kernel_height * module->conv.kernel_width > 1;
+}
+
 void tn_lycoris_start(tn_lycoris_slot *slot, const tn_adapter *adapter, const tn_module *module, int64_t rank, double alpha,
                       bool rescale) {
     const tn_lycoris_settings *settings = adapter->config.settings;
-    const tn_tensor *weight = &tn_module_weight(module)->tensor;
-    slot->out = weight->shape[0];
-    slot->in = weight->shape[1];
+    slot->out = tn_weight_out(tn_module_weight(module));
+    slot->in = tn_weight_in(tn_module_weight(module));
     slot->scale = (float)(alpha / (double)rank);
     slot->rank_dropout = (float)settings->rank_dropout;
     slot->module_dropout = (float)settings->module_dropout;
@@ -19,6 +24,12 @@ void tn_lycoris_start(tn_lycoris_slot *slot, const tn_adapter *adapter, const tn
 
 tn_weight tn_lycoris_matrix(int64_t rows, int64_t cols) {
     return (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 2, .shape = {rows, cols}}};
+}
+
+tn_weight tn_lycoris_kernels(int64_t out, int64_t in, const tn_module *module) {
+    return (tn_weight){.tensor = {.dtype = TN_DTYPE_F32,
+                                  .ndim = 4,
+                                  .shape = {out, in, module->conv.kernel_height, module->conv.kernel_width}}};
 }
 
 void tn_lycoris_fill(const tn_lycoris_slot *slot, tn_weight *weight, uint64_t seed, uint32_t which) {
@@ -50,11 +61,24 @@ tn_var *tn_lycoris_open(const tn_forward *forward, const tn_lycoris_slot *slot, 
     return update;
 }
 
+static void drop_rows(const tn_forward *forward, const tn_lycoris_slot *slot, tn_var *update) {
+    tn_op_drop_columns(forward->tape, update, slot->out, slot->rank_dropout, slot->rescale, forward->dropout_seed,
+                       tn_stream(TN_STREAM_DROPOUT, slot->slot.id));
+}
+
 void tn_lycoris_close(const tn_forward *forward, const tn_lycoris_slot *slot, tn_var *y, tn_var *update) {
     if (update == y)
         return;
-    tn_op_drop_columns(forward->tape, update, slot->out, slot->rank_dropout, slot->rescale, forward->dropout_seed,
-                       tn_stream(TN_STREAM_DROPOUT, slot->slot.id));
+    drop_rows(forward, slot, update);
     tn_op_add(forward->tape, y, update, 1);
+    tn_drop(forward->tape, update);
+}
+
+void tn_lycoris_convolve(const tn_forward *forward, const tn_lycoris_slot *slot, const tn_module *module, tn_var *y,
+                         tn_var *x, tn_var *w) {
+    tn_var *update = tn_op_conv2d_by(forward->tape, x, &module->conv, w);
+    if (drops_rows(forward, slot))
+        drop_rows(forward, slot, update);
+    tn_op_add(forward->tape, y, update, drops_module(forward, slot) ? 0 : slot->scale);
     tn_drop(forward->tape, update);
 }

@@ -39,17 +39,21 @@ typedef struct tn_lycoris_settings {
 
 typedef struct tn_lycoris_slot {
     tn_slot slot;
-    int64_t out, in; /* of the module's weight [O, C] */
+    int64_t out, in; /* of the module's weight [O, C]; a convolution's C counts the window and one group */
     float scale;     /* s */
     float rank_dropout, module_dropout;
     bool rescale; /* what rank_dropout keeps */
 } tn_lycoris_slot;
+
+/* Whether a convolution of more than single pixels is to have a core beside its factors. */
+bool tn_lycoris_has_core(const tn_adapter *adapter, const tn_module *module);
 
 /* Fills the slot from the module and the settings. */
 void tn_lycoris_start(tn_lycoris_slot *slot, const tn_adapter *adapter, const tn_module *module, int64_t rank, double alpha,
                       bool rescale);
 
 tn_weight tn_lycoris_matrix(int64_t rows, int64_t cols);
+tn_weight tn_lycoris_kernels(int64_t out, int64_t in, const tn_module *module); /* [out, in, kh, kw] of the module */
 
 /* U(-1/sqrt(f), 1/sqrt(f)), f the elements of a row: how a torch.nn.Linear starts. `which` tells a slot's tensors apart. */
 void tn_lycoris_fill(const tn_lycoris_slot *slot, tn_weight *weight, uint64_t seed, uint32_t which);
@@ -59,5 +63,9 @@ tn_var *tn_lycoris_open(const tn_forward *forward, const tn_lycoris_slot *slot, 
 
 /* Drops columns of the update, adds it to y and lets go of it; nothing to do where it was added to y at once. */
 void tn_lycoris_close(const tn_forward *forward, const tn_lycoris_slot *slot, tn_var *y, tn_var *update);
+
+/* y += s conv(x, w), dropped likewise, with w [O, C] the update of a convolution's weight. */
+void tn_lycoris_convolve(const tn_forward *forward, const tn_lycoris_slot *slot, const tn_module *module, tn_var *y,
+                         tn_var *x, tn_var *w);
 
 #endif

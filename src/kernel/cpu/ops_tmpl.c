@@ -421,13 +421,19 @@ static void sum_products(float *out, const float *x, const float *y, int64_t row
     }
 }
 
-static void multiply(float *y, const float *a, const float *b, int64_t count) {
+static void multiply(float *y, bool accumulate, const float *a, const float *b, int64_t count) {
 #pragma omp parallel for schedule(static) if (tn_worth_threads(count))
     for (int64_t at = 0; at < count; at += TN_CHUNK) {
         int64_t end = tn_min_i64(at + TN_CHUNK, count);
+        if (accumulate) {
 #pragma omp simd
-        for (int64_t i = at; i < end; i++)
-            y[i] = a[i] * b[i];
+            for (int64_t i = at; i < end; i++)
+                y[i] += a[i] * b[i];
+        } else {
+#pragma omp simd
+            for (int64_t i = at; i < end; i++)
+                y[i] = a[i] * b[i];
+        }
     }
 }
 
