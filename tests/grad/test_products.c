@@ -66,6 +66,42 @@ static tn_var *run_drop_columns(const operands *in) {
     return y;
 }
 
+static tn_var *run_tucker(const operands *in) {
+    return tn_op_tucker(in->tape, in->weights[0], in->weights[1], in->weights[2]);
+}
+static tn_var *run_multiply(const operands *in) {
+    return tn_op_multiply(in->tape, in->values[0], in->values[1]);
+}
+static tn_var *run_residual_multiply(const operands *in) {
+    tn_var *y = tn_op_multiply(in->tape, in->values[0], in->values[1]);
+    tn_op_add(in->tape, y, in->values[0], 1);
+    tn_op_add(in->tape, y, in->values[1], 1);
+    return y;
+}
+static tn_var *run_kronecker_weight(const operands *in) {
+    return tn_op_kronecker_weight(in->tape, in->values[0], in->values[1]);
+}
+/* A convolution by a value: two groups, a stride and padding; and the same value once more, so that its gradients add up. */
+static tn_var *run_convolution(const operands *in) {
+    const tn_conv_shape shape = {.in_channels = 4,
+                                 .out_channels = 6,
+                                 .height = 4,
+                                 .width = 3,
+                                 .kernel_height = 2,
+                                 .kernel_width = 2,
+                                 .stride_height = 2,
+                                 .stride_width = 1,
+                                 .padding_height = 1,
+                                 .dilation_height = 1,
+                                 .dilation_width = 1,
+                                 .groups = 2};
+    tn_var *y = tn_op_conv2d_by(in->tape, in->values[0], &shape, in->values[1]);
+    tn_var *z = tn_op_conv2d_by(in->tape, in->values[0], &shape, in->values[1]);
+    tn_op_add(in->tape, y, z, -0.5f);
+    tn_drop(in->tape, z);
+    return y;
+}
+
 /* A leaf of the case for each factor; V stands for a value, W for a weight. */
 #define V(rows, cols)                                                                                                       \
     { rows, cols, false }
@@ -88,6 +124,11 @@ static const op_case op_cases[] = {
     {"kronecker, residual", run_residual_kronecker, 3, {V(3, 6), V(3, 2), V(2, 3)}},
     {"weight product", run_weight_product, 2, {W(5, 3), W(3, 4)}},
     {"weight", run_weight, 1, {W(5, 3)}},
+    {"tucker", run_tucker, 3, {W(2, 2 * 3), W(2, 5), W(2, 4)}},
+    {"multiply", run_multiply, 2, {V(3, 4), V(3, 4)}},
+    {"multiply, residual", run_residual_multiply, 2, {V(3, 4), V(3, 4)}},
+    {"kronecker weight", run_kronecker_weight, 2, {V(2, 3), V(4, 5)}},
+    {"convolution by a value", run_convolution, 2, {V(2, 4 * 4 * 3), V(6, 2 * 2 * 2)}},
     {"drop columns", run_drop_columns, 1, {V(5, 8)}},
 };
 

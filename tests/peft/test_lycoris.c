@@ -240,6 +240,33 @@ static void merged_is_unmerged_for_random_sizes(void **state) {
     }
 }
 
+/* Weights that are stored transposed are merged the same way. */
+static void merged_is_unmerged_on_gpt2(void **state) {
+    static const char *const methods[] = {"loha", "lokr"};
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        tn_model *model = create_model(SMALL_GPT2, 2);
+        tn_adapter_options options;
+        tn_merged kept;
+        int64_t count;
+        float *base = probe(model, &count);
+        tn_adapter_options_default(&options);
+        options.method = methods[i];
+        options.target_modules = "all-linear";
+        options.rank = 2;
+        assert_ok(tn_model_add_adapter(model, &options, 1));
+        randomise_adapter(model->adapter, 5, 0.5f);
+        float *with = probe(model, &count);
+        assert_true(largest_difference(base, with, count) > 1e-2);
+        assert_ok(tn_session_merge_in_memory(model, &kept));
+        assert_true(probe_difference(model, with) < 1e-4);
+        tn_session_merged_free(model, &kept);
+        tn_free(base);
+        tn_free(with);
+        tn_model_free(model);
+    }
+}
+
 /* Per output either the base's value, or that of the whole update times the rest of the mean. */
 static void rank_dropout_drops_rows_of_the_update(void **state) {
     static const struct {
@@ -380,6 +407,7 @@ int main(void) {
         cmocka_unit_test(starting_values_are_those_of_torch),
         cmocka_unit_test(sizes_of_kronecker_factors_follow_the_rule),
         cmocka_unit_test(merged_is_unmerged_for_random_sizes),
+        cmocka_unit_test(merged_is_unmerged_on_gpt2),
         cmocka_unit_test(rank_dropout_drops_rows_of_the_update),
         cmocka_unit_test(module_dropout_leaves_out_whole_updates),
         cmocka_unit_test(what_makes_no_sense_is_refused),
