@@ -97,6 +97,10 @@ TN_API tn_status tn_model_add_adapter(tn_model *model, const tn_adapter_options 
  */
 TN_API tn_status tn_model_load_adapter(tn_model *model, const char *dir, bool trainable, bool allow_partial);
 
+/* The same to train on, by a method that changes the training and not the files: "lora-fa" for an adapter of LoRA. Any other
+ * name that tn_adapter_options takes leaves the adapter what it is. TN_ERROR_ARGUMENT when the two do not go together. */
+TN_API tn_status tn_model_continue_adapter(tn_model *model, const char *dir, const char *method);
+
 /* PEFT saves the adapter "default" into a folder itself and every other into a subfolder of its name; tn_model_load_adapter
  * then loads them all, and their updates add. This loads the one of that name ("default", "other"); name NULL: all. */
 TN_API tn_status tn_model_load_named_adapter(tn_model *model, const char *dir, const char *name, bool trainable,

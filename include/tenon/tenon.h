@@ -7,7 +7,9 @@
 #include <tenon/compose.h>
 #include <tenon/error.h>
 #include <tenon/evaluate.h>
+#include <tenon/features.h>
 #include <tenon/generate.h>
+#include <tenon/methods.h>
 #include <tenon/model.h>
 #include <tenon/profile.h>
 #include <tenon/train.h>

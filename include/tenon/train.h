@@ -2,6 +2,7 @@
 #ifndef TENON_TRAIN_H
 #define TENON_TRAIN_H
 
+#include <tenon/features.h>
 #include <tenon/model.h>
 #include <tenon/profile.h>
 
@@ -19,26 +20,30 @@ typedef struct tn_lr_group {
 
 /* Zero-initialise, then tn_train_options_default. Strings are the caller's. */
 typedef struct tn_train_options {
-    const char *data;          /* JSONL file, or folder with train.jsonl and optional valid.jsonl */
-    const char *out;           /* folder for the adapter, metrics.jsonl, report.html and checkpoints */
-    int64_t batch_size;        /* samples per micro-batch; 8 */
-    int64_t accumulate;        /* micro-batches per optimiser step; 1 */
-    int64_t pass_tokens;       /* tokens of a micro-batch in memory at once, in whole samples; 0: all; 512 */
-    int64_t steps;             /* optimiser steps; 0: from epochs */
-    double epochs;             /* passes over the data when steps is 0; 3 */
-    int64_t max_length;        /* tokens per sample; 0: the model's positions; 1024 */
-    bool drop_long;            /* leave longer samples out instead of cutting them */
-    bool train_on_prompt;      /* labels on prompts too */
-    bool shuffle;              /* true: a new order every epoch, by seed */
-    double valid_fraction;     /* of a single file, kept for validation; 0.05 */
-    double lr;                 /* 1e-4 */
-    double beta1, beta2, eps;  /* AdamW: 0.9, 0.999, 1e-8 */
-    double weight_decay;       /* decoupled; 0.01 */
-    double grad_clip;          /* largest norm of all gradients; 0: no clipping; 1 */
-    const char *schedule;      /* "constant", "linear", "cosine" (default), each after warmup */
-    int64_t warmup;            /* steps of linear warmup; 0 */
-    double lora_plus_ratio;    /* LoRA+ (arXiv 2402.12354): learning rate of B as a multiple of the run's; 1 */
-    const tn_lr_group *groups; /* may be NULL */
+    const char *data; /* JSONL file, or folder with train.jsonl and optional valid.jsonl; of a sequential model what
+                         tn_feature_set_load reads, the TEST part being the validation set where there is one */
+    tn_feature_options features;     /* of a sequential model: how `data` is read */
+    const tn_feature_set *train_set; /* of a sequential model: samples in memory instead of `data`, copied; or NULL */
+    const tn_feature_set *valid_set; /* with train_set; NULL: valid_fraction of it */
+    const char *out;                 /* folder for the adapter, metrics.jsonl, report.html and checkpoints */
+    int64_t batch_size;              /* samples per micro-batch; 8 */
+    int64_t accumulate;              /* micro-batches per optimiser step; 1 */
+    int64_t pass_tokens;             /* tokens of a micro-batch in memory at once, in whole samples; 0: all; 512 */
+    int64_t steps;                   /* optimiser steps; 0: from epochs */
+    double epochs;                   /* passes over the data when steps is 0; 3 */
+    int64_t max_length;              /* tokens per sample; 0: the model's positions; 1024 */
+    bool drop_long;                  /* leave longer samples out instead of cutting them */
+    bool train_on_prompt;            /* labels on prompts too */
+    bool shuffle;                    /* true: a new order every epoch, by seed */
+    double valid_fraction;           /* of a single file, kept for validation; 0.05 */
+    double lr;                       /* 1e-4 */
+    double beta1, beta2, eps;        /* AdamW: 0.9, 0.999, 1e-8 */
+    double weight_decay;             /* decoupled; 0.01 */
+    double grad_clip;                /* largest norm of all gradients; 0: no clipping; 1 */
+    const char *schedule;            /* "constant", "linear", "cosine" (default), each after warmup */
+    int64_t warmup;                  /* steps of linear warmup; 0 */
+    double lora_plus_ratio;          /* LoRA+ (arXiv 2402.12354): learning rate of B as a multiple of the run's; 1 */
+    const tn_lr_group *groups;       /* may be NULL */
     size_t group_count;
     const char *checkpointing; /* activations: "auto" (default), "on", "off" */
     uint64_t seed;             /* order of samples, dropout, starting values; 0 */
@@ -59,6 +64,7 @@ typedef struct tn_train_plan {
     int64_t parameters, trainable; /* of the base; trained */
     int64_t train_samples, valid_samples, train_tokens, labelled_tokens;
     int64_t shortest, median, p95, longest; /* tokens per training sample */
+    int64_t inputs, outputs;                /* numbers per sample of a sequential model, in and out; else 0 */
     int64_t cut, dropped, unlabelled, first_unlabelled_line;
     int64_t steps, steps_per_epoch;
     int64_t largest_batch_tokens, largest_pass_tokens;
@@ -79,7 +85,7 @@ typedef struct tn_train_step {
     double epoch;
     double loss;              /* sum over the step's labelled tokens / their number, before the update */
     double lr, grad_norm;     /* before clipping */
-    int64_t tokens, labelled; /* of this step */
+    int64_t tokens, labelled; /* of this step; samples of a sequential model count as tokens */
     double seconds, tokens_per_second, seconds_left;
     double valid_loss;     /* NaN when this step was not validated */
     double valid_accuracy; /* of a classification, else NaN */
@@ -106,6 +112,7 @@ typedef struct tn_train_result {
     double *curve_steps, *curve_losses;
     int64_t valid_points;
     double *valid_steps, *valid_losses;
+    char *notes; /* lines about what the method has made of the adapter (AdaLoRA's ranks), or NULL */
 } tn_train_result;
 TN_API void tn_train_result_free(tn_train_result *result);
 

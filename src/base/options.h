@@ -56,7 +56,8 @@ typedef struct tn_option {
     const char *help;           /* one line, no capital, no full stop */
     const char *group;          /* heading; NULL: that of the row before */
     unsigned flags;
-    char alias; /* 'o' for -o; 0: none */
+    char alias;           /* 'o' for -o; 0: none */
+    const char *json_key; /* in adapter_config.json, where that is not the name with '_' for '-' */
 } tn_option;
 
 #define TN_FIELD(type, member) .offset = offsetof(type, member), .size = sizeof(((type *)0)->member)

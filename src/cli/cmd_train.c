@@ -101,6 +101,8 @@ static void show_result(const display *d, const tn_train_result *r, const tn_tra
     if (isfinite(r->best_valid_loss))
         printf("validation best loss %.4f at step %lld, last %.4f\n", r->best_valid_loss, (long long)r->best_valid_step,
                r->valid_loss);
+    if (r->notes)
+        printf("%s", r->notes);
     printf("time       %s, %.0f tokens/s\n", seconds, r->tokens_per_second);
     printf("memory     peak %.0f MB, predicted %.0f MB\n", (double)r->peak_bytes / 1e6,
            (double)r->predicted_peak_bytes / 1e6);

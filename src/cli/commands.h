@@ -19,6 +19,7 @@ extern const tn_command tn_command_train;
 extern const tn_command tn_command_train_tokenizer;
 extern const tn_command tn_command_inspect;
 extern const tn_command tn_command_merge;
+extern const tn_command tn_command_methods;
 extern const tn_command tn_command_tokenize;
 extern const tn_command tn_command_unmerge;
 extern const tn_command tn_command_version;

@@ -207,7 +207,7 @@ const tn_option tn_cli_method_options[] = {
      .type = TN_OPTION_PATH,
      TN_FIELD(tn_cli_train, from_adapter),
      .value_name = "DIR",
-     .help = "start from this adapter; its configuration replaces the options above"},
+     .help = "start from this adapter; its configuration replaces the options above, but for --method lora-fa"},
     {0},
 };
 
@@ -380,7 +380,7 @@ tn_status tn_cli_prepare_model(const tn_invocation *call, const tn_cli_train *c,
     tn_cli_warn_about_model(*out);
     tn_status status;
     if (c->from_adapter) {
-        status = tn_model_load_adapter(*out, c->from_adapter, true, false);
+        status = tn_model_continue_adapter(*out, c->from_adapter, c->adapter.method);
         if (status == TN_OK)
             status = tn_cli_prove_adapter(*out, c->from_adapter);
     } else {

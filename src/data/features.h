@@ -24,9 +24,9 @@ void tn_features_free(tn_features *features);
 typedef enum tn_features_part { TN_FEATURES_TRAIN, TN_FEATURES_TEST } tn_features_part;
 
 typedef enum tn_features_task {
-    TN_TASK_AUTO, /* text and whole numbers are classes, other numbers are targets */
-    TN_TASK_CLASSIFICATION,
-    TN_TASK_REGRESSION
+    TN_FEATURES_AUTO, /* text and whole numbers are classes, other numbers are targets */
+    TN_FEATURES_CLASSES,
+    TN_FEATURES_TARGETS
 } tn_features_task;
 
 typedef enum tn_csv_header { TN_HEADER_AUTO, TN_HEADER_PRESENT, TN_HEADER_ABSENT } tn_csv_header;

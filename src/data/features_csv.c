@@ -270,10 +270,10 @@ static tn_status finish(table *t) {
         some = some || a->is_number;
         text = text < 0 && !a->is_number ? i : text;
     }
-    if (options->task == TN_TASK_AUTO && !options->class_names && some && !numbers)
+    if (options->task == TN_FEATURES_AUTO && !options->class_names && some && !numbers)
         return fail_answer(t, text,
                            "is no number as others of its column are; say classification if all are names of classes");
-    if (options->task == TN_TASK_REGRESSION || (options->task == TN_TASK_AUTO && numbers && !whole))
+    if (options->task == TN_FEATURES_TARGETS || (options->task == TN_FEATURES_AUTO && numbers && !whole))
         return make_targets(t);
     t->out->labels = tn_malloc((size_t)t->out->count * sizeof *t->out->labels);
     if (!t->out->labels)

@@ -104,9 +104,9 @@ static tn_status take_answers(const tn_tensor *y, const char *where_x, const cha
         return tn_fail(TN_ERROR_FORMAT, "%s has %lld entries for the %lld samples of %s", where, (long long)y->shape[0],
                        (long long)out->count, where_x);
     bool whole = !tn_dtype_is_float(y->dtype);
-    if (whole && options->task != TN_TASK_REGRESSION)
+    if (whole && options->task != TN_FEATURES_TARGETS)
         return take_labels(y, where, options, out);
-    if (options->task == TN_TASK_CLASSIFICATION)
+    if (options->task == TN_FEATURES_CLASSES)
         return tn_fail(TN_ERROR_FORMAT, "%s: %s numbers; classes must be integers", where, tn_dtype_name(y->dtype));
     out->outputs = y->ndim == 2 ? y->shape[1] : 1;
     if (out->outputs == 0)
@@ -270,7 +270,7 @@ static tn_status read_second(const char *path, const set_files *files, const tn_
                              const tn_features *train, tn_features *test) {
     tn_features_options like = *options;
     like.part = TN_FEATURES_TEST;
-    like.task = train->labels ? TN_TASK_CLASSIFICATION : TN_TASK_REGRESSION;
+    like.task = train->labels ? TN_FEATURES_CLASSES : TN_FEATURES_TARGETS;
     like.classes = train->classes;
     like.class_names = (const char *const *)train->class_names;
     TN_TRY(read_set(path, files, &like, test));

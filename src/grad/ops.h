@@ -11,6 +11,9 @@ tn_var *tn_op_embedding(tn_tape *tape, const int32_t *ids, int64_t count, const 
 /* y = x W^T (+ bias): x [T, C], W [O, C], stored either way, bias [O] or NULL. */
 tn_var *tn_op_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, const tn_weight *bias);
 
+/* In place: y += scale * x W^T: x [T, C], W [O, C], y [T, O]. */
+void tn_op_add_linear(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *weight, float scale);
+
 /* In place: y += scale * ((x A^T) B^T + bias): A [R, C], B [O, R], bias [O] or NULL. */
 void tn_op_low_rank(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *a, const tn_weight *b, const tn_weight *bias,
                     float scale);

@@ -296,11 +296,9 @@ static void attach(tn_adapter *adapter) {
     adapter->weight = 1;
 }
 
-tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
-                            uint64_t seed, tn_adapter **out) {
+tn_status tn_adapter_outline(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
+                             tn_adapter **out) {
     tn_adapter *adapter = tn_calloc(1, sizeof *adapter);
-    bool *selected = NULL;
-    tn_status status;
     *out = NULL;
     if (!adapter) {
         tn_peft_config_free(config);
@@ -308,26 +306,35 @@ tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_
     }
     adapter->model = model;
     adapter->method = method;
+    adapter->trainable = trainable;
     adapter->config = *config;
     *config = (tn_peft_config){0};
     int64_t modules = model->module_count;
     for (size_t i = 0; i < adapter->config.replication_count; i++)
         modules += model->module_count;
-    selected = tn_calloc((size_t)modules, 1);
-    if (!selected) {
-        status = tn_fail_memory("the adapter");
-        goto fail;
-    }
-    TN_TRY_GOTO(build(adapter, selected));
+    bool *selected = tn_calloc((size_t)modules, 1);
+    tn_status status = selected ? build(adapter, selected) : tn_fail_memory("the adapter");
+    tn_free(selected);
+    if (status == TN_OK)
+        *out = adapter;
+    else
+        tn_adapter_free(adapter);
+    return status;
+}
+
+tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
+                            uint64_t seed, tn_adapter **out) {
+    tn_adapter *adapter;
+    tn_status status;
+    *out = NULL;
+    TN_TRY(tn_adapter_outline(model, method, config, trainable, &adapter));
     TN_TRY_GOTO(tn_params_build(&adapter->params, trainable));
     TN_TRY_GOTO(tn_params_build(&adapter->constants, false));
     TN_TRY_GOTO(start_values(adapter, seed));
     attach(adapter);
-    tn_free(selected);
     *out = adapter;
     return TN_OK;
 fail:
-    tn_free(selected);
     tn_adapter_free(adapter);
     return status;
 }
@@ -339,6 +346,7 @@ tn_status tn_adapter_create_full(tn_network *model, bool trainable, tn_adapter *
     if (!adapter)
         return tn_fail_memory("the trained weights");
     adapter->model = model;
+    adapter->trainable = trainable;
     for (int64_t i = 0; i < model->module_count; i++) {
         tn_module *module = &model->modules[i];
         if (!module->tied)

@@ -33,6 +33,7 @@ struct tn_adapter {
     int64_t slot_count;
     tn_replaced *replaced;
     int64_t replaced_count, replaced_capacity;
+    bool trainable;   /* parameters have gradients */
     bool attached;    /* slots are on their modules */
     bool on;          /* switched on, as the whole list is */
     bool enabled;     /* acts: on, and of some weight */
@@ -49,6 +50,10 @@ struct tn_adapter {
  * With `trainable` the parameters have gradients. Fails when a target matches nothing, when a rank does not fit. */
 tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
                             uint64_t seed, tn_adapter **out);
+
+/* The same without values: tensors have shapes and no memory, and the model is left as it is. For counting. */
+tn_status tn_adapter_outline(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
+                             tn_adapter **out);
 
 /* Full fine-tuning: every base tensor becomes a trained f32 copy. */
 tn_status tn_adapter_create_full(tn_network *model, bool trainable, tn_adapter **out);
@@ -87,6 +92,7 @@ typedef struct tn_adapter_load_options {
     bool trainable;
     bool allow_partial; /* tensors missing on either side are tolerated (and counted); copies of base weights are not
                            compared */
+    const tn_peft_preset *preset; /* NULL, or how to train what was loaded: a training_only one of the adapter's method */
 } tn_adapter_load_options;
 
 /* How much of an adapter file was used; without allow_partial the two last are 0 or loading failed. */
@@ -127,6 +133,9 @@ tn_status tn_adapter_summarise(const tn_adapter *adapter, tn_adapter_summary *ou
 tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
                                    bool *has_bias);
 
+/* The reverse for a module with merged weights, by methods that have an unmerge of their own: the base's weight and bias,
+ * laid out as above. */
+tn_status tn_adapter_unmerged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias);
 /* The shape of that weight: the base's, but for a grouped convolution that an update reads across its groups, which is one
  * without groups when merged: [O, C, kh, kw]. */
 tn_tensor tn_adapter_merged_shape(const tn_adapter *adapter, const tn_module *module);
@@ -135,10 +144,6 @@ bool tn_adapter_widens(const tn_adapter *adapter, const tn_module *module);
 /* A grouped convolution's weight [O, C / groups, kh, kw] becomes the ungrouped one [O, C, kh, kw] that computes the same, in
  * place. */
 void tn_widen_groups(const tn_module *module, float *weight);
-
-/* The reverse for a module with merged weights, by methods that have an unmerge of their own: the base's weight and bias,
- * laid out as above. */
-tn_status tn_adapter_unmerged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias);
 
 /* True when an adapter sits on the module itself. */
 bool tn_adapter_has(const tn_adapter *adapter, const tn_module *module);

@@ -237,6 +237,16 @@ static tn_status read_config(const char *dir, tn_peft_config *config) {
     return status;
 }
 
+static tn_status apply_preset(const char *dir, const tn_peft_preset *preset, tn_peft_config *config) {
+    if (!preset)
+        return TN_OK;
+    if (preset->method != config->method)
+        return tn_fail(TN_ERROR_ARGUMENT, "%s is an adapter of %s; %s trains those of %s", dir, config->method->name,
+                       preset->name, preset->method->name);
+    preset->apply(config);
+    return TN_OK;
+}
+
 tn_status tn_adapter_load(tn_network *model, const char *dir, const tn_adapter_load_options *options,
                           tn_adapter_load_report *report, tn_adapter **out) {
     tn_peft_config config;
@@ -252,7 +262,9 @@ tn_status tn_adapter_load(tn_network *model, const char *dir, const tn_adapter_l
                        "%s is not a folder; an adapter is a folder with adapter_config.json and adapter_model.safetensors",
                        dir);
     TN_TRY(read_config(dir, &config));
-    status = open_tensors(dir, &file);
+    status = apply_preset(dir, options->preset, &config);
+    if (status == TN_OK)
+        status = open_tensors(dir, &file);
     if (status != TN_OK) {
         tn_peft_config_free(&config);
         return status;

@@ -23,8 +23,9 @@ void tn_peft_config_free(tn_peft_config *config) {
 }
 
 tn_status tn_peft_config_set(tn_peft_config *config, const char *name, const char *text) {
-    if (tn_options_find(&config->options, name))
-        return tn_options_set(&config->options, name, text, TN_SOURCE_FLAG);
+    const tn_option *option = tn_config_find_option(config->method, name);
+    if (option || tn_options_find(&config->options, name))
+        return tn_options_set(&config->options, option ? option->name : name, text, TN_SOURCE_FLAG);
     tn_buf list = {0};
     for (size_t i = 0; i < config->options.count; i++)
         tn_buf_printf(&list, "%s%s", i ? ", " : "", config->options.slots[i].option->name);

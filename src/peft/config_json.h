@@ -10,6 +10,11 @@ typedef struct tn_config_reader {
     const char *where; /* the file, in errors */
 } tn_config_reader;
 
+/* The key of a method's option, and the option of a key, NULL when the method has none such. */
+enum { TN_CONFIG_KEY = 64 };
+void tn_config_option_key(const tn_option *option, char key[TN_CONFIG_KEY]);
+const tn_option *tn_config_find_option(const tn_peft_method *method, const char *key);
+
 /* Fails with "<file>: '<key>' must be <want>". */
 tn_status tn_config_wrong_type(const tn_config_reader *reader, const char *key, const char *want);
 

@@ -106,18 +106,20 @@ static tn_status read_bias(const tn_config_reader *r, const char *adapted) {
     return TN_OK;
 }
 
-static bool same_key(const char *option, const char *key) {
-    for (; *option && *key; option++, key++)
-        if (*option != (*key == '_' ? '-' : *key))
-            return false;
-    return *option == *key;
+void tn_config_option_key(const tn_option *option, char key[TN_CONFIG_KEY]) {
+    snprintf(key, TN_CONFIG_KEY, "%s", option->json_key ? option->json_key : option->name);
+    for (char *at = key; *at && !option->json_key; at++)
+        *at = *at == '-' ? '_' : *at;
 }
 
-static bool is_option(const tn_peft_method *method, const char *key) {
-    for (const tn_option *o = method->options; o && o->name; o++)
-        if (same_key(o->name, key))
-            return true;
-    return false;
+const tn_option *tn_config_find_option(const tn_peft_method *method, const char *key) {
+    for (const tn_option *o = method->options; o && o->name; o++) {
+        char own[TN_CONFIG_KEY];
+        tn_config_option_key(o, own);
+        if (strcmp(own, key) == 0)
+            return o;
+    }
+    return NULL;
 }
 
 /* Keys read here, and keys that say nothing about the maths. */
@@ -138,7 +140,7 @@ static bool is_known(const tn_peft_method *m, const char *key) {
     for (const char *const *own = m->keys; own && *own; own++)
         if (strcmp(key, *own) == 0)
             return true;
-    return is_option(m, key);
+    return tn_config_find_option(m, key) != NULL;
 }
 
 static tn_status refuse_unknown_keys(const tn_config_reader *r) {
@@ -210,12 +212,11 @@ static tn_status set_option(const tn_config_reader *r, const tn_option *option, 
 }
 
 static tn_status read_options(const tn_config_reader *r) {
-    const tn_peft_method *m = r->config->method;
     const cJSON *value;
     cJSON_ArrayForEach(value, r->json) {
-        for (const tn_option *o = m->options; o && o->name; o++)
-            if (same_key(o->name, value->string) && !cJSON_IsNull(value))
-                TN_TRY(set_option(r, o, value));
+        const tn_option *option = tn_config_find_option(r->config->method, value->string);
+        if (option && !cJSON_IsNull(value))
+            TN_TRY(set_option(r, option, value));
     }
     return TN_OK;
 }

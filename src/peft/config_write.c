@@ -69,10 +69,8 @@ static cJSON *value_of(const tn_option_slot *slot) {
 
 static void add_options(cJSON *object, const tn_peft_config *c) {
     for (size_t i = 0; i < c->options.count; i++) {
-        char key[64];
-        snprintf(key, sizeof key, "%s", c->options.slots[i].option->name);
-        for (char *at = key; *at; at++)
-            *at = *at == '-' ? '_' : *at;
+        char key[TN_CONFIG_KEY];
+        tn_config_option_key(c->options.slots[i].option, key);
         cJSON_AddItemToObject(object, key, value_of(&c->options.slots[i]));
     }
 }

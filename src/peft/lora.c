@@ -62,8 +62,11 @@ static tn_status lora_create(tn_adapter *adapter, tn_slot *base, tn_module *modu
     if (module->kind == TN_MODULE_CONV2D)
         TN_TRY(tn_lora_conv_create(config, slot, module, rank));
     const char *a_name = slot->embedding ? "lora_embedding_A" : "lora_A.weight";
-    TN_TRY(config->freeze_a ? tn_adapter_declare_constant(adapter, module, a_name, true, &slot->a)
-                            : tn_adapter_declare(adapter, module, a_name, &slot->a));
+    bool freeze_a = config->freeze_a && !slot->embedding; /* an embedding's A starts at zero */
+    TN_TRY(freeze_a ? tn_adapter_declare_constant(adapter, module, a_name, true, &slot->a)
+                    : tn_adapter_declare(adapter, module, a_name, &slot->a));
+    if (freeze_a && adapter->trainable)
+        TN_TRY(tn_lora_fa_declare(adapter, module, slot));
     TN_TRY(tn_adapter_declare(adapter, module, slot->embedding ? "lora_embedding_B" : "lora_B.weight", &slot->b));
     if (config->kasa || (tn_lora_init_reduces_base(config->init) && !slot->embedding)) {
         slot->a0 = matrix(rank, cols);
@@ -126,6 +129,11 @@ static bool lora_merge_adds_bias(const tn_slot *slot) {
 
 static tn_status lora_complete(const tn_network *model, tn_peft_config *config) {
     (void)model;
+    if (config->freeze_a && (config->use_dora || config->kasa || config->block_diagonal.blocks))
+        return tn_fail(TN_ERROR_UNSUPPORTED, "lora-fa trains B of plain LoRA; it does not go with %s",
+                       config->use_dora ? "use_dora"
+                       : config->kasa   ? "kasa_config"
+                                        : "use_bdlora");
     return tn_lora_init_check(config->init);
 }
 
@@ -182,4 +190,6 @@ const tn_peft_method tn_lora = {
     .merge = lora_merge,
     .widens_groups = true,
     .merge_adds_bias = lora_merge_adds_bias,
+    .start_training = tn_lora_fa_start_training,
+    .before_step = tn_lora_fa_before_step,
 };

@@ -6,11 +6,12 @@
 
 typedef struct tn_lora_slot {
     tn_slot slot;
-    tn_weight a, b, bias; /* linear: A [R, C], B [O, R], bias [O]; embedding: A [R, V], B [C, R]; conv2d: lora_conv.c */
-    tn_weight a0, b0;     /* scale0 B0 A0 was taken out of the base, frozen; tensor.data NULL when nothing was */
-    tn_weight magnitude;  /* DoRA's m [O]; conv2d [1, O, 1, 1] */
-    double *base_squares; /* [O] squared norms of the base's rows, for DoRA */
-    tn_weight diagonal;   /* KaSA's d [R] */
+    tn_weight a, b, bias;   /* linear: A [R, C], B [O, R], bias [O]; embedding: A [R, V], B [C, R]; conv2d: lora_conv.c */
+    tn_weight a0, b0;       /* scale0 B0 A0 was taken out of the base, frozen; tensor.data NULL when nothing was */
+    tn_weight magnitude;    /* DoRA's m [O]; conv2d [1, O, 1, 1] */
+    double *base_squares;   /* [O] squared norms of the base's rows, for DoRA */
+    tn_weight diagonal;     /* KaSA's d [R] */
+    tn_weight precondition; /* LoRA-FA's (A A^T)^-1 / s^2 [R, R]; data NULL where A is trained */
     int64_t a_blocks, b_blocks; /* of a block-diagonal factor; 0 or 1: a full one */
     bool has_bias, has_diagonal, has_magnitude, embedding;
     bool needs_invocation; /* acts only on rows that forward->invoked marks */
@@ -36,6 +37,9 @@ tn_status tn_lora_init_residual(tn_adapter *adapter, tn_lora_slot *slot, tn_modu
 
 /* True for initialisations that take B A out of the base. */
 bool tn_lora_init_reduces_base(const char *init);
+
+/* The initialisations, ended by one without a name. */
+extern const tn_peft_preset tn_lora_inits[];
 
 /* Checks the name of an initialisation; an unknown one lists those there are. */
 tn_status tn_lora_init_check(const char *init);
@@ -67,6 +71,11 @@ void tn_lora_conv_merge(const tn_lora_slot *slot, const tn_module *module, float
 
 /* KaSA: takes the R smallest singular components of the base's weight out of it, as a0 and b0. */
 tn_status tn_lora_truncate_base(tn_lora_slot *slot, const tn_module *module);
+
+/* LoRA-FA (lora_fa.c): declares what its update needs; the hooks of a training run. */
+tn_status tn_lora_fa_declare(tn_adapter *adapter, const tn_module *module, tn_lora_slot *slot);
+tn_status tn_lora_fa_start_training(tn_adapter *adapter, int64_t steps);
+void tn_lora_fa_before_step(tn_adapter *adapter);
 
 /* aLoRA: invoked[i] is true from the start of the last occurrence of the invocation tokens in ids[count] on. */
 void tn_lora_mark_invoked(const tn_peft_config *config, const int32_t *ids, int64_t count, bool *invoked);

@@ -93,6 +93,9 @@ tn_status tn_lora_conv_create(const tn_peft_config *config, tn_lora_slot *slot, 
                        "use_dora: '%s' is a convolution in %lld groups, whose update has no weight to "
                        "take the norm of; use plain LoRA there",
                        module->name, (long long)conv->groups);
+    if (config->freeze_a && conv->groups > 1)
+        return tn_fail(TN_ERROR_UNSUPPORTED, "lora-fa: '%s' is a convolution in %lld groups; use plain LoRA there",
+                       module->name, (long long)conv->groups);
     if (tn_lora_init_reduces_base(config->init) || strcmp(config->init, "orthogonal") == 0)
         return tn_fail(TN_ERROR_UNSUPPORTED, "init_lora_weights '%s' is for linear layers, but '%s' is a convolution",
                        config->init, module->name);

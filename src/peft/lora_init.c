@@ -12,7 +12,43 @@
 #include "peft/lora.h"
 #include "tensor/linalg.h"
 
-static const char *const names[] = {"kaiming", "gaussian", "pissa", "pissa_niter_K", "olora", "orthogonal", "random"};
+static void iterate_four_times(tn_peft_config *config) {
+    config->init = "pissa_niter_4";
+}
+
+const tn_peft_preset tn_lora_inits[] = {
+    {.name = "kaiming", .method = &tn_lora, .summary = "A uniform, B zero; the default", .formula = "B A = 0"},
+    {.name = "gaussian", .method = &tn_lora, .summary = "A normal with deviation 1/r, B zero", .formula = "B A = 0"},
+    {.name = "pissa",
+     .method = &tn_lora,
+     .summary = "the leading singular triplets of the weight; the base keeps the rest",
+     .formula = "s B A = U_r S_r V_r^T",
+     .paper = "arXiv:2404.02948"},
+    {.name = "pissa_niter_K",
+     .method = &tn_lora,
+     .summary = "PiSSA by K steps of randomised iteration, which is fast for large weights",
+     .formula = "s B A ~ U_r S_r V_r^T",
+     .paper = "arXiv:2404.02948",
+     .apply = iterate_four_times},
+    {.name = "olora",
+     .method = &tn_lora,
+     .summary = "the leading columns of a QR decomposition of the weight; the base keeps the rest",
+     .formula = "B A = Q_r R_r",
+     .paper = "arXiv:2406.01775"},
+    {.name = "orthogonal",
+     .method = &tn_lora,
+     .summary = "random A and B of orthogonal rows and columns, both at work from the first step",
+     .formula = "B A = 0"},
+    {0},
+};
+
+/* Also "random", which is in files only: PEFT's init_lora_weights false. */
+static bool is_init(const char *init) {
+    bool found = strcmp(init, "random") == 0;
+    for (const tn_peft_preset *one = tn_lora_inits; one->name && !found; one++)
+        found = !one->apply && strcmp(init, one->name) == 0;
+    return found;
+}
 
 static int pissa_iterations(const char *init) {
     const char *prefix = "pissa_niter_";
@@ -24,16 +60,11 @@ static int pissa_iterations(const char *init) {
 }
 
 tn_status tn_lora_init_check(const char *init) {
-    if (pissa_iterations(init) > 0)
+    if (pissa_iterations(init) > 0 || is_init(init))
         return TN_OK;
     tn_buf list = {0};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if (strcmp(init, names[i]) == 0 && i != 3) {
-            tn_buf_free(&list);
-            return TN_OK;
-        }
-        tn_buf_printf(&list, "%s%s", i ? ", " : "", names[i]);
-    }
+    for (const tn_peft_preset *one = tn_lora_inits; one->name; one++)
+        tn_buf_printf(&list, "%s%s", one == tn_lora_inits ? "" : ", ", one->name);
     tn_status status = tn_fail(TN_ERROR_UNSUPPORTED, "the LoRA initialisation '%s' is not supported; there are %s", init,
                                tn_buf_text(&list));
     tn_buf_free(&list);

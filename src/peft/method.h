@@ -62,12 +62,12 @@ struct tn_peft_method {
     /* weight [O, C] (embedding [V, C]) becomes the module's effective weight; bias [O] or NULL. All f32. */
     tn_status (*merge)(const tn_slot *slot, const tn_module *module, float *weight, float *bias);
 
-    /* The update of a grouped convolution reads all channels: merge gets and gives the ungrouped weight [O, C, kh, kw]. */
-    bool widens_groups;
-
     /* Undoes merge where subtracting does not. Each value is the merged one times a factor: reports of rounding count on it.
      * NULL: merge adds, or cannot be undone. */
     tn_status (*unmerge)(const tn_slot *slot, const tn_module *module, float *weight, float *bias);
+
+    /* The update of a grouped convolution reads all channels: merge gets and gives the ungrouped weight [O, C, kh, kw]. */
+    bool widens_groups;
 
     /* True when merging needs a bias even though the base has none. */
     bool (*merge_adds_bias)(const tn_slot *slot);
@@ -76,8 +76,15 @@ struct tn_peft_method {
     tn_status (*check_merge)(const tn_adapter *adapter);
     tn_status (*check_unmerge)(const tn_adapter *adapter);
 
-    /* Once a training step, before the update: adds the gradient of a term of the loss to the store, returns its value. */
+    /* Before a training run, whose number of steps is known: completes the configuration, computes constants from the
+     * starting values. A run that is resumed then reads its values and constants from the checkpoint. */
+    tn_status (*start_training)(tn_adapter *adapter, int64_t steps);
+
+    /* A term of the loss, once for all of a step's parts: returns its value and, where there are gradients, adds its own. */
     double (*penalty)(tn_adapter *adapter);
+
+    /* Before the update, when the norm of the gradients is known: changes the gradients. */
+    void (*before_step)(tn_adapter *adapter);
 
     /* After the update of `step` of `steps`. The gradients are still there, to be multiplied by grad_scale (clipping). */
     void (*after_step)(tn_adapter *adapter, int64_t step, int64_t steps, float grad_scale);
@@ -85,21 +92,26 @@ struct tn_peft_method {
     /* Replaces *out, the parameter itself, by what belongs in the file; `config` likewise, its lists being in `scratch`. */
     tn_status (*store_tensor)(const tn_adapter *adapter, const tn_param *param, tn_stored_tensor *out);
     tn_status (*store_config)(const tn_adapter *adapter, tn_peft_config *config, tn_arena *scratch);
+
+    /* Appends lines that tell people what training has made of the adapter; may be NULL. */
+    void (*report)(const tn_adapter *adapter, tn_buf *out);
 };
 
 /* A name for a method with some of its settings. */
 typedef struct tn_peft_preset {
     const char *name;
     const tn_peft_method *method;
+    const char *flags; /* of `tenon train`; NULL: by its name */
     const char *summary, *formula, *paper;
     void (*apply)(tn_peft_config *config);
+    bool training_only; /* changes how an adapter is trained and nothing in its file: also for one that was loaded */
 } tn_peft_preset;
 
 /* All methods, NULL-terminated. */
 extern const tn_peft_method *const tn_peft_methods[];
 
-/* All presets, ended by an entry without a name. */
-extern const tn_peft_preset tn_peft_presets[];
+/* All presets, and what other options make of a method, ended by an entry without a name. */
+extern const tn_peft_preset tn_peft_presets[], tn_peft_ways[];
 
 const tn_peft_method *tn_peft_method_by_type(const char *peft_type); /* NULL when unknown */
 

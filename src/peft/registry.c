@@ -5,11 +5,15 @@
 #include "peft/methods.h"
 
 const tn_peft_method *const tn_peft_methods[] = {
-    &tn_lora, &tn_loha, &tn_lokr, &tn_ia3, &tn_vera, NULL,
+    &tn_lora, &tn_adalora, &tn_ia3, &tn_loha, &tn_lokr, &tn_vera, NULL,
 };
 
 static void use_dora(tn_peft_config *config) {
     config->use_dora = true;
+}
+
+static void freeze_a(tn_peft_config *config) {
+    config->freeze_a = true;
 }
 
 const tn_peft_preset tn_peft_presets[] = {
@@ -19,6 +23,34 @@ const tn_peft_preset tn_peft_presets[] = {
      .formula = "y = m / |W + s B A| * (W + s B A) x",
      .paper = "arXiv:2402.09353",
      .apply = use_dora},
+    {.name = "lora-fa",
+     .method = &tn_lora,
+     .summary = "LoRA that trains B alone, along the gradient of the weight seen through the frozen A",
+     .formula = "y = W x + alpha/r B A x, A fixed",
+     .paper = "arXiv:2308.03303",
+     .apply = freeze_a,
+     .training_only = true},
+    {0},
+};
+
+static void scale_by_root(tn_peft_config *config) {
+    config->use_rslora = true;
+}
+
+const tn_peft_preset tn_peft_ways[] = {
+    {.name = "rslora",
+     .method = &tn_lora,
+     .flags = "--rslora",
+     .summary = "LoRA scaled so that high ranks learn as fast as low ones",
+     .formula = "y = W x + alpha/sqrt(r) B A x",
+     .paper = "arXiv:2312.03732",
+     .apply = scale_by_root},
+    {.name = "lora+",
+     .method = &tn_lora,
+     .flags = "--lora-plus-ratio 16",
+     .summary = "B learns at a multiple of A's rate",
+     .formula = "lr(B) = ratio lr(A)",
+     .paper = "arXiv:2402.12354"},
     {0},
 };
 

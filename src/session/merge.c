@@ -105,15 +105,6 @@ static tn_status check_can_unmerge(const tn_adapter *adapter) {
     return method->check_unmerge ? method->check_unmerge(adapter) : TN_OK;
 }
 
-static tn_status check_keeps_groups(const tn_model *model) {
-    for (int64_t i = 0; i < model->network->module_count; i++)
-        if (tn_adapter_widens(model->adapter, &model->network->modules[i]))
-            return tn_fail(TN_ERROR_MISMATCH,
-                           "nothing was merged into this model: its convolution '%s' is still in groups, and would not be",
-                           model->network->modules[i].name);
-    return TN_OK;
-}
-
 /* What scales the base's input leaves alone what another method adds; merged, it would scale both. */
 static tn_status check_inputs(const tn_adapter *adapter) {
     for (const tn_adapter *one = adapter; one; one = one->next)
@@ -123,6 +114,15 @@ static tn_status check_inputs(const tn_adapter *adapter) {
                 return tn_fail(TN_ERROR_UNSUPPORTED,
                                "%s cannot be merged together with adapters of other methods; merge one after the other",
                                one->method->name);
+    return TN_OK;
+}
+
+static tn_status check_keeps_groups(const tn_model *model) {
+    for (int64_t i = 0; i < model->network->module_count; i++)
+        if (tn_adapter_widens(model->adapter, &model->network->modules[i]))
+            return tn_fail(TN_ERROR_MISMATCH,
+                           "nothing was merged into this model: its convolution '%s' is still in groups, and would not be",
+                           model->network->modules[i].name);
     return TN_OK;
 }
 
@@ -154,12 +154,19 @@ static tn_status restored_values(merger *m, const output_tensor *t, const tn_ten
     return TN_OK;
 }
 
+/* Those in use are of one method, if that is one of these. */
+static bool has_own_way_back(const tn_adapter *adapter) {
+    while (adapter && adapter->weight == 0)
+        adapter = adapter->next;
+    return adapter && adapter->method && adapter->method->unmerge;
+}
+
 /* The new f32 values of a tensor of a module into m->weight or m->bias: merged, or w - (merged(w) - w). */
 static tn_status new_values(merger *m, const output_tensor *t, const float **values) {
     const tn_tensor *base = t->is_bias ? &t->module->bias.tensor : &tn_module_weight(t->module)->tensor;
     int64_t count = tn_tensor_count(base);
     bool has_bias;
-    if (m->direction < 0 && m->model->adapter->method->unmerge)
+    if (m->direction < 0 && has_own_way_back(m->model->adapter))
         return restored_values(m, t, base, values);
     m->largest_factor = 0;
     TN_TRY(tn_adapter_merged_weight(m->model->adapter, t->module, m->weight, m->bias, &has_bias));

@@ -184,16 +184,29 @@ void tn_free_text(char *text) {
     tn_free(text);
 }
 
-tn_status tn_model_load_named_adapter(tn_model *model, const char *dir, const char *name, bool trainable,
-                                      bool allow_partial) {
-    tn_adapter_load_options options = {.trainable = trainable, .allow_partial = allow_partial};
+static tn_status load_adapter(tn_model *model, const char *dir, const char *name, const tn_adapter_load_options *options) {
     tn_model_remove_adapter(model);
-    TN_TRY(tn_adapter_load_all(model->network, dir, name, &options, &model->adapter));
+    TN_TRY(tn_adapter_load_all(model->network, dir, name, options, &model->adapter));
     model->adapter_dir = tn_strdup(dir);
     if (model->adapter_dir)
         return TN_OK;
     tn_model_remove_adapter(model);
     return tn_fail_memory("the adapter");
+}
+
+tn_status tn_model_load_named_adapter(tn_model *model, const char *dir, const char *name, bool trainable,
+                                      bool allow_partial) {
+    tn_adapter_load_options options = {.trainable = trainable, .allow_partial = allow_partial};
+    return load_adapter(model, dir, name, &options);
+}
+
+tn_status tn_model_continue_adapter(tn_model *model, const char *dir, const char *method) {
+    const tn_peft_method *unused;
+    const tn_peft_preset *preset = NULL;
+    if (strcmp(method, "full") != 0)
+        TN_TRY(tn_peft_method_by_name(method, &unused, &preset));
+    tn_adapter_load_options options = {.trainable = true, .preset = preset && preset->training_only ? preset : NULL};
+    return load_adapter(model, dir, NULL, &options);
 }
 
 tn_status tn_model_load_adapter(tn_model *model, const char *dir, bool trainable, bool allow_partial) {

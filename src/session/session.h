@@ -3,8 +3,10 @@
 #define TN_SESSION_SESSION_H
 
 #include <tenon/adapters.h>
+#include <tenon/features.h>
 
 #include "data/batch.h"
+#include "data/features.h"
 #include "model/decoder.h"
 #include "model/sequential.h"
 #include "peft/adapter.h"
@@ -25,6 +27,18 @@ struct tn_model {
 
 /* Fails for models that are no language models; `what` needs one: "tenon generate". */
 tn_status tn_session_need_decoder(const tn_model *model, const char *what);
+
+/* The reverse. */
+tn_status tn_session_need_sequential(const tn_model *model, const char *what);
+
+/* Features for a sequential model, as tn_feature_set_load reads them; sets are checked against the model. */
+tn_status tn_session_read_features(const tn_model *model, const char *path, tn_features_part part,
+                                   const tn_feature_options *options, tn_features *out);
+tn_status tn_session_read_both_features(const tn_model *model, const char *path, const tn_feature_options *options,
+                                        tn_features *train, tn_features *test);
+
+/* Sizes, labels and targets are what the model takes; `where` begins errors. */
+tn_status tn_session_check_features(const tn_model *model, const tn_features *features, const char *where);
 
 /* Sequences that use different adapters: weights [sequences][adapters]. */
 typedef struct tn_row_mixes {

@@ -1,6 +1,7 @@
 /* Roles of weights by the names that Hugging Face's models use. */
 #include "session/weight_role.h"
 
+#include <stdio.h>
 #include <string.h>
 
 const char *tn_module_last_part(const char *module) {
@@ -34,9 +35,12 @@ static bool is_embedding(const char *module) {
 /* Plain networks list their layers; a grouped convolution's update is no single product. */
 static bool is_grouped(const cJSON *config, const char *module) {
     const cJSON *layers = tn_json_get(config, "layers"), *layer;
+    char number[24]; /* the name of a layer that has none */
+    int at = 0;
     cJSON_ArrayForEach(layer, layers) {
         const cJSON *name = tn_json_get(layer, "name"), *groups = tn_json_get(layer, "groups");
-        if (cJSON_IsString(name) && strcmp(name->valuestring, module) == 0)
+        snprintf(number, sizeof number, "%d", at++);
+        if (strcmp(cJSON_IsString(name) ? name->valuestring : number, module) == 0)
             return cJSON_IsNumber(groups) && groups->valuedouble > 1;
     }
     return false;

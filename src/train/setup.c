@@ -37,7 +37,7 @@ static tn_status check_number(const char *name, double value, double low, double
 }
 
 static tn_status check_options(const tn_train_options *o) {
-    if (!o->data)
+    if (!o->data && !o->train_set)
         return tn_fail(TN_ERROR_ARGUMENT, "no training data given");
     TN_TRY(check_number("batch_size", (double)o->batch_size, 1, 1e9));
     TN_TRY(check_number("accumulate", (double)o->accumulate, 1, 1e9));
@@ -62,7 +62,8 @@ static tn_status check_options(const tn_train_options *o) {
 }
 
 static bool is_lora_b(const char *name) {
-    return strstr(name, ".lora_B.") || strstr(name, ".lora_embedding_B");
+    const char *at = strstr(name, ".lora_B");
+    return (at && (at[7] == '.' || !at[7])) || strstr(name, ".lora_embedding_B");
 }
 
 /* Groups overrule LoRA+. */
@@ -177,20 +178,22 @@ tn_status tn_trainer_init(tn_trainer *t, tn_model *model, const tn_train_options
                           const tn_train_callbacks *callbacks) {
     static const tn_train_callbacks none;
     *t = (tn_trainer){.model = model, .options = options, .callbacks = callbacks ? callbacks : &none};
-    TN_TRY(tn_session_need_decoder(model, "training on text"));
     if (!model->adapter || !model->adapter->params.grads)
         return tn_fail(TN_ERROR_ARGUMENT, "the model has nothing to train: add an adapter first, or load one as trainable");
     if (model->adapter->next)
         return tn_fail(TN_ERROR_ARGUMENT, "%s holds several adapters; train one of them, such as the one in %s/%s",
                        model->adapter_dir, model->adapter_dir, model->adapter->next->name);
     TN_TRY(check_options(options));
-    t->source = &tn_text_source;
+    t->source = model->sequential ? &tn_feature_source : &tn_text_source;
     return tn_schedule_from_name(options->schedule, &t->schedule);
 }
 
 tn_status tn_trainer_load(tn_trainer *t) {
     const tn_train_options *options = t->options;
     TN_TRY(t->source->load(t));
+    const tn_peft_method *method = t->model->adapter->method;
+    if (method && method->start_training)
+        TN_TRY(method->start_training(t->model->adapter, t->steps));
     TN_TRY(apply_groups(t));
     TN_TRY(describe_settings(t));
     if (options->warmup >= t->steps && t->steps > 1 && t->callbacks->warning) {

@@ -48,6 +48,8 @@ static tn_status run_step(run *r, int64_t step, tn_train_step *out) {
         return tn_fail(TN_ERROR_NUMERIC,
                        "the gradient is not finite at step %lld; the last checkpoint is kept; try a lower learning rate",
                        (long long)step);
+    if (method && method->before_step)
+        method->before_step(adapter);
     tn_optimizer_step(&t->optimizer, step, out->lr, out->grad_norm, o->grad_clip);
     if (method && method->after_step)
         method->after_step(adapter, step, t->steps, tn_optimizer_grad_scale(out->grad_norm, o->grad_clip));
@@ -229,6 +231,15 @@ static tn_status copy_curve(const run *r, tn_train_result *result) {
     return TN_OK;
 }
 
+static tn_status note_method(const tn_adapter *adapter, tn_train_result *result) {
+    tn_buf notes = {0};
+    if (!adapter->method || !adapter->method->report)
+        return TN_OK;
+    adapter->method->report(adapter, &notes);
+    result->notes = tn_buf_take(&notes);
+    return result->notes ? TN_OK : tn_fail_memory("the result");
+}
+
 static tn_status finish(run *r, int64_t first_step, tn_train_result *result) {
     const tn_metrics *m = &r->metrics;
     double seconds = tn_seconds() - r->started;
@@ -245,6 +256,7 @@ static tn_status finish(run *r, int64_t first_step, tn_train_result *result) {
         .predicted_peak_bytes = r->plan.peak_bytes,
     };
     TN_TRY(copy_curve(r, result));
+    TN_TRY(note_method(r->t.model->adapter, result));
     TN_TRY(tn_metrics_report(m, r->t.options->out, &r->plan, result, r->t.model->network->dir));
     return tn_model_save_adapter(r->t.model, r->t.options->out);
 }
@@ -254,6 +266,7 @@ void tn_train_result_free(tn_train_result *result) {
     tn_free(result->curve_losses);
     tn_free(result->valid_steps);
     tn_free(result->valid_losses);
+    tn_free(result->notes);
     *result = (tn_train_result){0};
 }
 

@@ -40,7 +40,7 @@ typedef struct tn_source {
     tn_status (*describe)(tn_trainer *trainer, tn_train_plan *plan);
 } tn_source;
 
-extern const tn_source tn_text_source;
+extern const tn_source tn_text_source, tn_feature_source;
 
 /* Rows of text as token ids. */
 typedef struct tn_text_data {
@@ -52,13 +52,22 @@ typedef struct tn_text_data {
     int64_t part_tokens;      /* of a micro-batch that go through the model at once, unless a sequence is longer */
 } tn_text_data;
 
+/* Rows of numbers. */
+typedef struct tn_feature_data {
+    tn_features train, valid;
+    tn_epoch_order order, valid_order;
+    float *x, *targets, *losses; /* of the micro-batch at hand */
+    int32_t *labels, *predicted;
+} tn_feature_data;
+
 struct tn_trainer {
     tn_model *model;
     const tn_train_options *options;
     const tn_train_callbacks *callbacks; /* never NULL; its members may be */
     tn_schedule schedule;
     const tn_source *source;
-    tn_text_data text; /* of tn_text_source */
+    tn_text_data text;        /* of tn_text_source */
+    tn_feature_data features; /* of tn_feature_source */
     uint64_t data_hash;
     bool has_valid;
     int64_t steps, per_epoch; /* optimiser steps of the run, micro-batches of an epoch */

@@ -279,6 +279,42 @@ static void the_config_of_a_run_gives_the_same_bytes_again(void **state) {
 }
 
 /* A profile adds up, and changes nothing that is written. */
+/* What only one method has to set is in the run's configuration like the rest, expressions with commas too. */
+static void settings_of_methods_are_part_of_the_run(void **state) {
+#define RUN "train --model base --data data.jsonl --threads 1 --lr 0.01 --batch-size 4 --steps 4 "
+    static const struct {
+        const char *flags, *printed;
+    } runs[] = {
+        {"--method vera --rank 8 --no-save-projection --projection-prng-key 7 --d-initial -0.5 --dropout 0.1 --bias "
+         "vera_only",
+         "\"projection_prng_key\": 7"},
+        {"--method ia3 --target-modules 'k_proj,up_proj,down_proj' --feedforward-modules '.*[.](down|u{1,2}p)_proj'",
+         "\"feedforward_modules\": \".*[.](down|u{1,2}p)_proj\""},
+        {"--method ia3 --target-modules k_proj,up_proj,down_proj --feedforward-modules up_proj,down_proj "
+         "--no-init-ia3-weights",
+         "\"init_ia3_weights\": false"},
+    };
+    char line[512];
+    (void)state;
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        snprintf(line, sizeof line, RUN "%s --out settings-1", runs[i].flags);
+        tenon_well(line);
+        tn_buf config = tiny_read(tiny_path("settings-1/adapter_config.json"));
+        if (!strstr(tn_buf_text(&config), runs[i].printed))
+            fail_msg("'%s' is not in %s", runs[i].printed, tn_buf_text(&config));
+        tn_buf_free(&config);
+        tenon_well("train --config settings-1/config.yaml --out settings-2");
+        tiny_assert_same_file("settings-1", "settings-2", "adapter_model.safetensors");
+        tiny_assert_same_file("settings-1", "settings-2", "adapter_config.json");
+        assert_int_equal(tn_path_remove_tree(tiny_path("settings-1")), TN_OK);
+        assert_int_equal(tn_path_remove_tree(tiny_path("settings-2")), TN_OK);
+    }
+    tenon_badly(RUN "--method vera --feedforward-modules q_proj --out never", "vera has no option 'feedforward-modules'");
+    tenon_badly(RUN "--method ia3 --rank 4 --out never", "ia3 makes no use of rank");
+    tenon_badly(RUN "--method ia3 --target-modules q_proj --feedforward-modules up_proj --out never",
+                "'up_proj' is not one of the target modules");
+}
+
 static void profile_says_where_the_time_went(void **state) {
     (void)state;
     tenon_well(COMMON "--steps 4 --checkpointing on --out unprofiled");
@@ -388,6 +424,7 @@ int main(void) {
         cmocka_unit_test(a_full_disk_costs_neither_checkpoint_nor_adapter),
         cmocka_unit_test(predicted_memory_is_what_training_takes),
         cmocka_unit_test(the_config_of_a_run_gives_the_same_bytes_again),
+        cmocka_unit_test(settings_of_methods_are_part_of_the_run),
         cmocka_unit_test(profile_says_where_the_time_went),
         cmocka_unit_test(flags_win_over_the_run_file),
         cmocka_unit_test(wrong_options_and_keys_name_the_nearest),

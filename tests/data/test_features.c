@@ -187,7 +187,7 @@ static void csv_with_fractions_to_predict_is_regression(void **state) {
     assert_null(f.labels);
     assert_memory_equal(f.targets, ((float[]){0.5f, -3}), 2 * sizeof(float));
     tn_features_free(&f);
-    f = read_csv("7,1\n9,2\n", &(tn_features_options){.task = TN_TASK_REGRESSION, .target = "1"});
+    f = read_csv("7,1\n9,2\n", &(tn_features_options){.task = TN_FEATURES_TARGETS, .target = "1"});
     assert_memory_equal(f.targets, ((float[]){7, 9}), 2 * sizeof(float));
     assert_memory_equal(f.x, ((float[]){1, 2}), 2 * sizeof(float));
     tn_features_free(&f);
@@ -230,9 +230,9 @@ static void broken_csv_files_name_line_and_column(void **state) {
     refuses_csv(TN_ERROR_FORMAT, "line 2 column 3: '-1' is no class", "1,2,0\n3,3,-1\n", &plain);
     refuses_csv(TN_ERROR_FORMAT, "line 2 column 3: 'x' is no number as others", "1,2,0.5\n3,3,x\n", &plain);
     refuses_csv(TN_ERROR_FORMAT, "line 2 column 3: '0.5' is no class", "1,2,1\n3,3,0.5\n",
-                &(tn_features_options){.task = TN_TASK_CLASSIFICATION});
+                &(tn_features_options){.task = TN_FEATURES_CLASSES});
     refuses_csv(TN_ERROR_FORMAT, "line 2 column 3: 'x' is not a finite number", "1,2,1\n3,3,x\n",
-                &(tn_features_options){.task = TN_TASK_REGRESSION});
+                &(tn_features_options){.task = TN_FEATURES_TARGETS});
     refuses_csv(TN_ERROR_FORMAT, "line 2 column 3: '2' is out of range", "1,2,1\n3,3,2\n",
                 &(tn_features_options){.classes = 2});
     refuses_csv(TN_ERROR_FORMAT, "would make 250001 classes; say how many", "1,2,1\n3,3,250000\n", &plain);
@@ -254,7 +254,7 @@ static void safetensors_hold_classes_as_integers_and_targets_as_floats(void **st
     assert_memory_equal(f.x, six, sizeof six);
     assert_memory_equal(f.labels, ((int32_t[]){3, 0}), 2 * sizeof(int32_t));
     tn_features_free(&f);
-    assert_ok(tn_features_read(temporary("c.safetensors"), &(tn_features_options){.task = TN_TASK_REGRESSION}, &f));
+    assert_ok(tn_features_read(temporary("c.safetensors"), &(tn_features_options){.task = TN_FEATURES_TARGETS}, &f));
     assert_memory_equal(f.targets, ((float[]){3, 0}), 2 * sizeof(float));
     tn_features_free(&f);
 
@@ -301,7 +301,7 @@ static void broken_safetensors_name_the_tensor(void **state) {
                     &(tn_features_options){.classes = 1});
     refuses_tensors(TN_ERROR_FORMAT, "class labels must be one per sample", x, wide, &plain);
     refuses_tensors(TN_ERROR_FORMAT, "targets: F32 numbers; classes must be integers", x, floats,
-                    &(tn_features_options){.task = TN_TASK_CLASSIFICATION});
+                    &(tn_features_options){.task = TN_FEATURES_CLASSES});
     refuses_tensors(TN_ERROR_FORMAT, "targets: shape []", x, scalar, &plain);
     refuses_tensors(TN_ERROR_FORMAT, "targets: value 0 of sample 1", x, infinite, &plain);
     refuses_tensors(TN_ERROR_FORMAT, "x: value 1 of sample 1 (both from 0) is not a finite number", nan, labels, &plain);

@@ -47,8 +47,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const char *const names[] = {"setosa", "1"};
     const tn_features_options options[] = {
         {0},
-        {.task = TN_TASK_CLASSIFICATION, .header = TN_HEADER_ABSENT, .target = "1"},
-        {.task = TN_TASK_REGRESSION, .header = TN_HEADER_PRESENT, .separator = ';', .quarter_turns = 1},
+        {.task = TN_FEATURES_CLASSES, .header = TN_HEADER_ABSENT, .target = "1"},
+        {.task = TN_FEATURES_TARGETS, .header = TN_HEADER_PRESENT, .separator = ';', .quarter_turns = 1},
         {.classes = 2, .class_names = names},
         {.keep_classes = kept, .keep_count = 2, .remap = true, .invert = true},
     };

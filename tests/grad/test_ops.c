@@ -22,6 +22,11 @@ static tn_var *run_transposed_linear(const operands *in) {
     weight.transposed = true;
     return tn_op_linear(in->tape, in->values[0], &weight, in->weights[2]);
 }
+static tn_var *run_add_linear(const operands *in) {
+    tn_var *y = copied(in->tape, in->values[0]);
+    tn_op_add_linear(in->tape, y, in->values[1], in->weights[2], -0.75f);
+    return y;
+}
 static tn_var *run_low_rank(const operands *in) {
     tn_var *y = copied(in->tape, in->values[0]);
     tn_op_low_rank(in->tape, y, in->values[1], in->weights[2], in->weights[3], NULL, 1.5f);
@@ -196,6 +201,7 @@ static const op_case op_cases[] = {
     {"linear", run_linear, 2, {{T, C, false}, {O, C, true}}},
     {"linear with bias", run_linear_with_bias, 3, {{T, C, false}, {O, C, true}, {1, O, true}}},
     {"transposed linear", run_transposed_linear, 3, {{T, C, false}, {C, O, true}, {1, O, true}}},
+    {"add linear", run_add_linear, 3, {{T, O, false}, {T, C, false}, {O, C, true}}},
     {"low rank", run_low_rank, 4, {{T, O, false}, {T, C, false}, {R, C, true}, {O, R, true}}},
     {"low rank with bias",
      run_low_rank_with_bias,

@@ -198,6 +198,37 @@ static void gradients_are_central_differences(void **state) {
     }
 }
 
+/* LoRA-FA's step P of B's gradient D solves s^2 P A A^T = D, A being flattened. */
+static void frozen_a_preconditions_by_all_of_its_kernel(void **state) {
+    tn_adapter_options options = options_for("lora-fa", "middle");
+    char *text = net_with("\"out_channels\": 6, \"kernel_size\": [2, 3]", true);
+    tn_model *model = create_model(text, 2);
+    float before[6 * 4];
+    (void)state;
+    assert_ok(tn_model_add_adapter(model, &options, 1));
+    tn_adapter *adapter = model->adapter;
+    const tn_lora_slot *slot = (const tn_lora_slot *)adapter->slots[0].slot;
+    int64_t rank = 4, in = 8 * 2 * 3;
+    const float *a = slot->a.tensor.data;
+    assert_int_equal(tn_tensor_count(&slot->a.tensor), rank * in);
+    assert_ok(adapter->method->start_training(adapter, 1));
+    loss_of(model);
+    memcpy(before, slot->b.grad, sizeof before);
+    adapter->method->before_step(adapter);
+    double scale = (double)slot->scale * slot->scale, largest = 0;
+    for (int64_t o = 0; o < 6; o++)
+        for (int64_t r = 0; r < rank; r++) {
+            double sum = 0;
+            for (int64_t q = 0; q < rank; q++)
+                for (int64_t c = 0; c < in; c++)
+                    sum += scale * slot->b.grad[o * rank + q] * a[q * in + c] * a[r * in + c];
+            largest = fmax(largest, fabs(sum - before[o * rank + r]) / (1 + fabs(before[o * rank + r])));
+        }
+    assert_true(largest < 1e-4);
+    tn_model_free(model);
+    free(text);
+}
+
 /* What PEFT's file holds: the shapes, and nothing lost on the way there and back. */
 static void files_keep_every_tensor(void **state) {
     static const struct {
@@ -244,6 +275,7 @@ static void what_does_not_fit_is_refused(void **state) {
         {"lora", "middle", "kaiming", 9, "whose weight is 8 x 72; choose 1 to 8"},
         {"lora", "first", "kaiming", 4, "whose weight is 8 x 3; choose 1 to 3"},
         {"dora", "middle", "kaiming", 4, "use_dora: 'middle' is a convolution in 2 groups"},
+        {"lora-fa", "middle", "kaiming", 4, "lora-fa: 'middle' is a convolution in 2 groups"},
         {"lora", "first", "pissa", 2, "is for linear layers, but 'first' is a convolution"},
         {"lora", "first", "olora", 2, "is for linear layers, but 'first' is a convolution"},
         {"lora", "first", "orthogonal", 2, "is for linear layers, but 'first' is a convolution"},
@@ -316,9 +348,9 @@ static void all_linear_means_all_but_the_head(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(merged_and_unmerged_agree),         cmocka_unit_test(stacked_and_weighted_adapters_merge),
-        cmocka_unit_test(gradients_are_central_differences), cmocka_unit_test(files_keep_every_tensor),
-        cmocka_unit_test(what_does_not_fit_is_refused),      cmocka_unit_test(grouped_convolutions_stay_merged),
-        cmocka_unit_test(all_linear_means_all_but_the_head),
+        cmocka_unit_test(gradients_are_central_differences), cmocka_unit_test(frozen_a_preconditions_by_all_of_its_kernel),
+        cmocka_unit_test(files_keep_every_tensor),           cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(grouped_convolutions_stay_merged),  cmocka_unit_test(all_linear_means_all_but_the_head),
     };
     return cmocka_run_group_tests_name("lora_conv", tests, NULL, remove_temporary);
 }

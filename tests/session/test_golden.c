@@ -70,6 +70,7 @@ static const char *const cases[] = {
     "lora_trainable_tokens_tied",
     "mlp_dora_small",
     "mlp_lora_small",
+    "train_adalora",
     "train_dora",
     "train_lora_bias_embed",
     "train_lora_constant",
@@ -486,6 +487,7 @@ static void every_folder_is_a_case(void **state) {
 static void nothing_leaks(void **state) {
     static const char *const some[] = {"base_llama_bf16",
                                        "base_llama_f16_sharded",
+                                       "conv2d_loha_effective",
                                        "conv2d_lora_groups",
                                        "ia3_bias",
                                        "vera_basic",

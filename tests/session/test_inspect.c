@@ -136,6 +136,7 @@ static void every_method_of_the_golden_data_is_named(void **state) {
         {"golden/loha_basic/adapter", "LOHA", 4, false, "'LOHA'"},
         {"golden/lokr_basic/adapter", "LOKR", 4, false, "'LOKR'"},
         {"golden/vera_basic/adapter", "VERA", 6, true, NULL},
+        {"golden/ia3_basic/adapter", "IA3", 6, true, NULL},
         {"golden/c3a_basic/adapter", "C3A", 4, false, "'C3A'"},
         {"golden/prompt_tuning/adapter", "PROMPT_TUNING", 0, false, "'PROMPT_TUNING'"},
         {"golden/trainable_tokens_basic/adapter", "TRAINABLE_TOKENS", 1, false, "'TRAINABLE_TOKENS'"},

@@ -293,12 +293,10 @@ static void gradients_are_of_weights_alone(void **state) {
 static void what_needs_words_is_refused(void **state) {
     const char *words = "is a sequential model; ";
     tn_model *model = create_model(MLP("classification"), 1);
-    const tn_train_options train = {.data = temporary("none"), .out = temporary("none")};
     const tn_bench_options bench = {.batch_size = 1, .length = 8, .rounds = 1};
     tn_bench_result measured = {0};
     tn_generate_result text;
     tn_evaluation evaluation;
-    tn_train_plan plan;
     tn_prompt prompt = {.ids = (const int32_t[]){1}, .count = 1};
     int32_t *ids;
     size_t count;
@@ -309,8 +307,6 @@ static void what_needs_words_is_refused(void **state) {
     assert_fails(tn_chat_prompt(model, "[]", true, &ids, &count), TN_ERROR_UNSUPPORTED, words);
     assert_fails(tn_model_encode(model, "a", 1, false, &ids, &count), TN_ERROR_UNSUPPORTED, words);
     assert_fails(tn_evaluate(model, "none.jsonl", NULL, &evaluation), TN_ERROR_UNSUPPORTED, words);
-    assert_fails(tn_train(model, &train, NULL, NULL), TN_ERROR_UNSUPPORTED, words);
-    assert_fails(tn_plan(model, &train, &plan), TN_ERROR_UNSUPPORTED, words);
     assert_fails(tn_bench(model, &bench, &measured), TN_ERROR_UNSUPPORTED, words);
     tn_model_free(model);
 }

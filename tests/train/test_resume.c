@@ -157,6 +157,26 @@ static void stopping_changes_no_byte_with_groups(void **state) {
     check_resuming(run, "adapter_model.safetensors", stops, STOPS);
 }
 
+/* Before ranks are chosen, between two choices, and after the last. */
+static void stopping_changes_no_byte_of_adalora(void **state) {
+    (void)state;
+    static const tn_method_setting schedule[] = {{"target_r", "2"}, {"tinit", "2"}, {"tfinal", "3"}, {"delta-t", "2"}};
+    tiny_run run = tiny_start("");
+    run.adapter.method = "adalora";
+    run.adapter.settings = schedule;
+    run.adapter.setting_count = 4;
+    run.adapter.dropout = 0.2;
+    check_resuming(run, "adapter_model.safetensors", stops, STOPS);
+    check_resuming(run, "adapter_config.json", stops, STOPS);
+}
+
+static void stopping_changes_no_byte_of_lora_fa(void **state) {
+    (void)state;
+    tiny_run run = tiny_start("");
+    run.adapter.method = "lora-fa";
+    check_resuming(run, "adapter_model.safetensors", stops, STOPS);
+}
+
 /* --- refusals --- */
 
 static void changed_settings_are_refused_by_name(void **state) {
@@ -434,6 +454,8 @@ int main(void) {
         cmocka_unit_test(stopping_changes_no_byte_of_full_training),
         cmocka_unit_test(stopping_changes_no_byte_with_vera_and_ia3),
         cmocka_unit_test(stopping_changes_no_byte_with_groups),
+        cmocka_unit_test(stopping_changes_no_byte_of_adalora),
+        cmocka_unit_test(stopping_changes_no_byte_of_lora_fa),
         cmocka_unit_test(changed_settings_are_refused_by_name),
         cmocka_unit_test(changed_data_are_refused),
         cmocka_unit_test(changes_that_are_wanted_go_on),

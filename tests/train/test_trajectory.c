@@ -195,6 +195,10 @@ static void ia3(void **state) {
     (void)state;
     follow("train_ia3", NULL, 0, 1);
 }
+static void adalora_with_its_budget(void **state) {
+    (void)state;
+    follow("train_adalora", NULL, 0, 1);
+}
 
 static int remove_folder(void **state) {
     (void)state;
@@ -215,6 +219,7 @@ int main(void) {
         cmocka_unit_test(lokr),
         cmocka_unit_test(vera),
         cmocka_unit_test(ia3),
+        cmocka_unit_test(adalora_with_its_budget),
     };
     return cmocka_run_group_tests(tests, NULL, remove_folder);
 }

@@ -145,6 +145,7 @@ void tiny_train_well(tiny_run *run) {
         fail_msg("%s", tn_error_message());
     tn_train_result kept = run->result;
     tn_train_result_free(&run->result);
+    kept.notes = NULL;
     kept.curve_steps = kept.curve_losses = kept.valid_steps = kept.valid_losses = NULL;
     run->result = kept;
 }
