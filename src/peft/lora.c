@@ -62,7 +62,7 @@ static tn_status lora_create(tn_adapter *adapter, tn_slot *base, tn_module *modu
     if (module->kind == TN_MODULE_CONV2D)
         TN_TRY(tn_lora_conv_create(config, slot, module, rank));
     const char *a_name = slot->embedding ? "lora_embedding_A" : "lora_A.weight";
-    bool freeze_a = config->freeze_a && !slot->embedding; /* an embedding's A starts at zero */
+    bool freeze_a = config->freeze_a && module->kind == TN_MODULE_LINEAR; /* an embedding's A starts at zero */
     TN_TRY(freeze_a ? tn_adapter_declare_constant(adapter, module, a_name, true, &slot->a)
                     : tn_adapter_declare(adapter, module, a_name, &slot->a));
     if (freeze_a && adapter->trainable)

@@ -40,8 +40,7 @@ static tn_status run_step(run *r, int64_t step, tn_train_step *out) {
     const tn_peft_method *method = adapter->method;
     out->loss = loss_sum / (double)terms;
     double update = tn_seconds();
-    if (method && method->penalty)
-        out->loss += method->penalty(adapter);
+    out->loss += tn_adapter_penalty(adapter);
     out->grad_norm = tn_optimizer_grad_norm(&t->optimizer);
     out->lr = o->lr * tn_schedule_factor(t->schedule, step - 1, t->steps, o->warmup);
     if (!isfinite(out->grad_norm))
