@@ -1,5 +1,6 @@
 /* IA3 (Liu et al. 2022, arXiv 2205.05638): y = l * (W x + b) by elements, l [O, 1]; for feed-forward modules y = W (l * x) +
  * b, l [1, C]. l starts as ones. */
+#include <math.h>
 #include <string.h>
 
 #include "base/rng.h"
@@ -214,7 +215,8 @@ static tn_status ia3_merge(const tn_slot *base, const tn_module *module, float *
     return TN_OK;
 }
 
-static tn_status ia3_unmerge(const tn_slot *base, const tn_module *module, float *weight, float *bias) {
+static tn_status ia3_unmerge(const tn_slot *base, const tn_module *module, float *weight, float *bias, double *factor) {
+    (void)factor;
     const ia3_slot *slot = (const ia3_slot *)base;
     const float *l = slot->l.tensor.data;
     int64_t out = outputs_of(module), in = inputs_of(module);

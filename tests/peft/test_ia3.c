@@ -230,22 +230,6 @@ static void merging_with_other_methods_is_refused(void **state) {
     tn_model_free(model);
 }
 
-static double farthest(const tn_model *a, const tn_model *b) {
-    static float x[37 * 40], y[37 * 40];
-    double most = 0;
-    for (int64_t i = 0; i < a->network->module_count; i++) {
-        const tn_module *p = &a->network->modules[i], *q = &b->network->modules[i];
-        const tn_tensor *pairs[2][2] = {{&p->weight.tensor, &q->weight.tensor}, {&p->bias.tensor, &q->bias.tensor}};
-        for (int k = 0; k < 1 + p->has_bias; k++) {
-            int64_t count = tn_tensor_count(pairs[k][0]);
-            tn_convert_to_f32(x, pairs[k][0]->data, pairs[k][0]->dtype, count);
-            tn_convert_to_f32(y, pairs[k][1]->data, pairs[k][1]->dtype, count);
-            most = fmax(most, largest_difference(x, y, count));
-        }
-    }
-    return most;
-}
-
 static void dividing_restores_the_base_within_what_it_reports(void **state) {
     static const struct {
         const char *dtype;
@@ -261,13 +245,13 @@ static void dividing_restores_the_base_within_what_it_reports(void **state) {
         assert_ok(tn_model_merge(model, temporary("merged"), "keep", NULL));
         tn_model_remove_adapter(model);
         assert_ok(tn_model_load(temporary("merged"), &merged));
-        assert_true(farthest(model, merged) > 0.05);
+        assert_true(largest_weight_difference(model, merged) > 0.05);
         assert_ok(tn_model_load_adapter(merged, temporary("factors"), false, false));
         assert_ok(tn_model_unmerge(merged, temporary("back"), "keep", &report));
         assert_int_equal(report.modules, 14);
         assert_true(report.largest_rounding < cases[i].bound);
         assert_ok(tn_model_load(temporary("back"), &restored));
-        assert_true(farthest(model, restored) <= report.largest_rounding);
+        assert_true(largest_weight_difference(model, restored) <= report.largest_rounding);
         tn_model_free(restored);
         tn_model_free(merged);
         tn_model_free(model);
