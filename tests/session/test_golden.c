@@ -21,6 +21,7 @@ static const char *const cases[] = {
     "base_qwen2_window",
     "base_qwen3",
     "conv2d_dora",
+    "conv2d_ia3",
     "conv2d_lora",
     "conv2d_lora_1x1",
     "conv2d_lora_groups",
