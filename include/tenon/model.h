@@ -37,11 +37,13 @@ TN_API tn_status tn_model_create(const char *config_path, uint64_t seed, tn_mode
 TN_API void tn_model_free(tn_model *model);
 
 typedef struct tn_model_info {
-    const char *family; /* "llama", ...; owned by the model */
-    const char *dtype;  /* of the embedding: "F32", "BF16", "F16" */
-    int64_t parameters; /* distinct base weights */
-    int64_t bytes;      /* of the base as stored */
-    int64_t layers, hidden_size, heads, kv_heads, vocab_size, max_positions;
+    const char *family;                                                      /* "llama", ...; owned by the model */
+    const char *dtype;                                                       /* of the embedding: "F32", "BF16", "F16" */
+    int64_t parameters;                                                      /* distinct base weights */
+    int64_t bytes;                                                           /* of the base as stored */
+    int64_t layers, hidden_size, heads, kv_heads, vocab_size, max_positions; /* of a language model, else 0 */
+    int64_t inputs, outputs;  /* numbers per sample of a sequential model, else 0 */
+    bool regression;          /* a sequential model predicts numbers, not classes */
     int64_t unused_tensors;   /* of the checkpoint, that this family does not use */
     const char *first_unused; /* name of one, or NULL */
     bool has_tokenizer, has_chat_template;

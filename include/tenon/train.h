@@ -106,6 +106,7 @@ typedef struct tn_train_result {
     double loss;                        /* of the last step */
     double valid_loss, best_valid_loss; /* NaN without validation data */
     int64_t best_valid_step;
+    double valid_accuracy;             /* of a classification by a sequential model, else NaN */
     double seconds, tokens_per_second; /* of this call */
     int64_t peak_bytes, predicted_peak_bytes;
     int64_t curve_points; /* the loss curve; arrays freed by tn_train_result_free */

@@ -101,7 +101,7 @@ static tn_status write_loss(tn_safetensors_writer *writer, tn_model *model, inpu
     TN_TRY(tn_tape_status(tape));
     for (int64_t i = 0; i < in->count; i++)
         sum += losses[i];
-    loss = (float)(sum / (double)in->count);
+    loss = (float)(sum / (double)in->count + tn_adapter_penalty(model->adapter));
     TN_TRY(tn_safetensors_writer_data(writer, &loss, sizeof loss));
     return with_grad ? tn_forward_write_gradients(writer, model->adapter) : TN_OK;
 }

@@ -188,11 +188,7 @@ static tn_status write_loss_and_grads(tn_safetensors_writer *writer, tn_model *m
         sum += losses[i];
     tn_free(losses);
     TN_TRY(status);
-    sum = in->labelled ? sum / (double)in->labelled : 0;
-    for (tn_adapter *adapter = model->adapter; adapter; adapter = adapter->next)
-        if (adapter->method && adapter->method->penalty)
-            sum += adapter->method->penalty(adapter);
-    loss = (float)sum;
+    loss = (float)((in->labelled ? sum / (double)in->labelled : 0) + tn_adapter_penalty(model->adapter));
     TN_TRY(tn_safetensors_writer_data(writer, &loss, sizeof loss));
     return with_grad ? tn_forward_write_gradients(writer, model->adapter) : TN_OK;
 }

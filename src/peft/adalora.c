@@ -10,11 +10,11 @@
 #include "peft/methods.h"
 
 static int64_t outputs_of(const tn_module *module) {
-    return tn_module_weight(module)->tensor.shape[0];
+    return tn_weight_out(tn_module_weight(module));
 }
 
 static int64_t inputs_of(const tn_module *module) {
-    return tn_module_weight(module)->tensor.shape[1];
+    return tn_weight_in(tn_module_weight(module));
 }
 
 static tn_var *adalora_linear(const tn_forward *forward, const tn_slot *base, const tn_module *module, tn_var *x,

@@ -533,6 +533,14 @@ static bool follows_embedding(const tn_adapter *adapter, const tn_module *module
     return module->tied != NULL;
 }
 
+double tn_adapter_penalty(tn_adapter *adapter) {
+    double sum = 0;
+    for (; adapter; adapter = adapter->next)
+        if (adapter->method && adapter->method->penalty)
+            sum += adapter->method->penalty(adapter);
+    return sum;
+}
+
 tn_status tn_adapter_summarise(const tn_adapter *adapter, tn_adapter_summary *out) {
     double change = 0, base = 0;
     *out = (tn_adapter_summary){0};

@@ -100,6 +100,9 @@ typedef struct tn_adapter_load_report {
     int64_t tensors, missing, unexpected;
 } tn_adapter_load_report;
 
+/* The terms that methods add to the loss; their gradients are added to those there are. 0 without an adapter. */
+double tn_adapter_penalty(tn_adapter *adapter);
+
 /* Reads a PEFT folder. Every tensor of the file must find its place and every place its tensor, of the right shape, without
  * NaN; errors name the first that do not and the nearest names. */
 tn_status tn_adapter_load(tn_network *model, const char *dir, const tn_adapter_load_options *options,

@@ -73,6 +73,8 @@ static tn_status outline(const entry *e, tn_network *layer, int64_t rank, tn_ada
     tn_peft_config config;
     *out = NULL;
     tn_status status = tn_peft_config_init(&config, e->method);
+    if (status == TN_OK)
+        status = tn_peft_config_set_targets(&config, "layer");
     if (status != TN_OK) {
         tn_peft_config_free(&config);
         return status;
@@ -83,11 +85,6 @@ static tn_status outline(const entry *e, tn_network *layer, int64_t rank, tn_ada
         config.init = e->variant->name;
     if (rank && e->method->rank_key)
         config.rank = rank;
-    status = tn_peft_config_set_targets(&config, "layer");
-    if (status != TN_OK) {
-        tn_peft_config_free(&config);
-        return status;
-    }
     return tn_adapter_outline(layer, e->method, &config, false, out);
 }
 

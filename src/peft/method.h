@@ -23,6 +23,7 @@ struct tn_peft_method {
     double rank, alpha;                             /* PEFT's defaults */
     double new_alpha;                               /* of a new adapter when none is given; 0: alpha */
     bool any_rank;                                  /* a rank above the weight's sizes makes sense */
+    bool no_fan_in_fan_out;                         /* PEFT's configuration of the method has no such key */
     const char *bias_name;                          /* of the mode that trains biases of adapted layers: "lora_only" */
     const tn_option *options; /* what else there is to set, named as on the command line: "d-initial" is the file's
                                  d_initial; NULL: nothing */

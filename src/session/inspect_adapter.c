@@ -208,7 +208,7 @@ static tn_status inspect_peft(cJSON *out, const char *dir, const char *path, con
     cJSON_AddStringToObject(out, "peft_type", peft_type);
     COPY(out, "base_model", config, "base_model_name_or_path");
     COPY(out, "task_type", config, "task_type");
-    COPY(out, "r", config, "r", "init_r", "rank");
+    COPY(out, "r", config, "init_r", "r", "rank"); /* AdaLoRA makes no use of r */
     COPY(out, "alpha", config, "lora_alpha", "alpha");
     COPY(out, "dropout", config, "lora_dropout", "module_dropout", "vera_dropout", "dropout");
     COPY(out, "target_modules", config, "target_modules");

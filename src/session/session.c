@@ -139,6 +139,11 @@ void tn_model_describe(const tn_model *model, tn_model_info *out) {
         out->kv_heads = c->kv_heads;
         out->max_positions = c->max_positions;
     }
+    if (model->sequential) {
+        out->inputs = model->sequential->config.inputs;
+        out->outputs = model->sequential->config.outputs;
+        out->regression = model->sequential->config.regression;
+    }
 }
 
 static tn_status need_tokenizer(const tn_model *model) {

@@ -64,6 +64,27 @@ static void overview_lists_commands_but_no_hidden_one(void **state) {
     }
 }
 
+static void methods_are_listed_with_their_numbers(void **state) {
+    (void)state;
+    assert_int_equal(run("$TENON_PROGRAM methods"), 0);
+    PRINTED("one linear layer of 4096 x 4096");
+    PRINTED("  lora                  65,536   0.391 %  yes    yes      arXiv:2106.09685");
+    PRINTED("  dora                  69,632   0.415 %  yes    no ");
+    PRINTED("  adalora               98,316");
+    PRINTED("  full              16,777,216     100 %");
+    assert_int_equal(run("$TENON_PROGRAM methods adalora --rows 64 --cols 32 --rank 4"), 0);
+    PRINTED("64 x 32, rank 4: 388 trained, 18.9 % of the layer\n");
+    PRINTED("--delta-t            steps between two choices of ranks (at least 1; default 1; key deltaT)\n");
+    assert_int_equal(run("$TENON_PROGRAM methods lora-fa --json"), 0);
+    PRINTED("\"trained\": 32768,\n    \"frozen\": 32768,");
+    assert_int_equal(run("$TENON_PROGRAM methods --rows 4 --json"), 0);
+    PRINTED("\"trained\": null");
+    assert_int_equal(run("$TENON_PROGRAM methods lora --rows 4"), 1);
+    PRINTED("tenon: rank 8 does not fit layer, whose weight is 4 x 4096; choose 1 to 4\n");
+    assert_int_equal(run("$TENON_PROGRAM methods lorra"), 1);
+    PRINTED("there is no method 'lorra' (did you mean 'lora'?)");
+}
+
 static void wrong_usage_ends_with_2_and_a_hint(void **state) {
     (void)state;
     static const struct {
@@ -291,6 +312,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(version_prints_one_line),
         cmocka_unit_test(overview_lists_commands_but_no_hidden_one),
+        cmocka_unit_test(methods_are_listed_with_their_numbers),
         cmocka_unit_test(wrong_usage_ends_with_2_and_a_hint),
         cmocka_unit_test(failure_ends_with_1),
         cmocka_unit_test(full_disk_under_the_output_is_a_failure),

@@ -332,6 +332,15 @@ static void profile_says_where_the_time_went(void **state) {
     tiny_assert_same_metrics("unprofiled", "profiled");
 }
 
+static void the_end_of_a_run_says_which_ranks_are_left(void **state) {
+    (void)state;
+    tenon_well("train --model base --data data.jsonl --out ranks --method adalora --rank 4 --target-r 2 --delta-t 2 "
+               "--importance-beta1 0.9 --steps 8 --valid-fraction 0");
+    PRINTED("ranks      8 of 16 left\n  q_proj       ");
+    tenon_badly("train --model base --data data.jsonl --out ranks --method adalora --rank 4 --steps 8",
+                "target_r 8 is above");
+}
+
 static void flags_win_over_the_run_file(void **state) {
     (void)state;
     tiny_write_text(tiny_path("run.yaml"), "model: base\ndata: data.jsonl\nout: from-file\nsteps: 5\nrank: 2\nthreads: 1\n");
@@ -426,6 +435,7 @@ int main(void) {
         cmocka_unit_test(the_config_of_a_run_gives_the_same_bytes_again),
         cmocka_unit_test(settings_of_methods_are_part_of_the_run),
         cmocka_unit_test(profile_says_where_the_time_went),
+        cmocka_unit_test(the_end_of_a_run_says_which_ranks_are_left),
         cmocka_unit_test(flags_win_over_the_run_file),
         cmocka_unit_test(wrong_options_and_keys_name_the_nearest),
         cmocka_unit_test(ranks_that_do_not_fit_are_explained),

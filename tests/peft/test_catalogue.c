@@ -41,10 +41,16 @@ static void numbers_are_those_of_the_formulas(void **state) {
         const char *name;
         int64_t rank, trained, frozen;
     } wanted[] = {
-        {"lora", 3, 3 * (20 + 12), 0},          {"lora", 0, 8 * (20 + 12), 0},
-        {"dora", 3, 3 * (20 + 12) + 20, 0},     {"lora-fa", 3, 3 * 20, 3 * 12},
-        {"adalora", 3, 3 * (20 + 12 + 1), 0},   {"rslora", 4, 4 * (20 + 12), 0},
-        {"pissa", 3, 3 * (20 + 12), 0},         {"full", 0, 20 * 12, 0},
+        {"lora", 3, 3 * (20 + 12), 0},
+        {"lora", 0, 8 * (20 + 12), 0},
+        {"dora", 3, 3 * (20 + 12) + 20, 0},
+        {"lora-fa", 3, 3 * 20, 3 * 12},
+        {"adalora", 3, 3 * (20 + 12 + 1), 0},
+        {"rslora", 4, 4 * (20 + 12), 0},
+        {"pissa", 3, 3 * (20 + 12), 0},
+        {"full", 0, 20 * 12, 0},
+        {"ia3", 0, 20, 0},
+        {"vera", 4, 20 + 4, 4 * (20 + 12)},
         {"pissa_niter_K", 2, 2 * (20 + 12), 0},
     };
     (void)state;

@@ -125,7 +125,8 @@ static void texts_are_escaped(void **state) {
     const tn_series series[] = {{"<b>\"x\" & y</b>", s, v, 2}, {"\x1b\xff", s, v, 2}};
     const tn_plot plot = {"\"><script>", series, 2};
     const tn_report_row rows[] = {{"<key>", "a & b\nc"}, {NULL, "\xc3\xa9\xc3"}};
-    const struct tn_report report = {"</title><script>", rows, 2, &plot, 1};
+    const struct tn_report report = {
+        .title = "</title><script>", .rows = rows, .row_count = 2, .plots = &plot, .plot_count = 1};
     tn_buf page = {0};
     assert_int_equal(tn_report_html(&page, &report), TN_OK);
     assert_null(strstr(page.data, "<script>"));
@@ -248,7 +249,7 @@ static void ticks_are_round_and_inside(void **state) {
 static void progress_line_gives_way_to_the_width(void **state) {
     (void)state;
     char line[TN_PROGRESS_TEXT];
-    tn_progress p = {120, 500, 1.2341, 1e-4, 1234, 42};
+    tn_progress p = {120, 500, 1.2341, 1e-4, 1234, 42, NULL};
     assert_int_equal(tn_progress_line(line, &p, 80), 59);
     assert_string_equal(line, "step 120/500  loss 1.234  lr 1.0e-04  1234 tok/s  0:42 left");
     for (int width = 100; width >= -1; width--)
@@ -257,10 +258,10 @@ static void progress_line_gives_way_to_the_width(void **state) {
     assert_string_equal(line, "step 120/500  loss 1.234  1234 tok/s  0:42 left");
     tn_progress_line(line, &p, 30);
     assert_string_equal(line, "step 120/500  loss 1.234");
-    p = (tn_progress){7, 0, NAN, NAN, NAN, NAN};
+    p = (tn_progress){7, 0, NAN, NAN, NAN, NAN, NULL};
     tn_progress_line(line, &p, 80);
     assert_string_equal(line, "step 7");
-    p = (tn_progress){INT64_MIN, INT64_MAX, -1e308, 1e-300, -1e300, 1e11};
+    p = (tn_progress){INT64_MIN, INT64_MAX, -1e308, 1e-300, -1e300, 1e11, "samples/s"};
     int length = tn_progress_line(line, &p, 10000);
     assert_int_equal(length, strlen(line));
 }
