@@ -189,8 +189,8 @@ static inline bool trial_start(trial *t, const method_name *method, const layer_
     tn_buf config = {0};
     *t = (trial){.layer = layer, .method = method};
     layer->write(&rng, scale, &config);
-    t->model = dtype ? create_stored_model(tn_buf_text(&config), seed, "base", dtype)
-                     : create_model(tn_buf_text(&config), seed);
+    t->model =
+        dtype ? create_stored_model(tn_buf_text(&config), seed, "base", dtype) : create_model(tn_buf_text(&config), seed);
     tn_buf_free(&config);
     const tn_module *module = first_target(t->model->network, layer->targets);
     t->grouped = module->kind == TN_MODULE_CONV2D && module->conv.groups > 1;

@@ -131,8 +131,8 @@ static double difference(trial *t, const tn_param *param, const float *values, c
     return loss_at(t, param, values, along, step, f) - loss_at(t, param, values, along, -step, f);
 }
 
-/* Along random directions of length 1 the derivative, by differences of the fourth order, is that of the gradient. Returns whether it was large enough to mean
- * something. */
+/* Along random directions of length 1 the derivative, by differences of the fourth order, is that of the gradient. Returns
+ * whether it was large enough to mean something. */
 static bool check_tensor(trial *t, const tn_param *param, const float *start, const float *grads, const frozen *f) {
     const double step = 0.005;
     tn_params *params = &t->model->adapter->params;
