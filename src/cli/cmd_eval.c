@@ -234,6 +234,7 @@ static tn_status evaluate_features(tn_model *model, const config *c) {
 }
 
 static int run(const tn_invocation *call) {
+    static const char *const words[] = {"train-on-prompt", "generate", "max-tokens", "max-length", "show", NULL};
     const config *c = call->config;
     tn_model *model = NULL;
     tn_model_info info;
@@ -242,6 +243,8 @@ static int run(const tn_invocation *call) {
         return TN_EXIT_USAGE;
     }
     tn_status status = tn_cli_load_model(&c->model, false, &model);
+    if (status == TN_OK)
+        status = tn_cli_check_data_options(call->options, model, words);
     if (status == TN_OK) {
         tn_model_describe(model, &info);
         status = info.inputs ? evaluate_features(model, c) : evaluate(model, c);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const char *const turns[] = {"0", "90", "180", "270", NULL};
 
@@ -66,5 +67,29 @@ tn_status tn_cli_feature_choice(const tn_cli_features *flags, int32_t *classes, 
     }
     out->keep_classes = flags->classes.count ? classes : NULL;
     out->keep_count = flags->classes.count;
+    return TN_OK;
+}
+
+/* Run files may hold every option at its default. */
+static bool is_changed(const tn_option_slot *slot) {
+    tn_buf value = {0};
+    const char *initial = slot->option->initial ? slot->option->initial : "false";
+    tn_options_print_value(&value, slot);
+    bool changed = !tn_options_is_unset(slot) && value.length > 0 && strcmp(tn_buf_text(&value), initial) != 0;
+    tn_buf_free(&value);
+    return changed;
+}
+
+tn_status tn_cli_check_data_options(const tn_options *options, const tn_model *model, const char *const *words) {
+    tn_model_info info;
+    tn_model_describe(model, &info);
+    for (const tn_option *o = tn_cli_feature_options; !info.inputs && o->name; o++)
+        if (is_changed(tn_options_find(options, o->name)))
+            return tn_fail(TN_ERROR_ARGUMENT, "--%s is for sequential models, and a %s model is none; leave it out", o->name,
+                           info.family);
+    for (; info.inputs && *words; words++)
+        if (is_changed(tn_options_find(options, *words)))
+            return tn_fail(TN_ERROR_ARGUMENT, "--%s is for language models, and this is a sequential model; leave it out",
+                           *words);
     return TN_OK;
 }

@@ -21,4 +21,8 @@ enum { TN_CLI_MOST_CLASSES = 1024 };
 /* From the flags to the library's options; `classes` has room for TN_CLI_MOST_CLASSES and must outlive them. */
 tn_status tn_cli_feature_choice(const tn_cli_features *flags, int32_t *classes, tn_feature_options *out);
 
+/* Fails where an option has another value than its default that this model's data make no use of: those above for a language
+ * model, the NULL-terminated `words` for a sequential one. */
+tn_status tn_cli_check_data_options(const tn_options *options, const tn_model *model, const char *const *words);
+
 #endif

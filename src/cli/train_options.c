@@ -357,12 +357,19 @@ const tn_option_table tn_cli_train_tables[] = {
 };
 
 tn_status tn_cli_prepare_training(const tn_invocation *call, tn_train_options *train, int32_t *classes, tn_model **out) {
+    static const char *const words[] = {"max-length", "too-long", "train-on-prompt", NULL};
     const tn_cli_train *c = call->config;
     *out = NULL;
     *train = c->train;
     TN_TRY(tn_cli_feature_choice(&c->features, classes, &train->features));
     train->drop_long = c->too_long == 1;
-    return tn_cli_prepare_model(call, c, c->adapter.init && strcmp(c->adapter.init, "random") == 0, out);
+    TN_TRY(tn_cli_prepare_model(call, c, c->adapter.init && strcmp(c->adapter.init, "random") == 0, out));
+    tn_status status = tn_cli_check_data_options(call->options, *out, words);
+    if (status != TN_OK) {
+        tn_model_free(*out);
+        *out = NULL;
+    }
+    return status;
 }
 
 static tn_status add_adapter(const tn_invocation *call, const tn_cli_train *c, tn_model *model) {

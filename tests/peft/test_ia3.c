@@ -271,6 +271,46 @@ static void a_factor_of_zero_cannot_be_undone(void **state) {
     tn_model_free(model);
 }
 
+/* A factor for each channel, of the outputs or, for feed-forward modules, of the inputs, whatever the groups. */
+static void convolutions_are_scaled_by_channels(void **state) {
+    static const char config[] = "{\"model_type\": \"sequential\", \"input_shape\": [6, 5, 4], \"layers\": [{\"type\": "
+                                 "\"conv2d\", \"name\": \"in\", \"out_channels\": 4, \"kernel_size\": [3, 2], \"groups\": "
+                                 "2}, {\"type\": \"tanh\"}, {\"type\": \"conv2d\", \"name\": \"out\", \"out_channels\": 9, "
+                                 "\"kernel_size\": 1}, {\"type\": \"flatten\"}, {\"type\": \"linear\", \"name\": \"head\", "
+                                 "\"out_features\": 3}]}";
+    static const struct {
+        const char *name;
+        int64_t shape[4];
+    } wanted[2] = {{"in.ia3_l", {1, 6, 1, 1}}, {"out.ia3_l", {1, 9, 1, 1}}};
+    enum { IN = 4 * 3 * 3 * 2 };
+    float merged[IN];
+    bool has_bias;
+    tn_model *model = create_model(config, 2);
+    (void)state;
+    assert_ok(
+        attach(model, IA3(", \"target_modules\": [\"in\", \"out\"], \"feedforward_modules\": [\"in\"]"), &model->adapter));
+    for (int i = 0; i < 2; i++) {
+        const tn_param *l = tn_params_find(&model->adapter->params, wanted[i].name);
+        assert_non_null(l);
+        assert_int_equal(l->weight->tensor.ndim, 4);
+        assert_memory_equal(l->weight->tensor.shape, wanted[i].shape, sizeof wanted[i].shape);
+    }
+    randomise_adapter(model->adapter, 5, 1);
+    const tn_module *in = tn_network_module(model->network, "in");
+    const float *w = in->weight.tensor.data, *l = model->adapter->params.values;
+    assert_ok(tn_adapter_merged_weight(model->adapter, in, merged, NULL, &has_bias));
+    for (int i = 0; i < IN; i++) {
+        int o = i / 18, channel = i / 6 % 3 + (o < 2 ? 0 : 3);
+        assert_true(merged[i] == w[i] * l[channel]);
+    }
+    assert_ok(tn_model_save_adapter(model, temporary("conv")));
+    assert_same_keys(temporary("conv/adapter_config.json"), GOLDEN "conv2d_ia3/adapter/adapter_config.json");
+    tn_model_free(model);
+    model = create_model(config, 2);
+    assert_fails(attach(model, IA3(""), &model->adapter), TN_ERROR_ARGUMENT, "no default targets for a sequential model");
+    tn_model_free(model);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(feedforward_modules_scale_their_inputs),
@@ -281,6 +321,7 @@ int main(void) {
         cmocka_unit_test(merging_with_other_methods_is_refused),
         cmocka_unit_test(dividing_restores_the_base_within_what_it_reports),
         cmocka_unit_test(a_factor_of_zero_cannot_be_undone),
+        cmocka_unit_test(convolutions_are_scaled_by_channels),
     };
     return cmocka_run_group_tests_name("ia3", tests, NULL, remove_temporary);
 }

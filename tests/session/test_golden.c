@@ -21,6 +21,7 @@ static const char *const cases[] = {
     "base_qwen2_window",
     "base_qwen3",
     "conv2d_dora",
+    "conv2d_ia3",
     "conv2d_loha_effective",
     "conv2d_lokr",
     "conv2d_lora",
