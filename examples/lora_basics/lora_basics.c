@@ -19,6 +19,7 @@
     "  {\"type\": \"linear\", \"name\": \"fc3\", \"out_features\": 10}]}\n"
 
 enum { CLASSES = 10, PIXELS = 784, BASE_SAMPLES = 4000, SAMPLES = 2000, TEST_SAMPLES = 500, MOST_TENSORS = 32, PATH = 1024 };
+enum { THREADS = 1 };                    /* products this small gain nothing from more */
 static const char TARGETS[] = "fc1,fc2"; /* the head of ten rows stays as it is, as is usual */
 static const double BASE_RATE = 1e-3, RATE = 6e-3, VARIANT_DROPOUT = 0.1;
 
@@ -305,6 +306,7 @@ static bool run(const settings *s) {
     tn_model *model = NULL;
     snprintf(base, sizeof base, "%s/base", s->out);
     bool good = write_config(s->out, config) && ok(tn_model_create(config, s->seed, &model)) &&
+                add_adapter(model, s) && /* tells at once what does not fit */
                 read_images(model, s->data, false, &upright) && read_images(model, s->data, true, &inverted) &&
                 make_base(s, &upright, config, base) && show_base(s, &upright, &inverted, &parameters) &&
                 try_adapter(s, &inverted, "adapter", true, &found) && compare_variants(s, &inverted, parameters);
@@ -414,5 +416,6 @@ int main(int argc, char **argv) {
     int code = read_options(argc, argv, &s);
     if (code >= 0)
         return code;
+    tn_set_threads(THREADS);
     return run(&s) ? 0 : 1;
 }

@@ -14,7 +14,7 @@
 
 #include "tables.h"
 
-enum { CURVE_WIDTH = 100, CURVE_HEIGHT = 16 };
+enum { CURVE_WIDTH = 100, CURVE_HEIGHT = 16, THREADS = 1 /* products this small gain nothing from more */ };
 
 static bool print_base(const task *t, const char *base) {
     double loss, accuracy, shifted_loss, shifted;
@@ -55,12 +55,12 @@ static bool print_summary(const settings *s, const progress *p, const tn_train_r
 }
 
 static bool adapt(tn_model *model, const settings *s, const task *t, const layers *l, int64_t epochs, const char *dir) {
-    char adapter[PATH], merged[PATH];
+    char adapter[PATH + NAME], merged[PATH + NAME];
     double loss, before, after;
     progress p;
     tn_train_result result;
-    snprintf(adapter, sizeof adapter, "%.900s/adapter", dir);
-    snprintf(merged, sizeof merged, "%.900s/merged", dir);
+    snprintf(adapter, sizeof adapter, "%s/adapter", dir);
+    snprintf(merged, sizeof merged, "%s/merged", dir);
     if (!accuracy_of(model, &t->valid, &loss, &before) || !add_lora(model, s, t, l, s->rank, s->alpha))
         return false;
     printf("LoRA of rank %lld, alpha %g, on %s\n", (long long)s->rank, s->alpha, t->targets);
@@ -80,7 +80,7 @@ static bool run_task(const settings *s, const task *t, int64_t epochs) {
     layers l;
     tn_model *model = NULL;
     snprintf(dir, sizeof dir, "%s/%s", s->out, t->name);
-    snprintf(base, sizeof base, "%.900s/base", dir);
+    snprintf(base, sizeof base, "%s/%s/base", s->out, t->name);
     bool good = make_base(s, t, base) && print_base(t, base) && find_layers(base, &l) && ok(tn_model_load(base, &model)) &&
                 adapt(model, s, t, &l, epochs, dir) && print_ranks(s, t, &l, base, dir);
     tn_model_free(model);
@@ -206,5 +206,6 @@ int main(int argc, char **argv) {
         return code;
     setlocale(LC_CTYPE, "");
     s.utf8 = strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
+    tn_set_threads(THREADS);
     return run(&s) ? 0 : 1;
 }

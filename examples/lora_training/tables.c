@@ -77,17 +77,17 @@ static void print_row(const char *name, const row *r, const row *full) {
 
 bool print_ranks(const settings *s, const task *t, const layers *l, const char *base, const char *dir) {
     row full, one;
-    char path[PATH], name[COUNT_TEXT];
+    char path[PATH + NAME], name[COUNT_TEXT];
     printf("\nRanks, each trained for %lld epochs; kB of memory that training adds to the base\n",
            (long long)s->rank_epochs);
     printf("%5s %9s %9s %10s %11s %10s %10s %9s %10s %10s\n", "rank", "trained", "share", "compressed", "parameters",
            "gradients", "optimiser", "sum", "saved", "accuracy");
-    snprintf(path, sizeof path, "%.900s/full", dir);
+    snprintf(path, sizeof path, "%s/full", dir);
     if (!measure(s, t, l, base, path, 0, &full))
         return false;
     for (int64_t rank = 1; rank <= MOST_RANK; rank *= 2) {
         snprintf(name, sizeof name, "%lld", (long long)rank);
-        snprintf(path, sizeof path, "%.900s/rank-%s", dir, name);
+        snprintf(path, sizeof path, "%s/rank-%s", dir, name);
         if (!measure(s, t, l, base, path, rank, &one))
             return false;
         print_row(name, &one, &full);

@@ -16,11 +16,11 @@ static const char DENSE_CONFIG[] =
     "{\"model_type\": \"sequential\", \"task\": \"classification\", \"input_shape\": [128], "
     "\"layers\": [\n" LINEAR("fc1", "256") RELU LINEAR("fc2", "256") RELU LINEAR("fc3", "10") "]}\n";
 static const char CONV_CONFIG[] = "{\"model_type\": \"sequential\", \"task\": \"classification\", \"input_shape\": [1, 28, "
-                                  "28], \"layers\": [\n" CONV("conv1", "16", "2") POOL CONV("conv2", "32", "1")
+                                  "28], \"layers\": [\n" CONV("conv1", "8", "2") POOL CONV("conv2", "16", "1")
                                       POOL CONV("conv3", "64", "1") "  {\"type\": \"flatten\"},\n" LINEAR("fc", "10") "]}\n";
 
 enum { INPUTS = 128, CLASSES = 10, CLUSTERS = 2 };
-static const double SPREAD = 0.4;                /* standard deviation of the centres; that of the noise around them is 1 */
+static const double SPREAD = 0.45;               /* standard deviation of the centres; that of the noise around them is 1 */
 static const double TURN = 3.14159265358979 / 3; /* of each plane, in radians */
 
 /* splitmix64, which is one of the shortest generators that are good enough. */
@@ -112,7 +112,7 @@ static bool draw_images(tn_feature_set *set, int64_t count, bool inverted, uint6
 
 bool make_conv_task(task *out, uint64_t seed) {
     *out = (task){.name = "conv",
-                  .title = "Convolutional network: 16, 32 and 64 channels of 3 x 3, and a linear layer",
+                  .title = "Convolutional network of 8, 16 and 64 channels and a linear layer",
                   .base_story = "drawn digits, white on black",
                   .story = "other drawn digits, black on white",
                   .config = CONV_CONFIG,
