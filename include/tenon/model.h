@@ -129,6 +129,23 @@ typedef struct tn_adapter_info {
 } tn_adapter_info;
 TN_API tn_status tn_model_describe_adapter(tn_model *model, tn_adapter_info *out);
 
+enum { TN_TRAINED_DIMS = 4 };
+
+/* A tensor that training the adapter changes. Strings live until the adapter goes. */
+typedef struct tn_trained_tensor {
+    const char *name;   /* its key without "base_model.model.": "fc1.lora_A.weight"; "fc1.weight" of a method that trains
+                         * the base's own */
+    const char *module; /* of the base that it belongs to: "fc1"; NULL when modules share it */
+    int dims;
+    int64_t shape[TN_TRAINED_DIMS];
+    int64_t count; /* numbers in it */
+} tn_trained_tensor;
+
+/* Up to `capacity` of the trained tensors of the model's adapters, in the order of attaching, into `tensors`, which may be
+ * NULL. Batch norm's running statistics, which no gradient changes, are not among them. Returns how many there are, 0
+ * without an adapter; their counts add up to tn_adapter_info's parameters. */
+TN_API size_t tn_model_list_trained(const tn_model *model, tn_trained_tensor *tensors, size_t capacity);
+
 /* What merging did, measured on a probe batch. */
 typedef struct tn_merge_report {
     int64_t modules;         /* merged */

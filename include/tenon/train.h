@@ -117,6 +117,11 @@ typedef struct tn_train_result {
 } tn_train_result;
 TN_API void tn_train_result_free(tn_train_result *result);
 
+/* The curve of a result's losses against steps as text of `height` lines, at most `width` columns (at least 8 and 40 are
+ * used): training a line, validation marks. utf8: Braille patterns and box drawing, else ASCII. *text is NUL-terminated and
+ * belongs to the caller: tn_free_text. Says "no values yet" of a result without finite losses. TN_ERROR_MEMORY. */
+TN_API tn_status tn_train_curve(const tn_train_result *result, int width, int height, bool utf8, char **text);
+
 /* Trains the model's adapter (tn_model_add_adapter, or tn_model_load_adapter with trainable). Writes into options->out:
  * adapter_config.json and adapter_model.safetensors (full training: the checkpoint), metrics.jsonl, report.html, config.yaml
  * and checkpoints/. The same seed and data give the same bytes, whatever the number of threads. Errors: TN_ERROR_ARGUMENT,

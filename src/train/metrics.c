@@ -210,3 +210,11 @@ tn_status tn_metrics_report(const tn_metrics *m, const char *out_dir, const tn_t
     tn_buf_free(&html);
     return status;
 }
+
+tn_status tn_train_curve(const tn_train_result *result, int width, int height, bool utf8, char **text) {
+    tn_buf out = {0};
+    tn_curve_draw(&out, result->curve_steps, result->curve_losses, (size_t)result->curve_points, result->valid_steps,
+                  result->valid_losses, (size_t)result->valid_points, width, height, utf8);
+    *text = tn_buf_take(&out);
+    return *text ? TN_OK : tn_fail_memory("the loss curve");
+}

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <tenon/train.h>
+
 #include "base/memory.h"
 #include "train/report.h"
 
@@ -224,6 +226,30 @@ static void curve_takes_anything(void **state) {
     tn_buf_free(&none);
 }
 
+static void curve_of_a_result_is_that_of_its_losses(void **state) {
+    (void)state;
+    double s[] = {0, 10, 20}, v[] = {3, 2, 1}, valid_s[] = {10, 20}, valid_v[] = {2.5, 1.5};
+    tn_train_result result = {.curve_points = 3,
+                              .curve_steps = s,
+                              .curve_losses = v,
+                              .valid_points = 2,
+                              .valid_steps = valid_s,
+                              .valid_losses = valid_v};
+    const tn_train_result empty = {0};
+    char *text;
+    for (int utf8 = 0; utf8 < 2; utf8++) {
+        tn_buf wanted = {0};
+        tn_curve_draw(&wanted, s, v, 3, valid_s, valid_v, 2, 60, 12, utf8);
+        assert_int_equal(tn_train_curve(&result, 60, 12, utf8, &text), TN_OK);
+        assert_string_equal(text, wanted.data);
+        tn_free_text(text);
+        tn_buf_free(&wanted);
+    }
+    assert_int_equal(tn_train_curve(&empty, 60, 12, true, &text), TN_OK);
+    assert_string_equal(text, "no values yet\n");
+    tn_free_text(text);
+}
+
 static void ticks_are_round_and_inside(void **state) {
     (void)state;
     static const double ranges[][2] = {{0, 1}, {0.13, 3.7}, {-5e-5, 2e-4}, {100, 100000}, {-3, -2.9}, {1e15, 1e15 + 8}};
@@ -277,6 +303,7 @@ int main(void) {
         cmocka_unit_test(curve_fits_its_box),
         cmocka_unit_test(curve_of_a_line_goes_from_corner_to_corner),
         cmocka_unit_test(curve_takes_anything),
+        cmocka_unit_test(curve_of_a_result_is_that_of_its_losses),
         cmocka_unit_test(ticks_are_round_and_inside),
         cmocka_unit_test(progress_line_gives_way_to_the_width),
     };
