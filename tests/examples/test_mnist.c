@@ -74,7 +74,7 @@ static void check_inference(double accuracy, int samples, int test_samples) {
 static void new_digits_are_learned(void **state) {
     double accuracy[WAYS], known[WAYS], fresh[WAYS];
     (void)state;
-    exits(0, "$EXAMPLE train --out out --limit 4000 --base-epochs 2 --epochs 3");
+    exits(0, "$TENON_EXAMPLE train --out out --limit 4000 --base-epochs 2 --epochs 3");
     printed("4000 training and 2000 test samples of digits; 784-512-256-10, 535818 parameters");
     printed("fc1  784 x 512:  10368 of 401920 parameters");
     printed("fc2  512 x 256:   6144 of 131328 parameters");
@@ -89,21 +89,21 @@ static void new_digits_are_learned(void **state) {
     assert_true(fresh[0] == 0 && known[0] > 95 && fabs(accuracy[0] - known[0] / 2) < 0.011);
     assert_true(accuracy[1] > 90 && fresh[1] > 85);
     assert_true(accuracy[2] > 95);
-    exits(0, "$EXAMPLE infer --out out --samples 25 --shown 2");
+    exits(0, "$TENON_EXAMPLE infer --out out --samples 25 --shown 2");
     check_inference(accuracy[1], 25, TEST_DIGITS);
     char base[64];
     snprintf(base, sizeof base, "(the base alone: %.2f %%)", accuracy[0]);
     printed(base);
-    exits(0, "$EXAMPLE infer --out out --samples 0 --picture other.pgm && cmp out/wrong.pgm other.pgm");
+    exits(0, "$TENON_EXAMPLE infer --out out --samples 0 --picture other.pgm && cmp out/wrong.pgm other.pgm");
     exits(0, "$TENON_PROGRAM merge --model out/base --adapter out/adapter --out merged");
     /* the same seed, the same bytes */
-    exits(0, "$EXAMPLE train --out again --limit 4000 --base-epochs 2 --epochs 3 --no-full");
+    exits(0, "$TENON_EXAMPLE train --out again --limit 4000 --base-epochs 2 --epochs 3 --no-full");
     exits(0, "cmp out/adapter/adapter_model.safetensors again/adapter/adapter_model.safetensors");
 }
 
 static void memory_is_counted(void **state) {
     (void)state;
-    exits(0, "$EXAMPLE bench --out out --passes 2 --steps 2");
+    exits(0, "$TENON_EXAMPLE bench --out out --passes 2 --steps 2");
     printed("small: 784-512-256-10");
     printed("parameters: 535818, with LoRA of rank 8 18640 are trained, 28.7 times fewer");
     printed("medium: 784-2048-1024-10");
@@ -113,44 +113,44 @@ static void memory_is_counted(void **state) {
     /* 535040 weights of half a byte, 8360 blocks of 64 with a byte, 34 of 256 such bytes with an f32, 778 f32 biases */
     check_row("     QLoRA (computed)", (535040 / 2 + 8360 + 34 * 4 + 778 * 4) / 1e3, 74.6, 74.6);
     assert_int_equal(count_of(" samples/s"), 2 * 7);
-    exits(0, "$EXAMPLE bench --out out --passes 20 --steps 10 --rank 4 --no-medium");
+    exits(0, "$TENON_EXAMPLE bench --out out --passes 20 --steps 10 --rank 4 --no-medium");
     printed("with LoRA of rank 4 9320 are trained");
     assert_int_equal(count_of(" samples/s"), 7);
 }
 
 static void mistakes_are_explained(void **state) {
     (void)state;
-    exits(0, "$EXAMPLE --help");
+    exits(0, "$TENON_EXAMPLE --help");
     printed("usage: mnist train | infer | bench");
-    exits(0, "$EXAMPLE train --help");
-    exits(2, "$EXAMPLE");
-    exits(2, "$EXAMPLE guess");
-    exits(2, "$EXAMPLE train --rank 0");
+    exits(0, "$TENON_EXAMPLE train --help");
+    exits(2, "$TENON_EXAMPLE");
+    exits(2, "$TENON_EXAMPLE guess");
+    exits(2, "$TENON_EXAMPLE train --rank 0");
     printed("--rank cannot be '0'");
-    exits(2, "$EXAMPLE infer --epochs 2");
+    exits(2, "$TENON_EXAMPLE infer --epochs 2");
     printed("infer has no option --epochs");
-    exits(2, "$EXAMPLE bench extra");
-    exits(1, "$EXAMPLE infer --out nowhere");
+    exits(2, "$TENON_EXAMPLE bench extra");
+    exits(1, "$TENON_EXAMPLE infer --out nowhere");
     printed("nowhere/base");
-    exits(1, "$EXAMPLE train --data nowhere --out out2");
+    exits(1, "$TENON_EXAMPLE train --data nowhere --out out2");
     printed("nowhere");
-    exits(1, "$EXAMPLE train --out missing/deeper");
-    exits(1, "$EXAMPLE train --rank 300 --limit 64 --out out3");
-    exits(1, "$EXAMPLE bench --passes 100000 --steps 10 --no-medium --out out3");
+    exits(1, "$TENON_EXAMPLE train --out missing/deeper");
+    exits(1, "$TENON_EXAMPLE train --rank 300 --limit 64 --out out3");
+    exits(1, "$TENON_EXAMPLE bench --passes 100000 --steps 10 --no-medium --out out3");
 }
 
 static void real_digits_reach_97_percent(void **state) {
     double accuracy[WAYS], fresh[WAYS];
     (void)state;
     need_shared("MNIST", "data/images/mnist");
-    exits(0, "$EXAMPLE train --data $MNIST --out real --base-epochs 2 --epochs 3 --no-full");
+    exits(0, "$TENON_EXAMPLE train --data $MNIST --out real --base-epochs 2 --epochs 3 --no-full");
     printed("60000 training and 10000 test samples");
     read_row("accuracy", accuracy, 2);
     read_row("  digits 5 to 9", fresh, 2);
     assert_true(fresh[0] == 0);
     if (accuracy[1] < 97)
         fail_msg("%g %% of the test digits are found after 3 epochs", accuracy[1]);
-    exits(0, "rm -rf out && mv real out && $EXAMPLE infer --data $MNIST --out out");
+    exits(0, "rm -rf out && mv real out && $TENON_EXAMPLE infer --data $MNIST --out out");
     check_inference(accuracy[1], 10, 10000);
 }
 
