@@ -473,11 +473,10 @@ bool tn_adapter_keeps(const tn_adapter *adapter) {
 }
 
 /* The last that was merged is the first to be undone. */
-static tn_status unmerge_slots(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
-                               double *factor) {
+static tn_status unmerge_slots(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias) {
     if (!adapter)
         return TN_OK;
-    TN_TRY(unmerge_slots(adapter->next, module, weight, bias, factor));
+    TN_TRY(unmerge_slots(adapter->next, module, weight, bias));
     if (adapter->weight == 0)
         return TN_OK;
     if (adapter->weight != 1)
@@ -486,24 +485,28 @@ static tn_status unmerge_slots(const tn_adapter *adapter, const tn_module *modul
     for (int64_t i = adapter->slot_count; i-- > 0;) {
         const tn_adapter_slot *s = &adapter->slots[i];
         if (s->module == module && s->method)
-            TN_TRY(s->method->unmerge(s->slot, module, weight, bias, factor));
+            TN_TRY(s->method->unmerge(s->slot, module, weight, bias));
     }
     return TN_OK;
 }
 
-tn_status tn_adapter_unmerged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
-                                     double *factor) {
+tn_status tn_adapter_unmerged_weight(const tn_adapter *adapter, const tn_module *module, float stretch, float *weight,
+                                     float *bias) {
     const tn_weight *merged = tn_module_weight(module);
+    const tn_kernels *kernels = tn_kernels_cpu();
     float *values = weight; /* as methods see it: [O, C] */
     if (merged->transposed)
         values = tn_malloc((size_t)tn_tensor_count(&merged->tensor) * sizeof *values);
     if (!values)
         return tn_fail_memory("the restored weights");
     tn_weight_read(merged, values);
-    if (bias && module->has_bias)
+    kernels->scale(values, stretch, tn_tensor_count(&merged->tensor));
+    bias = module->has_bias ? bias : NULL;
+    if (bias) {
         tn_convert_to_f32(bias, module->bias.tensor.data, module->bias.tensor.dtype, module->bias.tensor.shape[0]);
-    *factor = 0;
-    tn_status status = unmerge_slots(adapter, module, values, module->has_bias ? bias : NULL, factor);
+        kernels->scale(bias, stretch, module->bias.tensor.shape[0]);
+    }
+    tn_status status = unmerge_slots(adapter, module, values, bias);
     if (values != weight) {
         tn_weight_lay_out(merged, values, weight);
         tn_free(values);

@@ -86,7 +86,7 @@ static void add_common(cJSON *o, const tn_peft_config *c) {
     cJSON_AddStringToObject(o, "peft_type", c->method->peft_type);
     cJSON_AddNullToObject(o, "revision");
     tn_config_add_names(o, "target_modules", c->all_linear ? "all-linear" : c->target_regex, c->target_modules);
-    tn_config_add_text(o, "task_type", c->task_type ? c->task_type : "CAUSAL_LM");
+    tn_config_add_text(o, "task_type", c->task_type);
 }
 
 /* What only some methods have, and PEFT would not accept from the others. */

@@ -232,8 +232,7 @@ static tn_status ia3_merge(const tn_slot *base, const tn_module *module, float *
     return TN_OK;
 }
 
-static tn_status ia3_unmerge(const tn_slot *base, const tn_module *module, float *weight, float *bias, double *factor) {
-    (void)factor;
+static tn_status ia3_unmerge(const tn_slot *base, const tn_module *module, float *weight, float *bias) {
     const ia3_slot *slot = (const ia3_slot *)base;
     const float *l = slot->l.tensor.data;
     int64_t out = outputs_of(module), in = inputs_of(module);

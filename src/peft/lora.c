@@ -3,8 +3,6 @@
  * taken out of the base (PiSSA, OLoRA, KaSA), - s0 B0 A0 x is added instead of changing W. Variants have their own files. */
 #include "peft/lora.h"
 
-#include <math.h>
-
 #include "base/rng.h"
 
 static tn_var *lora_linear(const tn_forward *forward, const tn_slot *base, const tn_module *module, tn_var *x, tn_var *y) {
@@ -132,13 +130,13 @@ static tn_status lora_merge(const tn_slot *base, const tn_module *module, float 
 }
 
 /* Of DoRA, since subtracting undoes the rest: m / n is taken out again, then the update. */
-static tn_status lora_unmerge(const tn_slot *base, const tn_module *module, float *weight, float *bias, double *factor) {
+static tn_status lora_unmerge(const tn_slot *base, const tn_module *module, float *weight, float *bias) {
     const tn_lora_slot *slot = (const tn_lora_slot *)base;
     int64_t count = tn_tensor_count(&tn_module_weight(module)->tensor);
     float *update = tn_calloc((size_t)count, sizeof *update);
     tn_status status = update ? add_update(slot, module, update) : tn_fail_memory("the restored weights");
     if (status == TN_OK) {
-        *factor = fmax(*factor, tn_dora_unscale(slot, weight));
+        tn_dora_unscale(slot, weight);
         tn_kernels_cpu()->add(weight, update, -1, count);
     }
     if (status == TN_OK && slot->has_bias && bias)

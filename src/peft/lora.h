@@ -68,7 +68,7 @@ void tn_dora_scale(const tn_lora_slot *slot, float *weight);
 /* The way back: norms [O] of the rows of weight, the update being in it; merged weights with m / n taken out in place. The
  * norms of a merged checkpoint are checked against its weight and m. */
 void tn_dora_merged_norms(const tn_lora_slot *slot, const float *weight, float *norms);
-double tn_dora_unscale(const tn_lora_slot *slot, float *weight); /* returns the largest n / m */
+void tn_dora_unscale(const tn_lora_slot *slot, float *weight);
 tn_status tn_dora_use_norms(tn_adapter *adapter, tn_lora_slot *slot, const tn_module *module, const float *merged,
                             const float *norms);
 

@@ -160,16 +160,11 @@ void tn_dora_merged_norms(const tn_lora_slot *slot, const float *weight, float *
         norms[o] = row_norm(&l, weight, o);
 }
 
-double tn_dora_unscale(const tn_lora_slot *slot, float *weight) {
+void tn_dora_unscale(const tn_lora_slot *slot, float *weight) {
     const layout l = layout_of(slot);
     const float *m = slot->magnitude.tensor.data;
-    double largest = 0;
-    for (int64_t o = 0; o < l.out; o++) {
-        float factor = slot->kept_norms[o] / m[o];
-        largest = fmax(largest, fabs((double)factor));
-        scale_row(&l, weight, o, factor);
-    }
-    return largest;
+    for (int64_t o = 0; o < l.out; o++)
+        scale_row(&l, weight, o, slot->kept_norms[o] / m[o]);
 }
 
 /* Merging made the norms of the weight's rows |m|; what the checkpoint's type rounded is far below a hundredth. */

@@ -62,9 +62,9 @@ struct tn_peft_method {
     /* weight [O, C] (embedding [V, C]) becomes the module's effective weight; bias [O] or NULL. All f32. */
     tn_status (*merge)(const tn_slot *slot, const tn_module *module, float *weight, float *bias);
 
-    /* Undoes merge where subtracting does not. Reports of rounding count on each value being the merged one times a factor,
-     * or on *factor being at least the largest factor of any. NULL: merge adds, or cannot be undone. */
-    tn_status (*unmerge)(const tn_slot *slot, const tn_module *module, float *weight, float *bias, double *factor);
+    /* Undoes merge where subtracting does not, each value being a factor times the merged one plus what the adapter says.
+     * NULL: merge adds, or cannot be undone. */
+    tn_status (*unmerge)(const tn_slot *slot, const tn_module *module, float *weight, float *bias);
 
     /* The update of a grouped convolution reads all channels: merge gets and gives the ungrouped weight [O, C, kh, kw]. */
     bool widens_groups;

@@ -159,6 +159,7 @@ tn_status tn_model_add_adapter(tn_model *model, const tn_adapter_options *option
     if (status == TN_OK)
         status = config_of_options(options, &config);
     config.base_model = tn_arena_strdup(&config.arena, model->network->dir);
+    config.task_type = model->decoder ? "CAUSAL_LM" : NULL;
     if (status != TN_OK) {
         tn_peft_config_free(&config);
         return status;

@@ -58,6 +58,7 @@ static void merger_free(tn_merger *m) {
     tn_pages_free(m->bias, bytes);
     tn_pages_free(m->original, bytes);
     tn_pages_free(m->stored, bytes);
+    tn_free(m->factors);
 }
 
 /* What is replaced whole cannot be found again from the adapter, nor can what was computed from a base that is not there. */

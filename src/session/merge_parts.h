@@ -11,9 +11,8 @@ typedef struct tn_merger {
     tn_dtype dtype; /* unless keep_dtype */
     double largest_rounding;
     int64_t modules;
-    bool scales;   /* the tensor at hand was restored by the method's own way, which multiplies merged values ... */
-    double factor; /* ... by at most this; 0: and does nothing else, so that each value tells its factor */
     float *weight, *bias, *original; /* scratch for the largest module */
+    float *factors;                  /* scratch: what restoring multiplied each merged value by; NULL: it subtracted */
     char *stored;                    /* scratch: one tensor in the output's type */
     int64_t scratch;                 /* elements of each */
 } tn_merger;

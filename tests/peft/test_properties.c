@@ -92,12 +92,6 @@ static void check_unmerged(trial *t, tn_model *merged) {
     tn_merge_report report;
     tn_model *restored;
     const tn_peft_method *method = t->method->method;
-    if (strcmp(t->method->name, "dora") == 0) {
-        assert_fails(tn_model_unmerge(merged, temporary("back"), "keep", &report), TN_ERROR_UNSUPPORTED,
-                     "have lost the norms");
-        assert_false(tn_path_exists(temporary("back")));
-        return;
-    }
     if (!method->subtractable && !method->unmerge)
         return;
     assert_ok(tn_model_unmerge(merged, temporary("back"), "keep", &report));
