@@ -62,7 +62,7 @@ static bool swap_by_row(tn_model *model, const int32_t *ids, size_t count, char 
         prompts[i] = (tn_prompt){ids, count, &mixes[i]};
     if (!ok(tn_generate_many(model, prompts, ROWS, ROWS, &options, compare_row, &c)))
         return false;
-    printf("  %d of %d rows as one by one\n", c.same, ROWS);
+    printf("  the same as one by one: %d of %d\n", c.same, ROWS);
     return true;
 }
 
