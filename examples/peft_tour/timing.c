@@ -52,15 +52,14 @@ static bool time_models(const tour *t, tn_model *const models[VARIANTS]) {
     double *seconds = calloc((size_t)(VARIANTS * rounds), sizeof *seconds);
     float *outputs = calloc((size_t)(sizes[SIZES - 1] * CLASSES), sizeof *outputs);
     bool good = (seconds && outputs) || complain("out of memory for", "timing");
-    printf("  %-16s %12s %12s %10s   (%lld rounds in turns)\n", "", "best", "median", "/ base", (long long)rounds);
+    printf("  %-16s %12s %12s %11s   (%lld rounds in turns)\n", "", "best", "median", "best / base", (long long)rounds);
     for (int i = 0; i < SIZES && good; i++) {
         int64_t rows = sizes[i] < set->count ? sizes[i] : set->count;
         good = time_all(models, set, rows, rounds, outputs, seconds);
         printf("  batches of %lld\n", (long long)rows);
         for (int v = 0; v < VARIANTS && good; v++) {
             const double *own = seconds + v * rounds;
-            printf("  %-16s %9.1f us %9.1f us %10.2f\n", names[v], 1e6 * own[0], 1e6 * own[rounds / 2],
-                   own[rounds / 2] / seconds[rounds / 2]);
+            printf("  %-16s %9.1f us %9.1f us %11.2f\n", names[v], 1e6 * own[0], 1e6 * own[rounds / 2], own[0] / seconds[0]);
         }
     }
     free(seconds);
