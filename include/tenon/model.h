@@ -37,11 +37,13 @@ TN_API tn_status tn_model_create(const char *config_path, uint64_t seed, tn_mode
 TN_API void tn_model_free(tn_model *model);
 
 typedef struct tn_model_info {
-    const char *family; /* "llama", ...; owned by the model */
-    const char *dtype;  /* of the embedding: "F32", "BF16", "F16" */
-    int64_t parameters; /* distinct base weights */
-    int64_t bytes;      /* of the base as stored */
-    int64_t layers, hidden_size, heads, kv_heads, vocab_size, max_positions;
+    const char *family;                                                      /* "llama", ...; owned by the model */
+    const char *dtype;                                                       /* of the embedding: "F32", "BF16", "F16" */
+    int64_t parameters;                                                      /* distinct base weights */
+    int64_t bytes;                                                           /* of the base as stored */
+    int64_t layers, hidden_size, heads, kv_heads, vocab_size, max_positions; /* of a language model, else 0 */
+    int64_t inputs, outputs;  /* numbers per sample of a sequential model, else 0 */
+    bool regression;          /* a sequential model predicts numbers, not classes */
     int64_t unused_tensors;   /* of the checkpoint, that this family does not use */
     const char *first_unused; /* name of one, or NULL */
     bool has_tokenizer, has_chat_template;
@@ -126,6 +128,23 @@ typedef struct tn_adapter_info {
     double logit_difference; /* largest |with - without| over the logits of a probe prompt */
 } tn_adapter_info;
 TN_API tn_status tn_model_describe_adapter(tn_model *model, tn_adapter_info *out);
+
+enum { TN_TRAINED_DIMS = 4 };
+
+/* A tensor that training the adapter changes. Strings live until the adapter goes. */
+typedef struct tn_trained_tensor {
+    const char *name;   /* its key without "base_model.model.": "fc1.lora_A.weight"; "fc1.weight" of a method that trains
+                         * the base's own */
+    const char *module; /* of the base that it belongs to: "fc1"; NULL when modules share it */
+    int dims;
+    int64_t shape[TN_TRAINED_DIMS];
+    int64_t count; /* numbers in it */
+} tn_trained_tensor;
+
+/* Up to `capacity` of the trained tensors of the model's adapters, in the order of attaching, into `tensors`, which may be
+ * NULL. Batch norm's running statistics, which no gradient changes, are not among them. Returns how many there are, 0
+ * without an adapter; their counts add up to tn_adapter_info's parameters. */
+TN_API size_t tn_model_list_trained(const tn_model *model, tn_trained_tensor *tensors, size_t capacity);
 
 /* What merging did, measured on a probe batch. */
 typedef struct tn_merge_report {

@@ -106,6 +106,7 @@ typedef struct tn_train_result {
     double loss;                        /* of the last step */
     double valid_loss, best_valid_loss; /* NaN without validation data */
     int64_t best_valid_step;
+    double valid_accuracy;             /* of a classification by a sequential model, else NaN */
     double seconds, tokens_per_second; /* of this call */
     int64_t peak_bytes, predicted_peak_bytes;
     int64_t curve_points; /* the loss curve; arrays freed by tn_train_result_free */
@@ -115,6 +116,11 @@ typedef struct tn_train_result {
     char *notes; /* lines about what the method has made of the adapter (AdaLoRA's ranks), or NULL */
 } tn_train_result;
 TN_API void tn_train_result_free(tn_train_result *result);
+
+/* The curve of a result's losses against steps as text of `height` lines, at most `width` columns (at least 8 and 40 are
+ * used): training a line, validation marks. utf8: Braille patterns and box drawing, else ASCII. *text is NUL-terminated and
+ * belongs to the caller: tn_free_text. Says "no values yet" of a result without finite losses. TN_ERROR_MEMORY. */
+TN_API tn_status tn_train_curve(const tn_train_result *result, int width, int height, bool utf8, char **text);
 
 /* Trains the model's adapter (tn_model_add_adapter, or tn_model_load_adapter with trainable). Writes into options->out:
  * adapter_config.json and adapter_model.safetensors (full training: the checkpoint), metrics.jsonl, report.html, config.yaml

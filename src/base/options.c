@@ -34,13 +34,21 @@ const char *tn_option_value_name(const tn_option *option) {
     return NULL;
 }
 
+/* Whole numbers without an exponent: "100", not "1e+02". */
+static void bound_text(char out[TN_FORMAT_TEXT], double bound) {
+    if (bound == floor(bound) && fabs(bound) < 1e9)
+        tn_format(out, TN_FORMAT_TEXT, "%.0f", bound);
+    else
+        tn_format_double(out, bound);
+}
+
 void tn_option_print_range(tn_buf *out, const tn_option *option) {
     char low[TN_FORMAT_TEXT], high[TN_FORMAT_TEXT];
     bool above = option->flags & TN_OPTION_ABOVE_LOW, below = option->flags & TN_OPTION_BELOW_HIGH;
     if (option->low == 0 && option->high == 0)
         return;
-    tn_format_double(low, option->low);
-    tn_format_double(high, option->high);
+    bound_text(low, option->low);
+    bound_text(high, option->high);
     if (isfinite(option->low) && isfinite(option->high) && !above && !below) {
         tn_buf_printf(out, "from %s to %s", low, high);
         return;

@@ -17,13 +17,8 @@ typedef struct {
 } bench;
 
 void tn_bench_options_default(tn_bench_options *options) {
-    *options = (tn_bench_options){.batch_size = 4,
-                                  .length = 256,
-                                  .labelled = 1,
-                                  .prompt_tokens = 512,
-                                  .tokens = 32,
-                                  .rounds = 3,
-                                  .checkpointing = "auto"};
+    *options = (tn_bench_options){
+        .length = 256, .labelled = 1, .prompt_tokens = 512, .tokens = 32, .rounds = 3, .checkpointing = "auto"};
 }
 
 static tn_status check_count(const char *name, int64_t value, int64_t low, int64_t high) {
@@ -33,16 +28,29 @@ static tn_status check_count(const char *name, int64_t value, int64_t low, int64
                    (long long)high);
 }
 
-static tn_status check_options(const tn_bench_options *o, int64_t positions) {
-    TN_TRY(check_count("batch_size", o->batch_size, 1, 1 << 20));
+static tn_status check_text_options(const tn_bench_options *o, int64_t positions) {
     TN_TRY(check_count("length", o->length, 1, positions));
     TN_TRY(check_count("tokens", o->tokens, 1, positions - 1));
     TN_TRY(check_count("prompt_tokens", o->prompt_tokens, 1, positions - o->tokens));
-    TN_TRY(check_count("rounds", o->rounds, 1, TN_BENCH_ROUNDS));
     if (!(o->labelled > 0 && o->labelled <= 1) || (double)o->length * o->labelled < 0.5)
         return tn_fail(TN_ERROR_ARGUMENT, "labelled is %g; it must be above 0 and at most 1, and leave a label",
                        o->labelled);
     return TN_OK;
+}
+
+static tn_status check_options(const tn_bench_options *o, const tn_model *model) {
+    TN_TRY(check_count("batch_size", o->batch_size, 0, 1 << 20));
+    TN_TRY(check_count("rounds", o->rounds, 1, TN_BENCH_ROUNDS));
+    TN_TRY(check_count("passes", o->passes, 0, TN_BENCH_PASSES));
+    TN_TRY(check_count("steps", o->steps, 0, TN_BENCH_PASSES));
+    return model->decoder ? check_text_options(o, model->decoder->config.max_positions) : TN_OK;
+}
+
+static int64_t batch_size_of(const tn_bench_options *o, const tn_model *model) {
+    enum { SEQUENCES = 4, ROWS = 64 };
+    if (o->batch_size)
+        return o->batch_size;
+    return model->decoder ? SEQUENCES : ROWS;
 }
 
 static int64_t row_of(bench *b, const char *weights, const char *work) {
@@ -84,19 +92,21 @@ static tn_status generate(bench *b, const char *weights, bool with_adapter) {
 static tn_status infer(bench *b, const char *weights) {
     tn_bench_sample forward;
     TN_TRY(tn_bench_forward(&b->training, &forward));
-    record(b, weights, "forward", &forward);
-    return generate(b, weights, false);
+    record(b, weights, b->training.batch->forward, &forward);
+    return b->model->decoder ? generate(b, weights, false) : TN_OK;
+}
+
+static tn_status infer_adapter(bench *b) {
+    return b->model->decoder ? generate(b, "adapter", true) : infer(b, "adapter");
 }
 
 static tn_status train(bench *b, const char *weights) {
-    tn_bench_step step;
-    TN_TRY(tn_bench_train(&b->training, &step));
-    record(b, weights, "forward", &step.forward);
-    if (b->training.checkpointing == TN_CHECKPOINTING_ON)
-        record(b, weights, "recomputation", &step.recomputation);
-    record(b, weights, "backward", &step.backward);
-    record(b, weights, "optimiser", &step.optimizer);
-    record(b, weights, "step", &step.step);
+    static const char *const names[TN_BENCH_PARTS] = {"forward", "recomputation", "backward", "optimiser", "step"};
+    tn_bench_sample parts[TN_BENCH_PARTS];
+    TN_TRY(tn_bench_train(&b->training, parts));
+    for (int part = 0; part < TN_BENCH_PARTS; part++)
+        if (part != TN_BENCH_RECOMPUTATION || b->training.checkpointing == TN_CHECKPOINTING_ON)
+            record(b, weights, names[part], &parts[part]);
     return TN_OK;
 }
 
@@ -121,7 +131,7 @@ static tn_status run_round(bench *b) {
         return TN_OK;
     if (adapter->params.grads)
         TN_TRY(train(b, "adapter"));
-    TN_TRY(generate(b, "adapter", true));
+    TN_TRY(infer_adapter(b));
     return infer_merged(b);
 }
 
@@ -130,13 +140,29 @@ static int by_value(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-static double median(double *values, int64_t count) {
+double tn_bench_median(double *values, int64_t count) {
     qsort(values, (size_t)count, sizeof *values, by_value);
     return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
 
 static double larger(double a, double b) {
     return a > b ? a : b;
+}
+
+static void count_memory(bench *b) {
+    tn_bench_result *r = b->result;
+    const tn_adapter *adapter = b->model->adapter;
+    if (!adapter || !adapter->params.grads || r->memory_count == TN_BENCH_MEMORIES)
+        return;
+    const int64_t store = adapter->params.total * (int64_t)sizeof(float);
+    tn_bench_memory *m = &r->memory[r->memory_count++];
+    *m = (tn_bench_memory){.weights = adapter->method ? "adapter" : "full",
+                           .parameter_bytes = store,
+                           .gradient_bytes = store,
+                           .optimizer_bytes = 2 * store,
+                           .activation_bytes = b->training.step_bytes};
+    for (int64_t i = 0; i < adapter->params.count; i++)
+        m->trained += adapter->params.entries[i].is_buffer ? 0 : adapter->params.entries[i].count;
 }
 
 static void summarise(bench *b) {
@@ -148,21 +174,23 @@ static void summarise(bench *b) {
     for (int64_t i = 0; i < r->count; i++) {
         tn_bench_row *row = &r->rows[i];
         if (i >= b->first_row) {
-            row->seconds = median(b->seconds[i], b->options->rounds);
-            row->median_share = median(b->shares[i], b->options->rounds);
+            row->seconds = tn_bench_median(b->seconds[i], b->options->rounds);
+            row->median_share = tn_bench_median(b->shares[i], b->options->rounds);
         }
         row->share = row->bytes > 0 ? row->bytes / row->best_seconds / best->read_bandwidth
                                     : row->flops / row->best_seconds / best->sgemm_flops;
     }
     r->kernels = b->model->kernels->name;
     r->threads = tn_threads();
+    r->batch_size = b->training.batch_size;
     r->recomputed = r->recomputed || b->training.checkpointing == TN_CHECKPOINTING_ON;
+    count_memory(b);
 }
 
 tn_status tn_bench(tn_model *model, const tn_bench_options *options, tn_bench_result *result) {
     tn_status status = TN_OK;
-    TN_TRY(tn_session_need_decoder(model, "measuring training and generation"));
-    TN_TRY(check_options(options, model->decoder->config.max_positions));
+    TN_TRY(check_options(options, model));
+    const int64_t batch_size = batch_size_of(options, model);
     bench *b = tn_calloc(1, sizeof *b);
     if (!b)
         return tn_fail_memory("the measurement");
@@ -170,8 +198,12 @@ tn_status tn_bench(tn_model *model, const tn_bench_options *options, tn_bench_re
     b->options = options;
     b->result = result;
     b->first_row = result->count;
-    TN_TRY_GOTO(tn_limits_init(&b->limits, model, options->batch_size * options->length, options->prompt_tokens));
-    TN_TRY_GOTO(tn_bench_training_init(&b->training, model, options));
+    tn_model_enable_adapter(model, false);
+    result->base_bytes = tn_network_bytes(model->network);
+    tn_model_enable_adapter(model, true);
+    TN_TRY_GOTO(tn_limits_init(&b->limits, model, model->decoder ? batch_size * options->length : batch_size,
+                               model->decoder ? options->prompt_tokens : 0));
+    TN_TRY_GOTO(tn_bench_training_init(&b->training, model, options, batch_size));
     for (b->round = 0; b->round < options->rounds; b->round++)
         TN_TRY_GOTO(run_round(b));
     summarise(b);

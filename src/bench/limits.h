@@ -25,7 +25,8 @@ typedef struct tn_limits {
     tn_bench_limits best, round;
 } tn_limits;
 
-/* For products of `training_rows` and `prompt_rows` rows (0: none). Free with tn_limits_free, also after a failure. */
+/* For products of `training_rows` rows (of a sequential model samples) and `prompt_rows` rows (0: none). Free with
+ * tn_limits_free, also after a failure. */
 tn_status tn_limits_init(tn_limits *limits, const tn_model *model, int64_t training_rows, int64_t prompt_rows);
 void tn_limits_free(tn_limits *limits);
 

@@ -6,11 +6,10 @@
 
 #include "base/clock.h"
 #include "base/file.h"
-#include "base/format.h"
+#include "cli/bench_report.h"
 #include "cli/commands.h"
 #include "cli/profile_table.h"
 #include "cli/train_options.h"
-#include "format/json.h"
 
 typedef struct {
     tn_cli_train train; /* first, since its tables are shared */
@@ -25,12 +24,12 @@ static const tn_option options[] = {
     {.name = "batch-size",
      .type = TN_OPTION_INT,
      TN_FIELD(config, bench.batch_size),
-     .initial = "4",
-     .low = 1,
+     .initial = "0",
+     .low = 0,
      .high = 1 << 20,
      .value_name = "N",
      .group = "Measurement",
-     .help = "samples of a training step"},
+     .help = "samples of a training step; 0: 4, of a sequential model 64"},
     {.name = "max-length",
      .type = TN_OPTION_INT,
      TN_FIELD(config, bench.length),
@@ -38,7 +37,7 @@ static const tn_option options[] = {
      .low = 1,
      .high = INFINITY,
      .value_name = "N",
-     .help = "tokens of each sample"},
+     .help = "tokens of each sample of a language model"},
     {.name = "labelled",
      .type = TN_OPTION_FLOAT,
      TN_FIELD(config, bench.labelled),
@@ -72,6 +71,22 @@ static const tn_option options[] = {
      .high = 100,
      .value_name = "N",
      .help = "measurements of everything, in turns"},
+    {.name = "passes",
+     .type = TN_OPTION_INT,
+     TN_FIELD(config, bench.passes),
+     .initial = "0",
+     .low = 0,
+     .high = 1000,
+     .value_name = "N",
+     .help = "forward passes of a kind in each round; 0: as many as 0.1 s takes"},
+    {.name = "steps",
+     .type = TN_OPTION_INT,
+     TN_FIELD(config, bench.steps),
+     .initial = "0",
+     .low = 0,
+     .high = 1000,
+     .value_name = "N",
+     .help = "training steps of a kind in each round; 0: as many as 0.1 s takes"},
     {.name = "checkpointing",
      .type = TN_OPTION_STRING,
      TN_FIELD(config, bench.checkpointing),
@@ -132,89 +147,6 @@ static tn_status measure_full(tn_model *model, const tn_bench_options *bench, tn
     return tn_bench(model, bench, result);
 }
 
-static void print_row(const tn_bench_row *row) {
-    printf("%-8s %-14s %10.1f %10.2f %10.2f", row->weights, row->work, (double)row->tokens / row->seconds,
-           1e3 * row->seconds, 1e3 * row->best_seconds);
-    if (row->bytes > 0)
-        printf(" %8.1f GB/s   ", row->bytes / row->seconds / 1e9);
-    else if (row->flops > 0)
-        printf(" %8.1f GFLOP/s", row->flops / row->seconds / 1e9);
-    else
-        printf("%17s", "");
-    if (row->share > 0)
-        printf(" %6.1f %% %6.1f %%", 100 * row->share, 100 * row->median_share);
-    printf("\n");
-}
-
-static void print_table(const config *c, const tn_model_info *info, const tn_bench_result *r) {
-    char parameters[TN_FORMAT_TEXT];
-    tn_format_count(parameters, (double)info->parameters);
-    printf("model      %s, %s parameters (%s), %lld layers of %lld, vocabulary %lld\n", info->family, parameters,
-           info->dtype, (long long)info->layers, (long long)info->hidden_size, (long long)info->vocab_size);
-    printf("work       training %lld x %lld tokens, %.3g %% labelled%s; prompt of %lld tokens, %lld more generated\n",
-           (long long)c->bench.batch_size, (long long)c->bench.length, 100 * c->bench.labelled,
-           r->recomputed ? ", activations recomputed" : "", (long long)c->bench.prompt_tokens, (long long)c->bench.tokens);
-    printf("machine    %d threads, %s; sgemm %.1f GFLOP/s at best, %.1f over all shapes of a layer; reads %.1f GB/s\n\n",
-           r->threads, r->kernels, r->limits.sgemm_flops / 1e9, r->limits.sgemm_mix_flops / 1e9,
-           r->limits.read_bandwidth / 1e9);
-    printf("%-8s %-14s %10s %10s %10s %16s %8s %8s\n", "weights", "work", "tokens/s", "ms", "best ms", "rate", "share",
-           "median");
-    for (int64_t i = 0; i < r->count; i++)
-        print_row(&r->rows[i]);
-    printf(
-        "\nshare: the best time against the best of sgemm (decode: of reading memory); median: of the rounds, each against "
-        "its own limit\n");
-}
-
-static cJSON *row_to_json(const tn_bench_row *row) {
-    cJSON *json = cJSON_CreateObject();
-    cJSON_AddStringToObject(json, "weights", row->weights);
-    cJSON_AddStringToObject(json, "work", row->work);
-    cJSON_AddNumberToObject(json, "tokens", (double)row->tokens);
-    cJSON_AddNumberToObject(json, "seconds", row->seconds);
-    cJSON_AddNumberToObject(json, "best_seconds", row->best_seconds);
-    cJSON_AddNumberToObject(json, "tokens_per_second", (double)row->tokens / row->seconds);
-    cJSON_AddNumberToObject(json, "flops", row->flops);
-    cJSON_AddNumberToObject(json, "bytes", row->bytes);
-    if (row->share > 0) {
-        cJSON_AddNumberToObject(json, "share", row->share);
-        cJSON_AddNumberToObject(json, "median_share", row->median_share);
-    }
-    return json;
-}
-
-static tn_status write_json(const config *c, const tn_model_info *info, const tn_bench_result *r) {
-    cJSON *json = cJSON_CreateObject(), *limits = cJSON_AddObjectToObject(json, "limits");
-    tn_buf text = {0};
-    cJSON_AddStringToObject(json, "model", c->train.model.model);
-    cJSON_AddStringToObject(json, "family", info->family);
-    cJSON_AddStringToObject(json, "dtype", info->dtype);
-    cJSON_AddNumberToObject(json, "parameters", (double)info->parameters);
-    cJSON_AddNumberToObject(json, "batch_size", (double)c->bench.batch_size);
-    cJSON_AddNumberToObject(json, "max_length", (double)c->bench.length);
-    cJSON_AddNumberToObject(json, "labelled", c->bench.labelled);
-    cJSON_AddNumberToObject(json, "prompt", (double)c->bench.prompt_tokens);
-    cJSON_AddNumberToObject(json, "tokens", (double)c->bench.tokens);
-    cJSON_AddNumberToObject(json, "rounds", (double)c->bench.rounds);
-    cJSON_AddBoolToObject(json, "recomputed", r->recomputed);
-    cJSON_AddNumberToObject(json, "threads", r->threads);
-    cJSON_AddStringToObject(json, "kernels", r->kernels);
-    cJSON_AddNumberToObject(limits, "sgemm_flops_per_second", r->limits.sgemm_flops);
-    cJSON_AddNumberToObject(limits, "sgemm_mix_flops_per_second", r->limits.sgemm_mix_flops);
-    cJSON_AddNumberToObject(limits, "read_bytes_per_second", r->limits.read_bandwidth);
-    cJSON *rows = cJSON_AddArrayToObject(json, "rows");
-    for (int64_t i = 0; i < r->count; i++)
-        cJSON_AddItemToArray(rows, row_to_json(&r->rows[i]));
-    tn_json_print(&text, json, true);
-    tn_buf_putc(&text, '\n');
-    cJSON_Delete(json);
-    tn_status status = tn_buf_status(&text);
-    if (status == TN_OK)
-        status = tn_file_write(c->json, tn_buf_text(&text), text.length);
-    tn_buf_free(&text);
-    return status;
-}
-
 static tn_status measure(const config *c, tn_model *model) {
     tn_bench_result result = {0};
     tn_profile profile = {0};
@@ -228,12 +160,12 @@ static tn_status measure(const config *c, tn_model *model) {
     bench.profile = NULL;
     if (c->full && !full_only)
         TN_TRY(measure_full(model, &bench, &result, &why));
-    print_table(c, &info, &result);
+    tn_cli_print_bench(&bench, &info, &result);
     if (why)
         printf("full fine-tuning was left out: %s\n", why);
     if (c->profile)
         tn_cli_print_profile(&profile);
-    TN_TRY(c->json ? write_json(c, &info, &result) : TN_OK);
+    TN_TRY(c->json ? tn_cli_write_bench(c->json, c->train.model.model, &bench, &info, &result) : TN_OK);
     return fflush(stdout) == 0 ? TN_OK : tn_fail(TN_ERROR_IO, "cannot write to standard output");
 }
 
@@ -257,9 +189,10 @@ const tn_command tn_command_bench = {
         "Measures, in turns and in one process, the fastest matrix products of the model's own shapes (by Tenon or "
         "OpenBLAS) "
         "and the bandwidth of reading memory, and then the forward pass, training steps with their phases, prompt "
-        "processing and greedy decoding: for the base, with the adapter unmerged, merged, and for full fine-tuning.\n\n"
+        "processing and greedy decoding: for the base, with the adapter unmerged, merged, and for full fine-tuning. Of a "
+        "sequential model it measures inference in place of prompts and decoding, and counts samples.\n\n"
         "FLOPs are those of the model, as plan counts them; what is recomputed to save memory earns nothing. The tokens "
-        "are made up, and nothing is written but --json. A folder without weights is measured with random ones.",
+        "or rows are made up, and nothing is written but --json. A folder without weights is measured with random ones.",
     .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, train.model)},
                                         {options, 0},
                                         {tn_cli_method_options, 0},

@@ -6,6 +6,8 @@
 
 #include "base/file.h"
 #include "cli/commands.h"
+#include "cli/eval_features.h"
+#include "cli/feature_options.h"
 #include "cli/model_options.h"
 #include "format/json.h"
 
@@ -14,6 +16,7 @@ typedef struct {
     const char *data;
     int64_t max_length, batch_size, max_tokens, limit, show;
     bool train_on_prompt, generate, exact_match, compare, json;
+    tn_cli_features features;
 } config;
 
 static const tn_option options[] = {
@@ -22,7 +25,8 @@ static const tn_option options[] = {
      TN_FIELD(config, data),
      .value_name = "FILE|DIR",
      .group = "Data",
-     .help = "JSON lines; of a folder test.jsonl, else valid.jsonl",
+     .help =
+         "JSON lines, of a folder test.jsonl, else valid.jsonl; for sequential models IDX, CSV or safetensors as for train",
      .flags = TN_OPTION_REQUIRED},
     {.name = "max-length",
      .type = TN_OPTION_INT,
@@ -217,16 +221,34 @@ static tn_status evaluate(tn_model *model, const config *c) {
     return fflush(stdout) == 0 ? TN_OK : tn_fail(TN_ERROR_IO, "cannot write to standard output");
 }
 
+static tn_status evaluate_features(tn_model *model, const config *c) {
+    int32_t classes[TN_CLI_MOST_CLASSES];
+    tn_cli_feature_eval how = {.data = c->data,
+                               .name = c->model.adapter ? "adapter" : "model",
+                               .batch_size = c->batch_size,
+                               .limit = c->limit,
+                               .compare = c->compare,
+                               .json = c->json};
+    TN_TRY(tn_cli_feature_choice(&c->features, classes, &how.features));
+    return tn_cli_eval_features(model, &how);
+}
+
 static int run(const tn_invocation *call) {
+    static const char *const words[] = {"train-on-prompt", "generate", "max-tokens", "max-length", "show", NULL};
     const config *c = call->config;
     tn_model *model = NULL;
+    tn_model_info info;
     if (c->compare && !c->model.adapter) {
         tn_fail(TN_ERROR_ARGUMENT, "--compare needs --adapter: it sets an adapter against its base");
         return TN_EXIT_USAGE;
     }
     tn_status status = tn_cli_load_model(&c->model, false, &model);
     if (status == TN_OK)
-        status = evaluate(model, c);
+        status = tn_cli_check_data_options(call->options, model, words);
+    if (status == TN_OK) {
+        tn_model_describe(model, &info);
+        status = info.inputs ? evaluate_features(model, c) : evaluate(model, c);
+    }
     tn_model_free(model);
     return tn_cli_exit(status);
 }
@@ -238,16 +260,21 @@ const tn_command tn_command_eval = {
         "Loss is the mean cross-entropy of the tokens that training would learn from (completions and answers, or all of a "
         "plain text), perplexity its exponential, accuracy the share of these tokens that the model finds most likely.\n\n"
         "With --generate each completion is also generated greedily from its prompt; it matches when it equals the data's "
-        "but for blanks at both ends.",
+        "but for blanks at both ends.\n\n"
+        "A sequential model is measured on features: loss, accuracy and the confusion matrix of classes, or the mean "
+        "squared "
+        "error and r2 of numbers.",
     .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, model)},
                                         {tn_cli_adapter_options, offsetof(config, model)},
                                         {options, 0},
+                                        {tn_cli_feature_options, offsetof(config, features)},
                                         {0}},
     .config_size = sizeof(config),
     .examples =
         (const tn_example[]){
             {"tenon eval --model base --adapter out --data data --compare", "what did training gain?"},
             {"tenon eval --model base --adapter out --data test.jsonl --show 5", "exact match, with five samples"},
+            {"tenon eval --model digits-base --data mnist/ --rotate 90", "a sequential model on turned images"},
             {0}},
     .run = run,
 };

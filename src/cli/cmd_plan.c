@@ -20,8 +20,9 @@ static void print_parameters(const tn_model *model) {
 static int run(const tn_invocation *call) {
     tn_train_options options;
     tn_train_plan plan;
+    int32_t classes[TN_CLI_MOST_CLASSES];
     tn_model *model = NULL;
-    tn_status status = tn_cli_prepare_training(call, &options, &model);
+    tn_status status = tn_cli_prepare_training(call, &options, classes, &model);
     if (status == TN_OK)
         status = tn_plan(model, &options, &plan);
     if (status == TN_OK) {

@@ -27,6 +27,7 @@ static void stop_on(int number) {
 
 typedef struct {
     const tn_model *model;
+    const char *unit; /* of the speed */
     bool terminal;
     int width;
     double last_line; /* seconds of the run when a plain line was last printed */
@@ -35,8 +36,12 @@ typedef struct {
 
 static void show_start(void *cookie, const tn_train_plan *plan) {
     display *d = cookie;
+    d->unit = plan->inputs ? "samples/s" : "tok/s";
     tn_cli_print_plan(d->model, plan);
-    printf("\nfirst sample, trained part marked:\n%s\n", plan->sample);
+    if (plan->inputs)
+        printf("\n");
+    else
+        printf("\nfirst sample, trained part marked:\n%s\n", plan->sample);
     fflush(stdout);
 }
 
@@ -59,6 +64,7 @@ static bool show_step(void *cookie, const tn_train_step *step) {
                                   .loss = step->loss,
                                   .learning_rate = step->lr,
                                   .tokens_per_second = step->tokens_per_second,
+                                  .unit = d->unit,
                                   .seconds_left = step->seconds_left};
     enum { SECONDS_BETWEEN_LINES = 5 };
     d->elapsed += step->seconds;
@@ -71,8 +77,11 @@ static bool show_step(void *cookie, const tn_train_step *step) {
         d->last_line = d->elapsed;
     }
     if (validated)
-        printf("%sstep %lld: validation loss %.4f\n", d->terminal ? "\r\033[K" : "", (long long)step->step,
-               step->valid_loss);
+        printf("%sstep %lld: validation loss %.4f", d->terminal ? "\r\033[K" : "", (long long)step->step, step->valid_loss);
+    if (validated && isfinite(step->valid_accuracy))
+        printf(", accuracy %.2f %%", 100 * step->valid_accuracy);
+    if (validated)
+        printf("\n");
     fflush(stdout);
     return !stop_requested;
 }
@@ -103,7 +112,9 @@ static void show_result(const display *d, const tn_train_result *r, const tn_tra
                r->valid_loss);
     if (r->notes)
         printf("%s", r->notes);
-    printf("time       %s, %.0f tokens/s\n", seconds, r->tokens_per_second);
+    if (isfinite(r->valid_accuracy))
+        printf("accuracy   %.2f %% of the validation samples\n", 100 * r->valid_accuracy);
+    printf("time       %s, %.0f %s\n", seconds, r->tokens_per_second, strcmp(d->unit, "tok/s") == 0 ? "tokens/s" : d->unit);
     printf("memory     peak %.0f MB, predicted %.0f MB\n", (double)r->peak_bytes / 1e6,
            (double)r->predicted_peak_bytes / 1e6);
     printf("written    %s (metrics.jsonl, report.html, checkpoints)\n", options->out);
@@ -117,10 +128,11 @@ static tn_status train(const tn_invocation *call, tn_buf *effective) {
     tn_train_options options;
     tn_train_result result;
     tn_profile profile = {0};
+    int32_t classes[TN_CLI_MOST_CLASSES];
     tn_model *model;
     if (!c->train.out)
         return tn_fail(TN_ERROR_ARGUMENT, "--out is missing: name a folder for the result");
-    TN_TRY(tn_cli_prepare_training(call, &options, &model));
+    TN_TRY(tn_cli_prepare_training(call, &options, classes, &model));
     tn_cli_effective_config(effective, call->options);
     options.run_config = tn_buf_text(effective);
     options.profile = c->profile ? &profile : NULL;
@@ -152,13 +164,16 @@ static int run(const tn_invocation *call) {
 
 const tn_command tn_command_train = {
     .name = "train",
-    .summary = "fine-tune a model on JSON lines",
+    .summary = "fine-tune a model on JSON lines or features",
     .description =
         "Fits a LoRA adapter to a pretrained model (or trains all of it with --method full) and writes the adapter in the "
         "files of Hugging Face PEFT, with metrics.jsonl, report.html and checkpoints.\n\n"
         "Each line of the data is a JSON object with one of these sets of fields: text; prompt and completion; messages "
         "(role, content); instruction, input and output; input_ids and labels. The loss is on completions and assistant "
         "turns unless --train-on-prompt.\n\n"
+        "Sequential models (MLPs and convolutional networks) train on features instead: a folder of IDX files as MNIST's, "
+        "CSV "
+        "or safetensors files, or digits, which the program draws.\n\n"
         "Ctrl-C saves a checkpoint and stops; the same command with --resume goes on and ends in the same bytes.",
     .tables = tn_cli_train_tables,
     .config_size = sizeof(tn_cli_train),
@@ -168,6 +183,8 @@ const tn_command tn_command_train = {
             {"tenon train --model base --data data/ --out adapter --target-modules all-linear --rank 16 --epochs 2",
              "LoRA on every linear layer"},
             {"tenon train --config run.yaml --resume", "go on with a run described in a file"},
+            {"tenon train --model digits.json --init random --method full --data digits --out digits-base",
+             "a sequential model from scratch"},
             {0}},
     .run = run,
 };

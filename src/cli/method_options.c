@@ -15,12 +15,25 @@ static size_t find(const char *name, size_t count) {
     return at;
 }
 
+/* What one method takes may be more than another does: then it is any text here, and each method's own table checks it. */
+static void widen(tn_option *row, const tn_option *other) {
+    if (row->type == other->type && row->choices == other->choices && row->low == other->low && row->high == other->high)
+        return;
+    row->type = TN_OPTION_STRING;
+    row->size = sizeof(const char *);
+    row->choices = NULL;
+    row->low = row->high = 0;
+    row->flags = 0;
+    row->value_name = "VALUE";
+}
+
 /* The row of the first method that has the option; more than one method shows in the help. */
 static void add(const tn_peft_method *method, const tn_option *option, size_t *count) {
     size_t at = find(option->name, *count), used = strlen(helps[at]);
     if (at == TN_CLI_MOST_SETTINGS)
         return;
     if (at < *count) {
+        widen(&tn_cli_setting_options[at], option);
         snprintf(helps[at] + used, sizeof helps[at] - used, ", %s", method->name);
         return;
     }

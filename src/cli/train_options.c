@@ -17,7 +17,8 @@ static const tn_option files[] = {
      TN_FIELD(tn_cli_train, train.data),
      .value_name = "PATH",
      .group = "Data",
-     .help = "JSONL file, or folder with train.jsonl and valid.jsonl",
+     .help = "JSONL file, or folder with train.jsonl and valid.jsonl; for sequential models IDX (MNIST), CSV or safetensors "
+             "files or folders of them, or digits: images that are drawn",
      .flags = TN_OPTION_REQUIRED},
     {.name = "max-length",
      .type = TN_OPTION_INT,
@@ -347,6 +348,7 @@ static const tn_option training[] = {
 const tn_option_table tn_cli_train_tables[] = {
     {tn_cli_model_options, offsetof(tn_cli_train, model)},
     {files, 0},
+    {tn_cli_feature_options, offsetof(tn_cli_train, features)},
     {tn_cli_method_options, 0},
     {tn_cli_setting_options, offsetof(tn_cli_train, settings)},
     {training, 0},
@@ -354,11 +356,20 @@ const tn_option_table tn_cli_train_tables[] = {
     {0},
 };
 
-tn_status tn_cli_prepare_training(const tn_invocation *call, tn_train_options *train, tn_model **out) {
+tn_status tn_cli_prepare_training(const tn_invocation *call, tn_train_options *train, int32_t *classes, tn_model **out) {
+    static const char *const words[] = {"max-length", "too-long", "train-on-prompt", NULL};
     const tn_cli_train *c = call->config;
+    *out = NULL;
     *train = c->train;
+    TN_TRY(tn_cli_feature_choice(&c->features, classes, &train->features));
     train->drop_long = c->too_long == 1;
-    return tn_cli_prepare_model(call, c, c->adapter.init && strcmp(c->adapter.init, "random") == 0, out);
+    TN_TRY(tn_cli_prepare_model(call, c, c->adapter.init && strcmp(c->adapter.init, "random") == 0, out));
+    tn_status status = tn_cli_check_data_options(call->options, *out, words);
+    if (status != TN_OK) {
+        tn_model_free(*out);
+        *out = NULL;
+    }
+    return status;
 }
 
 static tn_status add_adapter(const tn_invocation *call, const tn_cli_train *c, tn_model *model) {
@@ -397,22 +408,46 @@ static double megabytes(int64_t bytes) {
     return (double)bytes / 1e6;
 }
 
-void tn_cli_print_plan(const tn_model *model, const tn_train_plan *p) {
-    tn_model_info info;
-    char parameters[TN_FORMAT_TEXT], trained[TN_FORMAT_TEXT], tokens[TN_FORMAT_TEXT];
-    tn_model_describe(model, &info);
-    tn_format_count(parameters, (double)p->parameters);
-    tn_format_count(trained, (double)p->trainable);
-    tn_format_count(tokens, (double)p->train_tokens);
-    printf("model      %s, %s parameters (%s), %lld layers of %lld, vocabulary %lld\n", info.family, parameters, info.dtype,
-           (long long)info.layers, (long long)info.hidden_size, (long long)info.vocab_size);
+static void print_trained(const tn_train_plan *p, const char *trained) {
     printf("training   %s parameters, %.3g %% of the model\n", trained,
            100.0 * (double)p->trainable / (double)p->parameters);
+}
+
+static void print_features(const tn_model_info *info, const tn_train_plan *p, const char *parameters, const char *trained) {
+    printf("model      %s, %s parameters (%s), from %lld numbers to %lld %s\n", info->family, parameters, info->dtype,
+           (long long)info->inputs, (long long)info->outputs, info->regression ? "numbers" : "classes");
+    print_trained(p, trained);
+    printf("data       %lld samples and %lld for validation\n", (long long)p->train_samples, (long long)p->valid_samples);
+    printf("steps      %lld (%lld per epoch), %.3g GFLOP per step\n", (long long)p->steps, (long long)p->steps_per_epoch,
+           p->flops_per_step / 1e9);
+}
+
+static void print_text(const tn_model_info *info, const tn_train_plan *p, const char *parameters, const char *trained) {
+    char tokens[TN_FORMAT_TEXT];
+    tn_format_count(tokens, (double)p->train_tokens);
+    printf("model      %s, %s parameters (%s), %lld layers of %lld, vocabulary %lld\n", info->family, parameters,
+           info->dtype, (long long)info->layers, (long long)info->hidden_size, (long long)info->vocab_size);
+    print_trained(p, trained);
     printf("data       %lld samples (%lld for validation), %s tokens, %.3g %% of them trained on\n",
            (long long)p->train_samples, (long long)p->valid_samples, tokens,
            100.0 * (double)p->labelled_tokens / (double)p->train_tokens);
     printf("lengths    shortest %lld, median %lld, 95 %% below %lld, longest %lld tokens\n", (long long)p->shortest,
            (long long)p->median, (long long)p->p95 + 1, (long long)p->longest);
+    printf("steps      %lld (%lld per epoch), at most %lld tokens per micro-batch and %lld at once, %.3g GFLOP per step\n",
+           (long long)p->steps, (long long)p->steps_per_epoch, (long long)p->largest_batch_tokens,
+           (long long)p->largest_pass_tokens, p->flops_per_step / 1e9);
+}
+
+void tn_cli_print_plan(const tn_model *model, const tn_train_plan *p) {
+    tn_model_info info;
+    char parameters[TN_FORMAT_TEXT], trained[TN_FORMAT_TEXT];
+    tn_model_describe(model, &info);
+    tn_format_count(parameters, (double)p->parameters);
+    tn_format_count(trained, (double)p->trainable);
+    if (info.inputs)
+        print_features(&info, p, parameters, trained);
+    else
+        print_text(&info, p, parameters, trained);
     if (p->cut)
         printf("warning    %lld samples were longer than allowed and were cut\n", (long long)p->cut);
     if (p->dropped)
@@ -420,9 +455,6 @@ void tn_cli_print_plan(const tn_model *model, const tn_train_plan *p) {
     if (p->unlabelled)
         printf("warning    %lld samples have no label and were left out, the first in line %lld\n", (long long)p->unlabelled,
                (long long)p->first_unlabelled_line);
-    printf("steps      %lld (%lld per epoch), at most %lld tokens per micro-batch and %lld at once, %.3g GFLOP per step\n",
-           (long long)p->steps, (long long)p->steps_per_epoch, (long long)p->largest_batch_tokens,
-           (long long)p->largest_pass_tokens, p->flops_per_step / 1e9);
     printf("memory     predicted peak %.0f MB: base %.1f, trained %.1f, gradients %.1f, optimiser %.1f, activations %.1f%s, "
            "data %.1f, "
            "program %.1f\n",

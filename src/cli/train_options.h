@@ -3,6 +3,7 @@
 #define TN_CLI_TRAIN_OPTIONS_H
 
 #include "cli/cli.h"
+#include "cli/feature_options.h"
 #include "cli/method_options.h"
 #include "cli/model_options.h"
 
@@ -13,14 +14,16 @@ typedef struct tn_cli_train {
     const char *from_adapter, *config;
     int too_long;
     bool profile;
+    tn_cli_features features;
     tn_cli_setting settings[TN_CLI_MOST_SETTINGS];
 } tn_cli_train;
 
 extern const tn_option_table tn_cli_train_tables[];
 extern const tn_option tn_cli_method_options[]; /* those of them that say what is trained */
 
-/* Loads or creates the model with its adapter and completes `train` from the other options. */
-tn_status tn_cli_prepare_training(const tn_invocation *call, tn_train_options *train, tn_model **out);
+/* Loads or creates the model with its adapter and completes `train` from the other options; classes
+ * [TN_CLI_MOST_CLASSES] must outlive it. */
+tn_status tn_cli_prepare_training(const tn_invocation *call, tn_train_options *train, int32_t *classes, tn_model **out);
 
 /* The model, from config.json alone when `create`, with the adapter that the options describe. */
 tn_status tn_cli_prepare_model(const tn_invocation *call, const tn_cli_train *train, bool create, tn_model **out);

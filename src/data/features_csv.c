@@ -174,6 +174,12 @@ static tn_status fail_answer(table *t, int64_t row, const char *why) {
     return tn_csv_fail(&t->csv, t->target, "'%.40s' %s", t->texts.data + t->answers[row].text, why);
 }
 
+static tn_status fail_class(table *t, int64_t row) {
+    char why[80];
+    snprintf(why, sizeof why, "is out of range; there are %lld classes, counted from 0", (long long)t->options->classes);
+    return fail_answer(t, row, why);
+}
+
 static tn_status make_targets(table *t) {
     tn_features *out = t->out;
     out->outputs = 1;
@@ -196,7 +202,7 @@ static tn_status number_labels(table *t) {
         if (!(label >= 0 && label < INT32_MAX) || label != floor(label))
             return fail_answer(t, i, "is no class; classes are whole numbers from 0, or text");
         if (t->options->classes && label >= (double)t->options->classes)
-            return fail_answer(t, i, "is out of range of the classes given");
+            return fail_class(t, i);
         out->labels[i] = (int32_t)label;
         largest = out->labels[i] > largest ? out->labels[i] : largest;
     }

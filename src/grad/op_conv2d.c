@@ -1,7 +1,8 @@
 /* y = W x + b as a product of matrices: with the window at each output position unrolled into a column of U,
  * y_g = W_g U_g,  dU_g = W_g^T dy_g,  dW_g += dy_g U_g^T  for each group g of channels;  dx from dU, each element added
  * where it was read,  db += sum dy.  x [N, C * H * W], W [O, C/G * kh * kw], y [N, O * OH * OW], U [C * kh * kw, N * OH *
- * OW]. U exists in pieces of a bounded number of positions. A 1 x 1 kernel that reads each position once has U = x. */
+ * OW]. U exists in pieces of a bounded number of positions. A 1 x 1 kernel that reads each position once has U = x. W may
+ * be a value of the tape, [O, C/G * kh * kw]. */
 #include "grad/ops.h"
 
 enum {
@@ -11,8 +12,9 @@ enum {
 
 typedef struct {
     tn_node node;
-    tn_var *x;
+    tn_var *x, *w; /* w: the value that the weight is, or NULL */
     const tn_weight *weight, *bias;
+    tn_weight of_w;
     tn_conv_shape shape;
 } conv2d_node;
 
@@ -131,6 +133,19 @@ static void bias_backward(tn_tape *tape, const conv_plan *p, const tn_weight *bi
     tn_scratch_give(tape, &wide);
 }
 
+static tn_weight weight_of(const tn_var *w) {
+    return (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 2, .shape = {w->rows, w->cols}, .data = w->data},
+                       .trainable = w->needs_grad};
+}
+
+/* The gradient of a weight that is a value, to be added to. */
+static void open_gradient(tn_tape *tape, conv2d_node *node) {
+    bool accumulate = false;
+    node->of_w.grad = tn_grad_of(tape, node->w, &accumulate);
+    if (node->of_w.grad && !accumulate && tn_tape_live(tape))
+        tape->kernels->fill(node->of_w.grad, 0, node->w->rows * node->w->cols);
+}
+
 static void conv2d_backward(tn_tape *tape, tn_node *base) {
     conv2d_node *node = (conv2d_node *)base;
     bool trainable = node->weight->trainable, accumulate = false;
@@ -139,6 +154,8 @@ static void conv2d_backward(tn_tape *tape, tn_node *base) {
         bias_backward(tape, &p, node->bias, base->out);
     if (!trainable && !node->x->needs_grad)
         return;
+    if (node->w)
+        open_gradient(tape, node);
     float *dx = tn_grad_of(tape, node->x, &accumulate);
     tn_block pieces = take_pieces(tape, &p);
     tape->flops += (trainable + node->x->needs_grad) * product_flops(&p);
@@ -160,7 +177,9 @@ static void forward_pieces(const tn_kernels *k, const conv_plan *p, float *y, co
     }
 }
 
-tn_var *tn_op_conv2d(tn_tape *tape, tn_var *x, const tn_conv_shape *shape, const tn_weight *weight, const tn_weight *bias) {
+/* The weight is w when that is not NULL. */
+static tn_var *convolve(tn_tape *tape, tn_var *x, const tn_conv_shape *shape, const tn_weight *weight, tn_var *w,
+                        const tn_weight *bias) {
     const tn_kernels *k = tape->kernels;
     conv_plan p = make_plan(shape, x->rows);
     tn_op_begin(tape, "conv2d");
@@ -183,6 +202,20 @@ tn_var *tn_op_conv2d(tn_tape *tape, tn_var *x, const tn_conv_shape *shape, const
         node->bias = bias;
         node->shape = *shape;
     }
+    if (node && w) {
+        node->w = tn_node_save(&node->node, w);
+        node->of_w = *weight;
+        node->weight = &node->of_w;
+    }
     tn_op_end(tape);
     return y;
+}
+
+tn_var *tn_op_conv2d(tn_tape *tape, tn_var *x, const tn_conv_shape *shape, const tn_weight *weight, const tn_weight *bias) {
+    return convolve(tape, x, shape, weight, NULL, bias);
+}
+
+tn_var *tn_op_conv2d_by(tn_tape *tape, tn_var *x, const tn_conv_shape *shape, tn_var *w) {
+    const tn_weight weight = weight_of(w);
+    return convolve(tape, x, shape, &weight, w, NULL);
 }

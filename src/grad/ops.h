@@ -18,6 +18,45 @@ void tn_op_add_linear(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *weig
 void tn_op_low_rank(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *a, const tn_weight *b, const tn_weight *bias,
                     float scale);
 
+/* The factors of D = (A1 B1) * (A2 B2) by elements: A1 [O, P], B1 [P, C], A2 [O, Q], B2 [Q, C], all f32. */
+typedef struct tn_hadamard_factors {
+    const tn_weight *a1, *b1, *a2, *b2;
+} tn_hadamard_factors;
+
+/* In place: y += scale * x D^T: x [T, C], y [T, O]. */
+void tn_op_hadamard_low_rank(tn_tape *tape, tn_var *y, tn_var *x, const tn_hadamard_factors *factors, float scale);
+
+/* Rows [first, first + rows) of D into d [rows, C]; scratch [rows, C]. No op: for merging. */
+void tn_hadamard_rows(const tn_kernels *kernels, float *d, float *scratch, const tn_hadamard_factors *factors, int64_t first,
+                      int64_t rows);
+
+/* A B as a value [O, C], A [O, R], B [R, C]; without B it is A, all dimensions after the first as one. All f32. */
+tn_var *tn_op_weight_product(tn_tape *tape, const tn_weight *a, const tn_weight *b);
+
+/* sum_ij core[i, j, s] A[i, p] B[j, c] as a value [O, C * S], for p, c and s: core [R, R, ...], A [R, O], B [R, C]. */
+tn_var *tn_op_tucker(tn_tape *tape, const tn_weight *core, const tn_weight *a, const tn_weight *b);
+
+/* The same into y [O, C * S]; scratch [R, C * S]. No op: for merging. */
+void tn_tucker_weight(const tn_kernels *kernels, float *y, float *scratch, const tn_weight *core, const tn_weight *a,
+                      const tn_weight *b);
+
+/* a * b by elements. */
+tn_var *tn_op_multiply(tn_tape *tape, tn_var *a, tn_var *b);
+
+/* kron(W1, W2) as a value [L * K, M * N]: W1 [L, M], W2 [K, N]. */
+tn_var *tn_op_kronecker_weight(tn_tape *tape, tn_var *w1, tn_var *w2);
+
+/* y += scale * kron(W1, W2): y [L * K, M * N]. No op: for merging. */
+void tn_kronecker_add(float *y, const float *w1, const float *w2, float scale, int64_t l, int64_t m, int64_t k, int64_t n);
+
+/* In place: y += scale * x kron(W1, R2 R1)^T: x [T, M * N], y [T, L * K], W1 [L, M], R1 [P, N], R2 [K, P]; NULL stands for
+ * the identity, in one of both at most. */
+void tn_op_kronecker(tn_tape *tape, tn_var *y, tn_var *x, tn_var *w1, tn_var *r1, tn_var *r2, float scale);
+
+/* In place: the columns of each of `groups` equal parts of y become 0 together, with probability p; with `rescale` the rest
+ * is multiplied so that the factors' mean is 1. */
+void tn_op_drop_columns(tn_tape *tape, tn_var *y, int64_t groups, float p, bool rescale, uint64_t seed, uint64_t stream);
+
 /* In place: y += l * (((x A^T) * d) B^T) by columns, with frozen A and B that others share: A [R, >= C], of which the first
  * C columns count, B [>= O, R], the first O rows; d [R], l [O]. */
 void tn_op_scaled_low_rank(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *a, const tn_weight *b, const tn_weight *d,
@@ -116,6 +155,9 @@ tn_status tn_pool_shape_check(const tn_conv_shape *shape);
 /* y = conv2d(x, weight) (+ bias), as torch.nn.functional's: x [N, C * height * width], weight [O, C / groups, kernel height,
  * kernel width], bias [O] or NULL -> [N, O * out height * out width]. */
 tn_var *tn_op_conv2d(tn_tape *tape, tn_var *x, const tn_conv_shape *shape, const tn_weight *weight, const tn_weight *bias);
+
+/* The same with a weight that is a value, [O, C / groups * kernel height * kernel width], and no bias. */
+tn_var *tn_op_conv2d_by(tn_tape *tape, tn_var *x, const tn_conv_shape *shape, tn_var *w);
 
 /* Largest element or mean of each window over each channel, padding counting as zeros in the mean:
  * [N, C * height * width] -> [N, C * out height * out width]. */

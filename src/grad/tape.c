@@ -1,6 +1,7 @@
 /* Recording, reference counts and the walk back. */
 #include "grad/tape.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -146,6 +147,7 @@ void *tn_node_new(tn_tape *tape, size_t size, void (*backward)(tn_tape *, tn_nod
 }
 
 tn_var *tn_node_save(tn_node *node, tn_var *var) {
+    assert(node->saved_count < (int)(sizeof node->saved / sizeof *node->saved));
     var->refs++;
     node->saved[node->saved_count++] = var;
     return var;

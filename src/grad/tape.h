@@ -34,7 +34,7 @@ typedef struct tn_node {
     struct tn_node *previous;
     const char *op; /* whose it is, for a profile */
     tn_var *out;
-    tn_var *saved[5]; /* released after backward */
+    tn_var *saved[6]; /* released after backward */
     int saved_count;
 } tn_node;
 

@@ -155,6 +155,9 @@ typedef struct tn_kernels {
     void (*scale_columns)(float *y, bool accumulate, const float *x, const float *factors, int64_t rows, int64_t cols);
     void (*sum_products)(float *out, const float *x, const float *y, int64_t rows, int64_t cols);
 
+    /* y (+)= a * b by elements; y may be a or b. */
+    void (*multiply)(float *y, bool accumulate, const float *a, const float *b, int64_t count);
+
     /* Values of channels and of the `span` columns that belong to each: out[c * span + s] = values[c], out[c] += sum over s
      * of values[c * span + s]. */
     void (*spread_channels)(float *out, const float *values, int64_t channels, int64_t span);

@@ -369,6 +369,11 @@ static void sum_products(float *out, const float *x, const float *y, int64_t row
     }
 }
 
+static void multiply(float *y, bool accumulate, const float *a, const float *b, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        y[i] = (accumulate ? y[i] : 0) + a[i] * b[i];
+}
+
 static void add(float *y, const float *x, float factor, int64_t count) {
     for (int64_t i = 0; i < count; i++)
         y[i] += factor * x[i];
@@ -444,6 +449,7 @@ const tn_kernels tn_kernels_reference = {
     .sum_rows = sum_rows,
     .scale_columns = scale_columns,
     .sum_products = sum_products,
+    .multiply = multiply,
     .add = add,
     .copy = copy,
     .fill = fill,

@@ -95,19 +95,21 @@ static tn_var *apply_input(const tn_forward *forward, const tn_module *module, c
 }
 
 /* The base's product of x, or of what slots make of it. */
-static tn_var *base_linear(const tn_forward *forward, const tn_module *module, tn_var *x) {
+static tn_var *base_product(const tn_forward *forward, const tn_module *module, tn_var *x) {
+    const tn_weight *weight = tn_module_weight(module), *bias = module->has_bias ? &module->bias : NULL;
     tn_var *in = x;
     for (const tn_slot *slot = module->slots; slot; slot = slot->next)
         if (slot->hooks->input)
             in = apply_input(forward, module, slot, x, in);
-    tn_var *y = tn_op_linear(forward->tape, in, tn_module_weight(module), module->has_bias ? &module->bias : NULL);
+    tn_var *y = module->kind == TN_MODULE_CONV2D ? tn_op_conv2d(forward->tape, in, &module->conv, weight, bias)
+                                                 : tn_op_linear(forward->tape, in, weight, bias);
     if (in != x)
         tn_drop(forward->tape, in);
     return y;
 }
 
 tn_var *tn_linear_forward(const tn_forward *forward, const tn_module *module, tn_var *x) {
-    tn_var *y = base_linear(forward, module, x);
+    tn_var *y = base_product(forward, module, x);
     const inputs in = {.forward = forward, .module = module, .x = x};
     for (const tn_slot *slot = module->slots; slot; slot = slot->next)
         if (slot->hooks->linear)
@@ -125,7 +127,7 @@ tn_var *tn_embedding_forward(const tn_forward *forward, const tn_module *module,
 }
 
 tn_var *tn_conv_forward(const tn_forward *forward, const tn_module *module, tn_var *x) {
-    tn_var *y = tn_op_conv2d(forward->tape, x, &module->conv, &module->weight, module->has_bias ? &module->bias : NULL);
+    tn_var *y = base_product(forward, module, x);
     const inputs in = {.forward = forward, .module = module, .x = x};
     for (const tn_slot *slot = module->slots; slot; slot = slot->next)
         if (slot->hooks->conv)

@@ -49,7 +49,7 @@ typedef struct tn_forward {
 /* One adapter on one module. A method's slot begins with this struct. Hooks that a method does not need are NULL. */
 typedef struct tn_slot_hooks {
     /* Returns what the base's product takes in place of `in`: `in` itself, or a new value that becomes the caller's. Linear
-     * hooks see the module's own input all the same. */
+     * and convolutional hooks see the module's own input all the same. */
     tn_var *(*input)(const tn_forward *forward, const tn_slot *slot, const tn_module *module, tn_var *in);
 
     /* Returns the output after the adapter; x is the input, y the output so far, owned by the caller until returned (return

@@ -461,11 +461,23 @@ fail:
     return status;
 }
 
+int64_t tn_adapter_kept_count(const tn_adapter_slot *slot) {
+    return slot->method && slot->method->kept_count ? slot->method->kept_count(slot->slot) : 0;
+}
+
+bool tn_adapter_keeps(const tn_adapter *adapter) {
+    for (int64_t i = 0; i < adapter->slot_count; i++)
+        if (tn_adapter_kept_count(&adapter->slots[i]) > 0)
+            return true;
+    return false;
+}
+
 /* The last that was merged is the first to be undone. */
-static tn_status unmerge_slots(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias) {
+static tn_status unmerge_slots(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
+                               double *factor) {
     if (!adapter)
         return TN_OK;
-    TN_TRY(unmerge_slots(adapter->next, module, weight, bias));
+    TN_TRY(unmerge_slots(adapter->next, module, weight, bias, factor));
     if (adapter->weight == 0)
         return TN_OK;
     if (adapter->weight != 1)
@@ -474,12 +486,13 @@ static tn_status unmerge_slots(const tn_adapter *adapter, const tn_module *modul
     for (int64_t i = adapter->slot_count; i-- > 0;) {
         const tn_adapter_slot *s = &adapter->slots[i];
         if (s->module == module && s->method)
-            TN_TRY(s->method->unmerge(s->slot, module, weight, bias));
+            TN_TRY(s->method->unmerge(s->slot, module, weight, bias, factor));
     }
     return TN_OK;
 }
 
-tn_status tn_adapter_unmerged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias) {
+tn_status tn_adapter_unmerged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
+                                     double *factor) {
     const tn_weight *merged = tn_module_weight(module);
     float *values = weight; /* as methods see it: [O, C] */
     if (merged->transposed)
@@ -489,7 +502,8 @@ tn_status tn_adapter_unmerged_weight(const tn_adapter *adapter, const tn_module 
     tn_weight_read(merged, values);
     if (bias && module->has_bias)
         tn_convert_to_f32(bias, module->bias.tensor.data, module->bias.tensor.dtype, module->bias.tensor.shape[0]);
-    tn_status status = unmerge_slots(adapter, module, values, module->has_bias ? bias : NULL);
+    *factor = 0;
+    tn_status status = unmerge_slots(adapter, module, values, module->has_bias ? bias : NULL, factor);
     if (values != weight) {
         tn_weight_lay_out(merged, values, weight);
         tn_free(values);

@@ -147,9 +147,14 @@ tn_status tn_adapter_summarise(const tn_adapter *adapter, tn_adapter_summary *ou
 tn_status tn_adapter_merged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
                                    bool *has_bias);
 
+/* Numbers that merging this one loses and unmerging it needs: those of one slot, and whether there are any. */
+int64_t tn_adapter_kept_count(const tn_adapter_slot *slot);
+bool tn_adapter_keeps(const tn_adapter *adapter);
+
 /* The reverse for a module with merged weights, by methods that have an unmerge of their own: the base's weight and bias,
- * laid out as above. */
-tn_status tn_adapter_unmerged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias);
+ * laid out as above; *factor as the method sets it, else 0. */
+tn_status tn_adapter_unmerged_weight(const tn_adapter *adapter, const tn_module *module, float *weight, float *bias,
+                                     double *factor);
 /* The shape of that weight: the base's, but for a grouped convolution that an update reads across its groups, which is one
  * without groups when merged: [O, C, kh, kw]. */
 tn_tensor tn_adapter_merged_shape(const tn_adapter *adapter, const tn_module *module);

@@ -79,7 +79,8 @@ static void add_common(cJSON *o, const tn_peft_config *c) {
     cJSON_AddNullToObject(o, "auto_mapping");
     tn_config_add_text(o, "base_model_name_or_path", c->base_model);
     tn_config_add_names(o, "exclude_modules", c->exclude_regex, c->exclude_modules);
-    cJSON_AddBoolToObject(o, "fan_in_fan_out", c->fan_in_fan_out);
+    if (!c->method->no_fan_in_fan_out)
+        cJSON_AddBoolToObject(o, "fan_in_fan_out", c->fan_in_fan_out);
     cJSON_AddTrueToObject(o, "inference_mode");
     tn_config_add_names(o, "modules_to_save", NULL, c->modules_to_save);
     cJSON_AddStringToObject(o, "peft_type", c->method->peft_type);

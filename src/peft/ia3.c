@@ -1,5 +1,5 @@
 /* IA3 (Liu et al. 2022, arXiv 2205.05638): y = l * (W x + b) by elements, l [O, 1]; for feed-forward modules y = W (l * x) +
- * b, l [1, C]. l starts as ones. */
+ * b, l [1, C]. l starts as ones. On a convolution l is [1, O, 1, 1] or [1, C, 1, 1], a factor for each channel. */
 #include <string.h>
 
 #include "base/rng.h"
@@ -52,7 +52,7 @@ static int64_t inputs_of(const tn_module *module) {
 }
 
 static bool ia3_fits(const tn_module *module) {
-    return module->kind == TN_MODULE_LINEAR;
+    return module->kind == TN_MODULE_LINEAR || module->kind == TN_MODULE_CONV2D;
 }
 
 /* --- which modules are feed-forward --- */
@@ -167,8 +167,13 @@ static tn_status ia3_create(tn_adapter *adapter, tn_slot *base, tn_module *modul
     (void)rank;
     (void)alpha;
     TN_TRY(is_feedforward(adapter->config.settings, module->name, &slot->feedforward));
-    slot->l = (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 2, .shape = {1, 1}}};
-    slot->l.tensor.shape[slot->feedforward] = slot->feedforward ? inputs_of(module) : outputs_of(module);
+    if (module->kind == TN_MODULE_CONV2D) {
+        int64_t channels = slot->feedforward ? module->conv.in_channels : module->conv.out_channels;
+        slot->l = (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 4, .shape = {1, channels, 1, 1}}};
+    } else {
+        slot->l = (tn_weight){.tensor = {.dtype = TN_DTYPE_F32, .ndim = 2, .shape = {1, 1}}};
+        slot->l.tensor.shape[slot->feedforward] = slot->feedforward ? inputs_of(module) : outputs_of(module);
+    }
     return tn_adapter_declare(adapter, module, "ia3_l", &slot->l);
 }
 
@@ -189,7 +194,8 @@ static tn_var *ia3_input(const tn_forward *forward, const tn_slot *base, const t
     return slot->feedforward ? tn_op_scale_columns(forward->tape, x, &slot->l) : x;
 }
 
-static tn_var *ia3_linear(const tn_forward *forward, const tn_slot *base, const tn_module *module, tn_var *x, tn_var *y) {
+/* Of a linear layer or a convolution. */
+static tn_var *ia3_output(const tn_forward *forward, const tn_slot *base, const tn_module *module, tn_var *x, tn_var *y) {
     const ia3_slot *slot = (const ia3_slot *)base;
     (void)module;
     (void)x;
@@ -202,25 +208,38 @@ static tn_var *ia3_linear(const tn_forward *forward, const tn_slot *base, const 
 
 /* --- merging --- */
 
+/* Index of l's factor of the weight's element (o, i). Output o of a grouped convolution reads the channels of its own group,
+ * `taps` elements each. */
+static int64_t factor_of(const ia3_slot *slot, const tn_module *module, int64_t o, int64_t i) {
+    const tn_conv_shape *conv = &module->conv;
+    if (!slot->feedforward)
+        return o;
+    if (module->kind != TN_MODULE_CONV2D)
+        return i;
+    int64_t taps = conv->kernel_height * conv->kernel_width, group = o / (conv->out_channels / conv->groups);
+    return group * (conv->in_channels / conv->groups) + i / taps;
+}
+
 static tn_status ia3_merge(const tn_slot *base, const tn_module *module, float *weight, float *bias) {
     const ia3_slot *slot = (const ia3_slot *)base;
     const float *l = slot->l.tensor.data;
     int64_t out = outputs_of(module), in = inputs_of(module);
     for (int64_t o = 0; o < out; o++)
         for (int64_t i = 0; i < in; i++)
-            weight[o * in + i] *= l[slot->feedforward ? i : o];
+            weight[o * in + i] *= l[factor_of(slot, module, o, i)];
     for (int64_t o = 0; o < out && bias && !slot->feedforward; o++)
         bias[o] *= l[o];
     return TN_OK;
 }
 
-static tn_status ia3_unmerge(const tn_slot *base, const tn_module *module, float *weight, float *bias) {
+static tn_status ia3_unmerge(const tn_slot *base, const tn_module *module, float *weight, float *bias, double *factor) {
+    (void)factor;
     const ia3_slot *slot = (const ia3_slot *)base;
     const float *l = slot->l.tensor.data;
     int64_t out = outputs_of(module), in = inputs_of(module);
     for (int64_t o = 0; o < out; o++)
         for (int64_t i = 0; i < in; i++)
-            weight[o * in + i] /= l[slot->feedforward ? i : o];
+            weight[o * in + i] /= l[factor_of(slot, module, o, i)];
     for (int64_t o = 0; o < out && bias && !slot->feedforward; o++)
         bias[o] /= l[o];
     return TN_OK;
@@ -253,7 +272,7 @@ const tn_peft_method tn_ia3 = {
     .complete = ia3_complete,
     .check_unmerge = ia3_check_unmerge,
     .slot_size = sizeof(ia3_slot),
-    .hooks = {.input = ia3_input, .linear = ia3_linear},
+    .hooks = {.input = ia3_input, .linear = ia3_output, .conv = ia3_output},
     .fits = ia3_fits,
     .begin = ia3_begin,
     .create = ia3_create,

@@ -3,6 +3,8 @@
  * taken out of the base (PiSSA, OLoRA, KaSA), - s0 B0 A0 x is added instead of changing W. Variants have their own files. */
 #include "peft/lora.h"
 
+#include <math.h>
+
 #include "base/rng.h"
 
 static tn_var *lora_linear(const tn_forward *forward, const tn_slot *base, const tn_module *module, tn_var *x, tn_var *y) {
@@ -62,7 +64,7 @@ static tn_status lora_create(tn_adapter *adapter, tn_slot *base, tn_module *modu
     if (module->kind == TN_MODULE_CONV2D)
         TN_TRY(tn_lora_conv_create(config, slot, module, rank));
     const char *a_name = slot->embedding ? "lora_embedding_A" : "lora_A.weight";
-    bool freeze_a = config->freeze_a && module->kind == TN_MODULE_LINEAR; /* an embedding's A starts at zero */
+    bool freeze_a = config->freeze_a && !slot->embedding; /* an embedding's A starts at zero */
     TN_TRY(freeze_a ? tn_adapter_declare_constant(adapter, module, a_name, true, &slot->a)
                     : tn_adapter_declare(adapter, module, a_name, &slot->a));
     if (freeze_a && adapter->trainable)
@@ -106,8 +108,8 @@ static void add_product(float *weight, const tn_weight *a, const tn_weight *b, b
         kernels->gemm(weight, in, tn_weight_rows(b), tn_weight_rows(a), factor, 1, out, in, rank);
 }
 
-static tn_status lora_merge(const tn_slot *base, const tn_module *module, float *weight, float *bias) {
-    const tn_lora_slot *slot = (const tn_lora_slot *)base;
+/* weight += the update, before any magnitude. */
+static tn_status add_update(const tn_lora_slot *slot, const tn_module *module, float *weight) {
     if (module->kind == TN_MODULE_CONV2D)
         tn_lora_conv_merge(slot, module, weight);
     else if (tn_lora_is_plain(slot))
@@ -116,11 +118,50 @@ static tn_status lora_merge(const tn_slot *base, const tn_module *module, float 
         TN_TRY(tn_lora_variant_merge(slot, weight));
     if (slot->a0.tensor.data)
         add_product(weight, &slot->a0, &slot->b0, slot->embedding, -slot->scale0);
+    return TN_OK;
+}
+
+static tn_status lora_merge(const tn_slot *base, const tn_module *module, float *weight, float *bias) {
+    const tn_lora_slot *slot = (const tn_lora_slot *)base;
+    TN_TRY(add_update(slot, module, weight));
     if (slot->has_magnitude)
-        TN_TRY(tn_dora_scale(slot, weight));
+        tn_dora_scale(slot, weight);
     if (slot->has_bias && bias)
         tn_kernels_cpu()->add(bias, slot->bias.tensor.data, slot->scale, slot->bias.tensor.shape[0]);
     return TN_OK;
+}
+
+/* Of DoRA, since subtracting undoes the rest: m / n is taken out again, then the update. */
+static tn_status lora_unmerge(const tn_slot *base, const tn_module *module, float *weight, float *bias, double *factor) {
+    const tn_lora_slot *slot = (const tn_lora_slot *)base;
+    int64_t count = tn_tensor_count(&tn_module_weight(module)->tensor);
+    float *update = tn_calloc((size_t)count, sizeof *update);
+    tn_status status = update ? add_update(slot, module, update) : tn_fail_memory("the restored weights");
+    if (status == TN_OK) {
+        *factor = fmax(*factor, tn_dora_unscale(slot, weight));
+        tn_kernels_cpu()->add(weight, update, -1, count);
+    }
+    if (status == TN_OK && slot->has_bias && bias)
+        tn_kernels_cpu()->add(bias, slot->bias.tensor.data, -slot->scale, slot->bias.tensor.shape[0]);
+    tn_free(update);
+    return status;
+}
+
+static int64_t lora_kept_count(const tn_slot *base) {
+    const tn_lora_slot *slot = (const tn_lora_slot *)base;
+    return slot->has_magnitude ? tn_tensor_count(&slot->magnitude.tensor) : 0;
+}
+
+static tn_status lora_keep(const tn_slot *base, const tn_module *module, float *weight, float *kept) {
+    const tn_lora_slot *slot = (const tn_lora_slot *)base;
+    TN_TRY(add_update(slot, module, weight));
+    tn_dora_merged_norms(slot, weight, kept);
+    return TN_OK;
+}
+
+static tn_status lora_use_kept(tn_adapter *adapter, tn_slot *slot, const tn_module *module, const float *merged,
+                               const float *kept) {
+    return tn_dora_use_norms(adapter, (tn_lora_slot *)slot, module, merged, kept);
 }
 
 static bool lora_merge_adds_bias(const tn_slot *slot) {
@@ -147,10 +188,6 @@ static tn_status lora_check_merge(const tn_adapter *adapter) {
 
 static tn_status lora_check_unmerge(const tn_adapter *adapter) {
     const tn_peft_config *config = &adapter->config;
-    if (config->use_dora)
-        return tn_fail(TN_ERROR_UNSUPPORTED,
-                       "DoRA's merged weights have lost the norms of the base's rows, so the base cannot "
-                       "be restored from them; use the base that it was trained on");
     if (config->kasa || tn_lora_init_reduces_base(config->init))
         return tn_fail(TN_ERROR_UNSUPPORTED,
                        "%s '%s' took a part out of the base that is computed from the base itself, so it cannot be undone "
@@ -188,6 +225,10 @@ const tn_peft_method tn_lora = {
     .init = lora_init,
     .loaded = lora_loaded,
     .merge = lora_merge,
+    .unmerge = lora_unmerge,
+    .kept_count = lora_kept_count,
+    .keep = lora_keep,
+    .use_kept = lora_use_kept,
     .widens_groups = true,
     .merge_adds_bias = lora_merge_adds_bias,
     .start_training = tn_lora_fa_start_training,

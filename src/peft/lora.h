@@ -10,6 +10,7 @@ typedef struct tn_lora_slot {
     tn_weight a0, b0;       /* scale0 B0 A0 was taken out of the base, frozen; tensor.data NULL when nothing was */
     tn_weight magnitude;    /* DoRA's m [O]; conv2d [1, O, 1, 1] */
     double *base_squares;   /* [O] squared norms of the base's rows, for DoRA */
+    float *kept_norms;      /* [O] norms that merging divided by, when a merged checkpoint brought them */
     tn_weight diagonal;     /* KaSA's d [R] */
     tn_weight precondition; /* LoRA-FA's (A A^T)^-1 / s^2 [R, R]; data NULL where A is trained */
     int64_t a_blocks, b_blocks; /* of a block-diagonal factor; 0 or 1: a full one */
@@ -62,7 +63,14 @@ tn_var *tn_dora_embedding(const tn_forward *forward, const tn_lora_slot *slot, c
                           tn_var *y);
 /* n [out] on the tape's storage, for a base's weight [out, in] and A, B flattened to [R, in], [out, R]. */
 const float *tn_dora_norms(tn_tape *tape, const tn_lora_slot *slot, tn_operand w, int64_t out, int64_t in);
-tn_status tn_dora_scale(const tn_lora_slot *slot, float *weight);
+void tn_dora_scale(const tn_lora_slot *slot, float *weight);
+
+/* The way back: norms [O] of the rows of weight, the update being in it; merged weights with m / n taken out in place. The
+ * norms of a merged checkpoint are checked against its weight and m. */
+void tn_dora_merged_norms(const tn_lora_slot *slot, const float *weight, float *norms);
+double tn_dora_unscale(const tn_lora_slot *slot, float *weight); /* returns the largest n / m */
+tn_status tn_dora_use_norms(tn_adapter *adapter, tn_lora_slot *slot, const tn_module *module, const float *merged,
+                            const float *norms);
 
 /* Convolutions: the shapes of A, B and the magnitude; the forward hook; weight [O, C, kh, kw] += s B A. */
 tn_status tn_lora_conv_create(const tn_peft_config *config, tn_lora_slot *slot, const tn_module *module, int64_t rank);

@@ -122,18 +122,75 @@ tn_var *tn_dora_embedding(const tn_forward *forward, const tn_lora_slot *slot, c
     return scaled;
 }
 
-tn_status tn_dora_scale(const tn_lora_slot *slot, float *weight) {
-    const float *m = slot->magnitude.tensor.data;
+/* Rows of a linear or convolutional weight, columns of an embedding's: which there are, and how far apart. */
+typedef struct {
+    int64_t out, in;
+    int64_t across, along; /* strides from one to the next, and within one */
+} layout;
+
+static layout layout_of(const tn_lora_slot *slot) {
     int64_t out = tn_tensor_count(&slot->magnitude.tensor), in = tn_tensor_count(&slot->a.tensor) / slot->a.tensor.shape[0];
-    int64_t along = slot->embedding ? out : 1, across = slot->embedding ? 1 : in; /* strides of in and of out */
-    for (int64_t o = 0; o < out; o++) {
-        double square = 0;
-        float *row = weight + o * across;
-        for (int64_t i = 0; i < in; i++)
-            square += (double)row[i * along] * row[i * along];
-        float factor = m[o] / norm_of(square);
-        for (int64_t i = 0; i < in; i++)
-            row[i * along] *= factor;
+    return slot->embedding ? (layout){out, in, 1, out} : (layout){out, in, in, 1};
+}
+
+static float row_norm(const layout *l, const float *weight, int64_t o) {
+    double square = 0;
+    for (int64_t i = 0; i < l->in; i++) {
+        double value = weight[o * l->across + i * l->along];
+        square += value * value;
     }
+    return norm_of(square);
+}
+
+static void scale_row(const layout *l, float *weight, int64_t o, float factor) {
+    for (int64_t i = 0; i < l->in; i++)
+        weight[o * l->across + i * l->along] *= factor;
+}
+
+void tn_dora_scale(const tn_lora_slot *slot, float *weight) {
+    const layout l = layout_of(slot);
+    const float *m = slot->magnitude.tensor.data;
+    for (int64_t o = 0; o < l.out; o++)
+        scale_row(&l, weight, o, m[o] / row_norm(&l, weight, o));
+}
+
+void tn_dora_merged_norms(const tn_lora_slot *slot, const float *weight, float *norms) {
+    const layout l = layout_of(slot);
+    for (int64_t o = 0; o < l.out; o++)
+        norms[o] = row_norm(&l, weight, o);
+}
+
+double tn_dora_unscale(const tn_lora_slot *slot, float *weight) {
+    const layout l = layout_of(slot);
+    const float *m = slot->magnitude.tensor.data;
+    double largest = 0;
+    for (int64_t o = 0; o < l.out; o++) {
+        float factor = slot->kept_norms[o] / m[o];
+        largest = fmax(largest, fabs((double)factor));
+        scale_row(&l, weight, o, factor);
+    }
+    return largest;
+}
+
+/* Merging made the norms of the weight's rows |m|; what the checkpoint's type rounded is far below a hundredth. */
+tn_status tn_dora_use_norms(tn_adapter *adapter, tn_lora_slot *slot, const tn_module *module, const float *merged,
+                            const float *norms) {
+    const layout l = layout_of(slot);
+    const float *m = slot->magnitude.tensor.data;
+    for (int64_t o = 0; o < l.out; o++) {
+        if (m[o] == 0)
+            return tn_fail(TN_ERROR_UNSUPPORTED,
+                           "the magnitude of '%s' is 0 at element %lld, so the base's weights there are lost in the merged "
+                           "ones; use the base that it was trained on",
+                           module->name, (long long)o);
+        if (!(fabsf(row_norm(&l, merged, o) - fabsf(m[o])) <= 1e-2f * fabsf(m[o])))
+            return tn_fail(TN_ERROR_MISMATCH, "'%s' does not hold this adapter merged in: a row's norm is not its magnitude",
+                           module->name);
+    }
+    slot->kept_norms = tn_arena_array(&adapter->arena, (size_t)l.out, sizeof *slot->kept_norms);
+    if (!slot->kept_norms)
+        return tn_fail_memory("DoRA's norms");
+    for (int64_t o = 0; o < l.out; o++)
+        slot->kept_norms[o] = norms[o];
     return TN_OK;
 }

@@ -1,7 +1,7 @@
 /* LoRA-FA (Zhang et al. 2023, arXiv 2308.03303) as PEFT's optimiser has it: A stays as it started, and the update of B takes
  * dB (A A^T + 1e-8 I)^+ / s^2 [O, R] for its gradient. With dB = s G A^T, G [O, C] being the gradient of W, this makes the
  * change s dB A of W the projection of G onto the rows of A, whatever their lengths. The inverse [R, R] is computed once.
- * Clipping goes by the norm of dB itself. Embeddings and convolutions are trained as in LoRA. */
+ * Clipping goes by the norm of dB itself. Embeddings are trained as in LoRA. */
 #include "peft/lora.h"
 
 #include <float.h>

@@ -23,6 +23,7 @@ struct tn_peft_method {
     double rank, alpha;                             /* PEFT's defaults */
     double new_alpha;                               /* of a new adapter when none is given; 0: alpha */
     bool any_rank;                                  /* a rank above the weight's sizes makes sense */
+    bool no_fan_in_fan_out;                         /* PEFT's configuration of the method has no such key */
     const char *bias_name;                          /* of the mode that trains biases of adapted layers: "lora_only" */
     const tn_option *options; /* what else there is to set, named as on the command line: "d-initial" is the file's
                                  d_initial; NULL: nothing */
@@ -61,12 +62,20 @@ struct tn_peft_method {
     /* weight [O, C] (embedding [V, C]) becomes the module's effective weight; bias [O] or NULL. All f32. */
     tn_status (*merge)(const tn_slot *slot, const tn_module *module, float *weight, float *bias);
 
-    /* Undoes merge where subtracting does not. Each value is the merged one times a factor: reports of rounding count on it.
-     * NULL: merge adds, or cannot be undone. */
-    tn_status (*unmerge)(const tn_slot *slot, const tn_module *module, float *weight, float *bias);
+    /* Undoes merge where subtracting does not. Reports of rounding count on each value being the merged one times a factor,
+     * or on *factor being at least the largest factor of any. NULL: merge adds, or cannot be undone. */
+    tn_status (*unmerge)(const tn_slot *slot, const tn_module *module, float *weight, float *bias, double *factor);
 
     /* The update of a grouped convolution reads all channels: merge gets and gives the ungrouped weight [O, C, kh, kw]. */
     bool widens_groups;
+
+    /* Numbers that the merged weight has lost and unmerge needs, stored beside merged checkpoints: how many of a slot; what
+     * they are, given the module's weight before the merge [O, C], which may be overwritten; taking them back, failing where
+     * they do not belong to this weight [O, C] or are of no use. All NULL: merge loses nothing, or for good. */
+    int64_t (*kept_count)(const tn_slot *slot);
+    tn_status (*keep)(const tn_slot *slot, const tn_module *module, float *weight, float *kept);
+    tn_status (*use_kept)(tn_adapter *adapter, tn_slot *slot, const tn_module *module, const float *merged,
+                          const float *kept);
 
     /* True when merging needs a bias even though the base has none. */
     bool (*merge_adds_bias)(const tn_slot *slot);

@@ -6,6 +6,8 @@
 
 extern const tn_peft_method tn_adalora;
 extern const tn_peft_method tn_ia3;
+extern const tn_peft_method tn_loha;
+extern const tn_peft_method tn_lokr;
 extern const tn_peft_method tn_vera;
 
 #endif

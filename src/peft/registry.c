@@ -5,7 +5,7 @@
 #include "peft/methods.h"
 
 const tn_peft_method *const tn_peft_methods[] = {
-    &tn_lora, &tn_adalora, &tn_ia3, &tn_vera, NULL,
+    &tn_lora, &tn_adalora, &tn_ia3, &tn_loha, &tn_lokr, &tn_vera, NULL,
 };
 
 static void use_dora(tn_peft_config *config) {

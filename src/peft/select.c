@@ -103,6 +103,21 @@ static tn_status fail_unmatched(const tn_network *model, const char *entry) {
     return status;
 }
 
+static tn_status fail_nothing_selected(const tn_network *model, const tn_peft_config *config, const tn_peft_method *method) {
+    if (config->layers_count && model->layer_count == 0)
+        return tn_fail(TN_ERROR_ARGUMENT, "the layers of a %s model have no numbers to choose by; name target modules",
+                       model->family);
+    if (config->layers_count)
+        return tn_fail(TN_ERROR_ARGUMENT, "no target module lies in the chosen layers; the model has layers 0 to %lld",
+                       (long long)model->layer_count - 1);
+    if (config->all_linear)
+        return tn_fail(TN_ERROR_ARGUMENT,
+                       "all-linear leaves the output layer alone, and %s can adapt no other layer of this model; name "
+                       "target modules or choose another method",
+                       method->name);
+    return fail_unmatched(model, config->target_regex ? config->target_regex : "(none given)");
+}
+
 tn_status tn_peft_select(const tn_network *model, const tn_peft_config *config, const tn_peft_method *method,
                          bool *selected) {
     int64_t count = 0;
@@ -128,14 +143,9 @@ tn_status tn_peft_select(const tn_network *model, const tn_peft_config *config, 
             goto fail;
         }
     }
-    if (count == 0 && config->layers_count && model->layer_count == 0)
-        status = tn_fail(TN_ERROR_ARGUMENT, "the layers of a %s model have no numbers to choose by; name target modules",
-                         model->family);
-    else if (count == 0 && !config->token_rows_count && !config->modules_to_save.count)
-        status = config->layers_count ? tn_fail(TN_ERROR_ARGUMENT,
-                                                "no target module lies in the chosen layers; the model has layers 0 to %lld",
-                                                (long long)model->layer_count - 1)
-                                      : fail_unmatched(model, config->target_regex ? config->target_regex : "(none given)");
+    bool others = config->token_rows_count || config->modules_to_save.count;
+    if (count == 0 && (!others || (config->layers_count && model->layer_count == 0)))
+        status = fail_nothing_selected(model, config, method);
 fail:
     tn_free(used);
     return status;

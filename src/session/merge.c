@@ -4,31 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "session/merge.h"
-
-typedef struct {
-    tn_model *model;
-    int direction; /* +1 merges, -1 takes out */
-    bool keep_dtype;
-    tn_dtype dtype; /* unless keep_dtype */
-    double largest_rounding;
-    int64_t modules;
-    double largest_factor; /* of the tensor at hand, from merged to restored, where the method undoes it by factors; 0: it
-                              subtracts */
-    float *weight, *bias, *original; /* scratch for the largest module */
-    char *stored;                    /* scratch: one tensor in the output's type */
-    int64_t scratch;                 /* elements of each */
-} merger;
-
-/* One tensor of the checkpoint that is written. */
-typedef struct {
-    const char *name;
-    const tn_tensor *source; /* as stored; NULL for tensors that merging adds */
-    const tn_module *module; /* of the model, or NULL when only carried along */
-    bool is_bias;
-    const tn_tensor *running; /* batch norm's statistics of the module, f32, or NULL */
-    tn_tensor wide;           /* ndim 0, or the shape of a grouped convolution that merging makes one without groups */
-} output_tensor;
+#include "session/merge_parts.h"
 
 /* Elements of the largest tensor of the merged modules and of what the checkpoint holds besides. */
 static int64_t largest_tensor(const tn_model *model) {
@@ -60,11 +36,11 @@ static const char *named_dtype(const tn_model *model) {
     return "keep";
 }
 
-static tn_status merger_init(merger *m, tn_model *model, const char *dtype, int direction) {
+static tn_status merger_init(tn_merger *m, tn_model *model, const char *dtype, int direction) {
     bool keep = !dtype || strcmp(dtype, "keep") == 0;
     if (keep && !model->network->checkpoint.file_count)
         dtype = named_dtype(model);
-    *m = (merger){.model = model, .direction = direction, .keep_dtype = !dtype || strcmp(dtype, "keep") == 0};
+    *m = (tn_merger){.model = model, .direction = direction, .keep_dtype = !dtype || strcmp(dtype, "keep") == 0};
     if (!m->keep_dtype && (!tn_dtype_from_name(dtype, &m->dtype) || m->dtype > TN_DTYPE_BF16))
         return tn_fail(TN_ERROR_ARGUMENT, "dtype '%s' is not one of keep, f32, bf16, f16", dtype);
     m->scratch = largest_tensor(model);
@@ -76,7 +52,7 @@ static tn_status merger_init(merger *m, tn_model *model, const char *dtype, int 
     return m->weight && m->bias && m->original && m->stored ? TN_OK : tn_fail_memory("the merged weights");
 }
 
-static void merger_free(merger *m) {
+static void merger_free(tn_merger *m) {
     size_t bytes = (size_t)m->scratch * sizeof(float);
     tn_pages_free(m->weight, bytes);
     tn_pages_free(m->bias, bytes);
@@ -142,94 +118,19 @@ static tn_status check_layers_are_separate(const tn_adapter *adapter) {
     return TN_OK;
 }
 
-/* The base's f32 values by the method's own way; m->original keeps the merged ones. */
-static tn_status restored_values(merger *m, const output_tensor *t, const tn_tensor *merged, const float **values) {
-    TN_TRY(tn_adapter_unmerged_weight(m->model->adapter, t->module, m->weight, m->bias));
-    *values = t->is_bias ? m->bias : m->weight;
-    tn_convert_to_f32(m->original, merged->data, merged->dtype, tn_tensor_count(merged));
-    m->largest_factor = 1;
-    for (int64_t i = 0; i < tn_tensor_count(merged); i++)
-        if (m->original[i] != 0)
-            m->largest_factor = fmax(m->largest_factor, fabs((double)(*values)[i] / m->original[i]));
-    return TN_OK;
-}
-
-/* Those in use are of one method, if that is one of these. */
-static bool has_own_way_back(const tn_adapter *adapter) {
-    while (adapter && adapter->weight == 0)
-        adapter = adapter->next;
-    return adapter && adapter->method && adapter->method->unmerge;
-}
-
-/* The new f32 values of a tensor of a module into m->weight or m->bias: merged, or w - (merged(w) - w). */
-static tn_status new_values(merger *m, const output_tensor *t, const float **values) {
-    const tn_tensor *base = t->is_bias ? &t->module->bias.tensor : &tn_module_weight(t->module)->tensor;
-    int64_t count = tn_tensor_count(base);
-    bool has_bias;
-    if (m->direction < 0 && has_own_way_back(m->model->adapter))
-        return restored_values(m, t, base, values);
-    m->largest_factor = 0;
-    TN_TRY(tn_adapter_merged_weight(m->model->adapter, t->module, m->weight, m->bias, &has_bias));
-    float *merged = t->is_bias ? m->bias : m->weight;
-    if (m->direction < 0) {
-        tn_convert_to_f32(m->original, base->data, base->dtype, count);
-        for (int64_t i = 0; i < count; i++)
-            merged[i] = m->original[i] - (merged[i] - m->original[i]);
-    }
-    *values = merged;
-    return TN_OK;
-}
-
-/* Half a unit in the last place of a stored value: what the rounding that made it may have cost. */
-static double half_ulp(float value, tn_dtype dtype) {
-    int exponent, bits = dtype == TN_DTYPE_BF16 ? 8 : dtype == TN_DTYPE_F16 ? 11 : 24;
-    int lowest = dtype == TN_DTYPE_F16 ? -13 : -125; /* exponent of the smallest normal number, as frexp counts */
-    frexp((double)value, &exponent);
-    return ldexp(0.5, (exponent > lowest ? exponent : lowest) - bits);
-}
-
-/* How far a restored value may be from the base's besides its last rounding. A factor also multiplies what merging lost by
- * rounding; else merging rounded to the merged checkpoint's type, and the sums on the way there and back, none of them above
- * |merged| + |change|, were rounded to f32. */
-static double restoring_error(const merger *m, float restored, float merged, tn_dtype merged_dtype) {
-    if (m->largest_factor > 0) {
-        double factor = merged != 0 ? fabs((double)restored / merged) : m->largest_factor;
-        return factor * half_ulp(merged, merged_dtype) + 2 * half_ulp(restored, TN_DTYPE_F32);
-    }
-    float most = fabsf(merged) + fabsf(merged - restored);
-    return half_ulp(merged, merged_dtype) + 4 * half_ulp(most, TN_DTYPE_F32);
-}
-
-/* Compares m->stored with the values that it stands for. `merged` are the values they were restored from, or NULL. */
-static void note_rounding(merger *m, const float *exact, const float *merged, tn_dtype merged_dtype, tn_dtype dtype,
-                          int64_t count) {
-    enum { PIECE = 1024 };
-    float back[PIECE];
-    for (int64_t at = 0; at < count; at += PIECE) {
-        int64_t n = count - at < PIECE ? count - at : PIECE;
-        tn_convert_to_f32(back, m->stored + at * tn_dtype_size(dtype), dtype, n);
-        for (int64_t i = 0; i < n; i++) {
-            double lost = fabs((double)back[i] - exact[at + i]);
-            if (merged)
-                lost += restoring_error(m, exact[at + i], merged[at + i], merged_dtype);
-            m->largest_rounding = fmax(m->largest_rounding, lost);
-        }
-    }
-}
-
 /* In the checkpoint that is read; what merging adds is like the embedding there. */
-static tn_dtype stored_dtype(const merger *m, const output_tensor *t) {
+static tn_dtype stored_dtype(const tn_merger *m, const tn_output_tensor *t) {
     const tn_network *d = m->model->network;
     const tn_tensor *embedding = d->embedding ? tn_network_stored(d, d->embedding->name, "weight") : NULL;
     return t->source ? t->source->dtype : embedding ? embedding->dtype : TN_DTYPE_F32;
 }
 
-static tn_dtype output_dtype(const merger *m, const output_tensor *t) {
+static tn_dtype output_dtype(const tn_merger *m, const tn_output_tensor *t) {
     tn_dtype stored = stored_dtype(m, t);
     return m->keep_dtype || !tn_dtype_is_float(stored) ? stored : m->dtype;
 }
 
-static const tn_tensor *shape_of(const output_tensor *t) {
+static const tn_tensor *shape_of(const tn_output_tensor *t) {
     if (t->wide.ndim)
         return &t->wide;
     if (t->source)
@@ -239,7 +140,7 @@ static const tn_tensor *shape_of(const output_tensor *t) {
     return t->is_bias ? &t->module->bias.tensor : &tn_module_weight(t->module)->tensor;
 }
 
-static tn_status write_tensor(merger *m, tn_safetensors_writer *writer, const output_tensor *t) {
+static tn_status write_tensor(tn_merger *m, tn_safetensors_writer *writer, const tn_output_tensor *t) {
     tn_dtype dtype = output_dtype(m, t);
     const tn_tensor *shape = shape_of(t);
     int64_t count = tn_tensor_count(shape);
@@ -251,7 +152,7 @@ static tn_status write_tensor(merger *m, tn_safetensors_writer *writer, const ou
     if (t->running)
         values = t->running->data;
     else if (changed)
-        TN_TRY(new_values(m, t, &values));
+        TN_TRY(tn_merger_values(m, t, &values));
     else
         tn_convert_to_f32(m->weight, shape->data, shape->dtype, count);
     m->model->kernels->from_f32(m->stored, dtype, values, count);
@@ -260,13 +161,13 @@ static tn_status write_tensor(merger *m, tn_safetensors_writer *writer, const ou
     if (bad >= 0)
         return tn_fail(TN_ERROR_NUMERIC, "'%s': the value %g at element %lld does not fit %s; choose another dtype", t->name,
                        (double)values[bad], (long long)bad, tn_dtype_name(dtype));
-    note_rounding(m, values, changed && m->direction < 0 ? m->original : NULL, stored_dtype(m, t), dtype, count);
+    tn_merger_note_rounding(m, values, changed && m->direction < 0 ? m->original : NULL, stored_dtype(m, t), dtype, count);
     m->modules += changed && !t->is_bias && !t->running && tn_adapter_has(adapter, t->module);
     return tn_safetensors_writer_data(writer, m->stored, count * tn_dtype_size(dtype));
 }
 
 /* Fills what a stored tensor is to the model, if it is anything. */
-static void find_module(const tn_model *model, const char *stored, output_tensor *t) {
+static void find_module(const tn_model *model, const char *stored, tn_output_tensor *t) {
     tn_module *module;
     int part;
     if (!tn_network_find_part(model->network, stored, &module, &part))
@@ -293,7 +194,7 @@ static bool head_comes_apart(const tn_model *model) {
     return separate || !follows;
 }
 
-static tn_status check_new_biases(merger *m) {
+static tn_status check_new_biases(tn_merger *m) {
     const tn_network *d = m->model->network;
     for (int64_t i = 0; i < d->module_count && m->model->adapter; i++) {
         const tn_module *module = &d->modules[i];
@@ -310,7 +211,7 @@ static tn_status check_new_biases(merger *m) {
     return TN_OK;
 }
 
-static tn_status write_file(merger *m, const char *path, const output_tensor *tensors, size_t count, int64_t *bytes) {
+static tn_status write_file(tn_merger *m, const char *path, const tn_output_tensor *tensors, size_t count, int64_t *bytes) {
     tn_safetensors_writer *writer;
     TN_TRY(tn_safetensors_writer_new(&writer, path));
     tn_status status;
@@ -348,7 +249,7 @@ static const char *output_name(const tn_network *network, const char *name, bool
 
 /* Appends a file's tensors, in its order, to `list`. A tied head that is stored all the same stays what it was for the
  * model: the embedding. */
-static size_t list_file(const tn_model *model, const tn_safetensors *file, bool with_head, output_tensor *list,
+static size_t list_file(const tn_model *model, const tn_safetensors *file, bool with_head, tn_output_tensor *list,
                         tn_arena *names) {
     const tn_network *network = model->network;
     size_t count = 0;
@@ -356,8 +257,8 @@ static size_t list_file(const tn_model *model, const tn_safetensors *file, bool 
         const tn_safetensors_entry *entry = &file->entries[e];
         if (!is_indexed(network, entry))
             continue;
-        output_tensor *t = &list[count++];
-        *t = (output_tensor){.name = output_name(network, entry->name, with_head, names), .source = &entry->tensor};
+        tn_output_tensor *t = &list[count++];
+        *t = (tn_output_tensor){.name = output_name(network, entry->name, with_head, names), .source = &entry->tensor};
         find_module(model, entry->name, t);
         if (t->module == network->head && network->tied)
             t->source = NULL;
@@ -365,17 +266,17 @@ static size_t list_file(const tn_model *model, const tn_safetensors *file, bool 
     return count;
 }
 
-static void append_created(const tn_model *model, const char *name, tn_module *module, int part, output_tensor *list,
+static void append_created(const tn_model *model, const char *name, tn_module *module, int part, tn_output_tensor *list,
                            size_t *count) {
-    output_tensor *t = &list[(*count)++];
-    *t = (output_tensor){.name = name, .module = module, .is_bias = part == 1};
+    tn_output_tensor *t = &list[(*count)++];
+    *t = (tn_output_tensor){.name = name, .module = module, .is_bias = part == 1};
     if (part > 1)
         t->running = &tn_module_part(module, part)->tensor;
     if (part == 0 && tn_adapter_widens(model->adapter, module))
         t->wide = tn_adapter_merged_shape(model->adapter, module);
 }
 
-static size_t list_created(const tn_model *model, output_tensor *list, tn_arena *names) {
+static size_t list_created(const tn_model *model, tn_output_tensor *list, tn_arena *names) {
     const tn_network *network = model->network;
     size_t count = 0;
     for (int64_t i = 0; i < network->module_count; i++)
@@ -423,7 +324,7 @@ static tn_status write_index(const tn_network *network, const char *dir, bool wi
     return status;
 }
 
-static tn_status write_weights(merger *m, const char *dir, bool with_head) {
+static tn_status write_weights(tn_merger *m, const char *dir, bool with_head) {
     const tn_network *d = m->model->network;
     char path[TN_PATH_MAX];
     size_t most = (size_t)d->module_count * TN_MODULE_PARTS + 2;
@@ -432,7 +333,7 @@ static tn_status write_weights(merger *m, const char *dir, bool with_head) {
     tn_status status = TN_OK;
     for (size_t f = 0; f < d->checkpoint.file_count; f++)
         most += d->checkpoint.files[f].count;
-    output_tensor *list = tn_calloc(most, sizeof *list);
+    tn_output_tensor *list = tn_calloc(most, sizeof *list);
     if (!list)
         return tn_fail_memory("the list of tensors");
     size_t files = d->checkpoint.file_count ? d->checkpoint.file_count : 1;
@@ -442,7 +343,7 @@ static tn_status write_weights(merger *m, const char *dir, bool with_head) {
                                  : list_created(m->model, list, &names);
         const char *name = from_disk ? base_name(d->checkpoint.files[f].path) : "model.safetensors";
         if (with_head && f + 1 == files)
-            list[count++] = (output_tensor){.name = head_weight, .module = d->head};
+            list[count++] = (tn_output_tensor){.name = head_weight, .module = d->head};
         TN_TRY_GOTO(tn_path_join(path, dir, name));
         TN_TRY_GOTO(write_file(m, path, list, count, &bytes));
     }
@@ -464,7 +365,7 @@ static void drop_groups(const tn_model *model, cJSON *json) {
     }
 }
 
-static tn_status write_config(const merger *m, const char *dir, bool untied) {
+static tn_status write_config(const tn_merger *m, const char *dir, bool untied) {
     char path[TN_PATH_MAX];
     static const char *const torch_names[] = {"float32", "float16", "bfloat16"};
     cJSON *json = cJSON_Duplicate(m->model->network->json, true);
@@ -542,7 +443,7 @@ static tn_status check_folder(const tn_model *model, const char *dir) {
     return TN_OK;
 }
 
-static uint64_t output_bytes(const merger *m) {
+static uint64_t output_bytes(const tn_merger *m) {
     const tn_network *d = m->model->network;
     return (uint64_t)(m->keep_dtype ? tn_network_bytes(d) : tn_network_parameters(d) * tn_dtype_size(m->dtype));
 }
@@ -556,7 +457,7 @@ static bool switch_on(tn_model *model) {
 
 tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const char *dtype, int direction,
                                       tn_merge_report *report) {
-    merger m;
+    tn_merger m;
     bool was_on = switch_on(model);
     tn_status status = merger_init(&m, model, dtype, direction);
     bool untied = head_comes_apart(model);
@@ -566,13 +467,16 @@ tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const ch
     TN_TRY_GOTO(check_layers_are_separate(model->adapter));
     for (const tn_adapter *one = model->adapter; one && direction < 0; one = one->next)
         TN_TRY_GOTO(check_can_unmerge(one));
-    if (direction < 0)
+    if (direction < 0) {
         TN_TRY_GOTO(check_keeps_groups(model));
+        TN_TRY_GOTO(tn_merger_read_kept(&m));
+    }
     TN_TRY_GOTO(tn_dir_create(dir));
     TN_TRY_GOTO(check_folder(model, dir));
     TN_TRY_GOTO(tn_dir_check_writable(dir));
     TN_TRY_GOTO(tn_disk_check_free(dir, output_bytes(&m)));
     TN_TRY_GOTO(check_new_biases(&m));
+    TN_TRY_GOTO(tn_merger_write_kept(&m, dir));
     TN_TRY_GOTO(write_weights(&m, dir, untied && !tn_checkpoint_find(&model->network->checkpoint, head_weight)));
     TN_TRY_GOTO(write_config(&m, dir, untied));
     TN_TRY_GOTO(tn_session_copy_words(model, dir));

@@ -139,6 +139,11 @@ void tn_model_describe(const tn_model *model, tn_model_info *out) {
         out->kv_heads = c->kv_heads;
         out->max_positions = c->max_positions;
     }
+    if (model->sequential) {
+        out->inputs = model->sequential->config.inputs;
+        out->outputs = model->sequential->config.outputs;
+        out->regression = model->sequential->config.regression;
+    }
 }
 
 static tn_status need_tokenizer(const tn_model *model) {
@@ -240,4 +245,45 @@ tn_status tn_model_describe_adapter(tn_model *model, tn_adapter_info *out) {
     out->change_norm = summary.change_norm;
     out->base_norm = summary.base_norm;
     return tn_session_probe(model, &out->logit_difference);
+}
+
+/* The module in whose name a tensor's begins; names of modules hold dots themselves. */
+static const char *module_of(const tn_network *network, const char *tensor) {
+    char name[512];
+    if ((size_t)snprintf(name, sizeof name, "%s", tensor) >= sizeof name)
+        return NULL;
+    for (char *dot; (dot = strrchr(name, '.'));) {
+        *dot = 0;
+        const tn_module *module = tn_network_module(network, name);
+        if (module)
+            return module->name;
+    }
+    return NULL;
+}
+
+_Static_assert((int)TN_TRAINED_DIMS == (int)TN_MAX_DIMS, "a shape of the one must hold any of the other");
+
+static tn_trained_tensor trained_tensor(const tn_network *network, const tn_param *param) {
+    const tn_tensor *tensor = &param->weight->tensor;
+    tn_trained_tensor out = {.name = param->name,
+                             .module = param->shared ? NULL : module_of(network, param->name),
+                             .dims = tensor->ndim,
+                             .count = param->count};
+    for (int i = 0; i < tensor->ndim; i++)
+        out.shape[i] = tensor->shape[i];
+    return out;
+}
+
+size_t tn_model_list_trained(const tn_model *model, tn_trained_tensor *tensors, size_t capacity) {
+    size_t count = 0;
+    for (const tn_adapter *one = model->adapter; one; one = one->next) {
+        for (int64_t i = 0; i < one->params.count; i++) {
+            if (one->params.entries[i].is_buffer)
+                continue;
+            if (tensors && count < capacity)
+                tensors[count] = trained_tensor(model->network, &one->params.entries[i]);
+            count++;
+        }
+    }
+    return count;
 }

@@ -189,10 +189,11 @@ static void format_parts(char parts[PART_COUNT][48], const tn_progress *p) {
         tn_format(parts[PART_LOSS], 48, fabs(p->loss) < 1e4 ? "loss %.3f" : "loss %.2e", p->loss);
     if (isfinite(p->learning_rate))
         tn_format(parts[PART_RATE], 48, "lr %.1e", p->learning_rate);
+    const char *unit = p->unit ? p->unit : "tok/s";
     if (isfinite(p->tokens_per_second) && p->tokens_per_second < 1e5)
-        tn_format(parts[PART_SPEED], 48, "%.*f tok/s", p->tokens_per_second < 10 ? 1 : 0, p->tokens_per_second);
+        tn_format(parts[PART_SPEED], 48, "%.*f %s", p->tokens_per_second < 10 ? 1 : 0, p->tokens_per_second, unit);
     else if (isfinite(p->tokens_per_second))
-        tn_format(parts[PART_SPEED], 48, "%s tok/s", tn_format_count(text, p->tokens_per_second));
+        tn_format(parts[PART_SPEED], 48, "%s %s", tn_format_count(text, p->tokens_per_second), unit);
     if (isfinite(p->seconds_left) && p->seconds_left >= 0)
         tn_format(parts[PART_LEFT], 48, "%s left", tn_format_duration(text, p->seconds_left));
 }

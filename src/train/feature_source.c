@@ -63,7 +63,12 @@ static tn_status prepare_batches(tn_trainer *t) {
     d->labels = tn_malloc((size_t)rows * sizeof *d->labels);
     d->predicted = tn_malloc((size_t)rows * sizeof *d->predicted);
     d->losses = tn_malloc((size_t)rows * sizeof *d->losses);
-    return d->x && d->targets && d->labels && d->predicted && d->losses ? TN_OK : tn_fail_memory("the batches");
+    bool counts = d->valid.labels != NULL;
+    size_t classes = (size_t)t->model->sequential->config.outputs;
+    d->confusion = counts ? tn_calloc(classes * classes, sizeof *d->confusion) : NULL;
+    return d->x && d->targets && d->labels && d->predicted && d->losses && (d->confusion || !counts)
+               ? TN_OK
+               : tn_fail_memory("the batches");
 }
 
 static tn_status load(tn_trainer *t) {
@@ -85,6 +90,7 @@ static void free_data(tn_trainer *t) {
     tn_free(d->labels);
     tn_free(d->predicted);
     tn_free(d->losses);
+    tn_free(d->confusion);
 }
 
 static int64_t terms(tn_trainer *t, int64_t index) {
@@ -125,7 +131,9 @@ static tn_status run(tn_trainer *t, int64_t index, int64_t step, float grad_scal
 static tn_status validate(tn_trainer *t, tn_validation *out) {
     tn_feature_data *d = &t->features;
     double sum = 0;
-    int64_t correct = 0;
+    int64_t correct = 0, classes = t->model->sequential->config.outputs;
+    if (d->confusion)
+        memset(d->confusion, 0, (size_t)(classes * classes) * sizeof *d->confusion);
     for (int64_t i = 0; i < d->valid_order.per_epoch; i++) {
         const tn_feature_pass pass = next_pass(t, &d->valid, &d->valid_order, i);
         tn_tape_reset(&t->tape);
@@ -136,7 +144,10 @@ static tn_status validate(tn_trainer *t, tn_validation *out) {
         TN_TRY(tn_tape_status(&t->tape));
         for (int64_t j = 0; j < pass.count; j++) {
             sum += d->losses[j];
-            correct += d->valid.labels && d->predicted[j] == pass.labels[j];
+            if (!d->confusion)
+                continue;
+            correct += d->predicted[j] == pass.labels[j];
+            d->confusion[pass.labels[j] * classes + d->predicted[j]]++;
         }
     }
     out->loss = sum / (double)d->valid.count;

@@ -156,7 +156,7 @@ static void set_row(tn_report_row *rows, size_t *count, char (*values)[VALUE_SIZ
 }
 
 tn_status tn_metrics_report(const tn_metrics *m, const char *out_dir, const tn_train_plan *plan,
-                            const tn_train_result *result, const char *model_dir) {
+                            const tn_train_result *result, const char *model_dir, const int64_t *confusion) {
     char values[12][VALUE_SIZE], path[TN_PATH_MAX];
     tn_report_row rows[12];
     size_t count = 0;
@@ -180,7 +180,11 @@ tn_status tn_metrics_report(const tn_metrics *m, const char *out_dir, const tn_t
                  (long long)result->best_valid_step);
         set_row(rows, &count, values, "Best validation loss");
     }
-    snprintf(values[count], VALUE_SIZE, "%.0f tokens/s", result->tokens_per_second);
+    if (isfinite(result->valid_accuracy)) {
+        snprintf(values[count], VALUE_SIZE, "%.2f %%", 100 * result->valid_accuracy);
+        set_row(rows, &count, values, "Validation accuracy");
+    }
+    snprintf(values[count], VALUE_SIZE, "%.0f %s", result->tokens_per_second, plan->inputs ? "samples/s" : "tokens/s");
     set_row(rows, &count, values, "Speed");
     snprintf(values[count], VALUE_SIZE, "%.1f MB", (double)result->peak_bytes / 1e6);
     set_row(rows, &count, values, "Peak memory");
@@ -189,8 +193,14 @@ tn_status tn_metrics_report(const tn_metrics *m, const char *out_dir, const tn_t
     tn_series rate = {"learning rate", m->steps, m->rates, (size_t)m->count},
               norm = {"gradient norm", m->steps, m->norms, (size_t)m->count};
     tn_plot plots[] = {{"Loss", loss, m->valid_count ? 2 : 1}, {"Learning rate", &rate, 1}, {"Gradient norm", &norm, 1}};
-    const struct tn_report report = {
-        .title = "Training report", .rows = rows, .row_count = count, .plots = plots, .plot_count = 3};
+    const tn_report_matrix matrix = {"Classes (rows) and what was predicted, on the validation set", confusion,
+                                     plan->outputs};
+    const struct tn_report report = {.title = "Training report",
+                                     .rows = rows,
+                                     .row_count = count,
+                                     .plots = plots,
+                                     .plot_count = 3,
+                                     .matrix = confusion ? &matrix : NULL};
     tn_buf html = {0};
     tn_status status = tn_report_html(&html, &report);
     if (status == TN_OK)
@@ -199,4 +209,12 @@ tn_status tn_metrics_report(const tn_metrics *m, const char *out_dir, const tn_t
         status = tn_file_write(path, html.data, html.length);
     tn_buf_free(&html);
     return status;
+}
+
+tn_status tn_train_curve(const tn_train_result *result, int width, int height, bool utf8, char **text) {
+    tn_buf out = {0};
+    tn_curve_draw(&out, result->curve_steps, result->curve_losses, (size_t)result->curve_points, result->valid_steps,
+                  result->valid_losses, (size_t)result->valid_points, width, height, utf8);
+    *text = tn_buf_take(&out);
+    return *text ? TN_OK : tn_fail_memory("the loss curve");
 }

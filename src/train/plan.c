@@ -106,7 +106,7 @@ tn_status tn_trainer_plan(tn_trainer *t, bool with_calibration, tn_train_plan *p
     TN_TRY(t->source->validation_heap(t, &validation));
     t->heap_bytes = training > validation ? training : validation;
     for (int64_t i = 0; i < adapter->params.count; i++)
-        plan->trainable += adapter->params.entries[i].count;
+        plan->trainable += adapter->params.entries[i].is_buffer ? 0 : adapter->params.entries[i].count;
     int64_t store = adapter->params.total * (int64_t)sizeof(float);
     plan->parameters = tn_network_parameters(t->model->network);
     plan->steps = t->steps;

@@ -234,6 +234,24 @@ static void put_summary(tn_buf *out, const struct tn_report *report) {
     tn_buf_puts(out, "</table>\n");
 }
 
+/* The diagonal, what was right, stands out. */
+static void put_matrix(tn_buf *out, const tn_report_matrix *matrix) {
+    tn_buf_puts(out, "<h2>");
+    put_text(out, matrix->title);
+    tn_buf_puts(out, "</h2>\n<table class=\"matrix\">\n<tr><th></th>");
+    for (int64_t c = 0; c < matrix->classes; c++)
+        tn_buf_printf(out, "<th scope=\"col\">%lld</th>", (long long)c);
+    tn_buf_puts(out, "</tr>\n");
+    for (int64_t r = 0; r < matrix->classes; r++) {
+        tn_buf_printf(out, "<tr><th scope=\"row\">%lld</th>", (long long)r);
+        for (int64_t c = 0; c < matrix->classes; c++)
+            tn_buf_printf(out, r == c ? "<td><strong>%lld</strong></td>" : "<td>%lld</td>",
+                          (long long)matrix->values[r * matrix->classes + c]);
+        tn_buf_puts(out, "</tr>\n");
+    }
+    tn_buf_puts(out, "</table>\n");
+}
+
 tn_status tn_report_html(tn_buf *out, const struct tn_report *report) {
     tn_buf_puts(out, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
                      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>");
@@ -246,6 +264,8 @@ tn_status tn_report_html(tn_buf *out, const struct tn_report *report) {
     put_summary(out, report);
     for (size_t i = 0; i < report->plot_count; i++)
         TN_TRY(put_plot(out, &report->plots[i]));
+    if (report->matrix)
+        put_matrix(out, report->matrix);
     tn_buf_puts(out, "</body>\n</html>\n");
     return tn_buf_status(out);
 }

@@ -28,12 +28,20 @@ typedef struct tn_report_row {
     const char *key, *value;
 } tn_report_row;
 
+/* Whole numbers by class and predicted class. */
+typedef struct tn_report_matrix {
+    const char *title;
+    const int64_t *values; /* [classes, classes] */
+    int64_t classes;
+} tn_report_matrix;
+
 struct tn_report {
     const char *title;
     const tn_report_row *rows; /* the summary table */
     size_t row_count;
     const tn_plot *plots; /* usually loss (training and validation), learning rate, gradient norm */
     size_t plot_count;
+    const tn_report_matrix *matrix; /* NULL: none */
 };
 
 /* Appends a self-contained page: no script, nothing loaded from elsewhere. At most TN_REPORT_POINTS points of a series are
@@ -51,6 +59,7 @@ void tn_curve_draw(tn_buf *out, const double *steps, const double *values, size_
 typedef struct tn_progress {
     int64_t step, steps; /* steps 0: unknown */
     double loss, learning_rate, tokens_per_second, seconds_left;
+    const char *unit; /* of tokens_per_second; NULL: "tok/s" */
 } tn_progress;
 
 /* "step 120/500  loss 1.234  lr 1.0e-04  1234 tok/s  0:42 left" in at most `width` columns: what is unknown is left out, and

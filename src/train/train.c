@@ -15,9 +15,9 @@ typedef struct {
     tn_metrics metrics;
     tn_train_state state;
     uint64_t start_hash; /* of all trained values before the first step, of an earlier call when this one resumes */
-    double started, valid_loss;
-    int64_t tokens; /* trained in this call */
-    bool anew;      /* checkpoints in the folder are of another run, kept until there is one of this */
+    double started, valid_loss, valid_accuracy; /* of the last validation; NaN: none, or no classes */
+    int64_t tokens;                             /* trained in this call */
+    bool anew; /* checkpoints in the folder are of another run, kept until there is one of this */
 } run;
 
 static uint64_t hash_values(const tn_params *params) {
@@ -73,7 +73,7 @@ static tn_status validate(run *r, int64_t step, tn_train_step *event) {
     tn_validation found;
     TN_TRY(tn_trainer_validate(&r->t, &found));
     event->valid_loss = r->valid_loss = found.loss;
-    event->valid_accuracy = found.accuracy;
+    event->valid_accuracy = r->valid_accuracy = found.accuracy;
     if (!(r->state.best_valid_loss <= found.loss)) {
         r->state.best_valid_loss = found.loss;
         r->state.best_valid_step = step;
@@ -247,6 +247,7 @@ static tn_status finish(run *r, int64_t first_step, tn_train_result *result) {
         .first_step = first_step,
         .loss = m->count ? m->losses[m->count - 1] : NAN,
         .valid_loss = m->valid_count ? m->valid_losses[m->valid_count - 1] : NAN,
+        .valid_accuracy = r->valid_accuracy,
         .best_valid_loss = r->state.best_valid_loss,
         .best_valid_step = r->state.best_valid_step,
         .seconds = seconds,
@@ -256,7 +257,8 @@ static tn_status finish(run *r, int64_t first_step, tn_train_result *result) {
     };
     TN_TRY(copy_curve(r, result));
     TN_TRY(note_method(r->t.model->adapter, result));
-    TN_TRY(tn_metrics_report(m, r->t.options->out, &r->plan, result, r->t.model->network->dir));
+    TN_TRY(tn_metrics_report(m, r->t.options->out, &r->plan, result, r->t.model->network->dir,
+                             r->valid_accuracy >= 0 ? r->t.features.confusion : NULL));
     return tn_model_save_adapter(r->t.model, r->t.options->out);
 }
 
@@ -271,7 +273,7 @@ void tn_train_result_free(tn_train_result *result) {
 
 tn_status tn_train(tn_model *model, const tn_train_options *options, const tn_train_callbacks *callbacks,
                    tn_train_result *result) {
-    run r = {0};
+    run r = {.valid_loss = NAN, .valid_accuracy = NAN};
     tn_train_result own = {0};
     tn_train_result *out = result ? result : &own;
     tn_status status = tn_trainer_init(&r.t, model, options, callbacks);

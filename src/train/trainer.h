@@ -58,6 +58,7 @@ typedef struct tn_feature_data {
     tn_epoch_order order, valid_order;
     float *x, *targets, *losses; /* of the micro-batch at hand */
     int32_t *labels, *predicted;
+    int64_t *confusion; /* [outputs, outputs] of the last validation, by class and predicted class; NULL of numbers */
 } tn_feature_data;
 
 struct tn_trainer {
@@ -122,8 +123,8 @@ tn_status tn_metrics_validation(tn_metrics *metrics, int64_t step, double loss, 
 tn_status tn_metrics_sync(tn_metrics *metrics, int64_t *bytes);
 void tn_metrics_free(tn_metrics *metrics);
 
-/* out/report.html */
+/* out/report.html; confusion [plan->outputs, plan->outputs] or NULL */
 tn_status tn_metrics_report(const tn_metrics *metrics, const char *out_dir, const tn_train_plan *plan,
-                            const tn_train_result *result, const char *model_dir);
+                            const tn_train_result *result, const char *model_dir, const int64_t *confusion);
 
 #endif

@@ -1,4 +1,4 @@
-/* tenon bench on the bundled model: what it prints and writes, not how fast anything is. */
+/* tenon bench on the bundled model and on sequential ones: what it prints and writes, not how fast anything is. */
 #include "program.h"
 
 #include <math.h>
@@ -35,11 +35,12 @@ static void is_near(double got, double want) {
 
 typedef struct {
     const char *weights, *work;
-    int tokens;
+    int tokens; /* or samples */
 } expected_row;
 
 /* The rows in order, and that their figures agree with each other. */
 static void check_rows(const cJSON *json, const expected_row *rows, int count) {
+    bool samples = strcmp(cJSON_GetStringValue(tn_json_get(json, "family")), "sequential") == 0;
     const cJSON *limits = tn_json_get(json, "limits"), *list = tn_json_get(json, "rows");
     double sgemm = number(limits, "sgemm_flops_per_second"), reading = number(limits, "read_bytes_per_second");
     assert_true(sgemm > 0 && reading > 0);
@@ -50,9 +51,9 @@ static void check_rows(const cJSON *json, const expected_row *rows, int count) {
         double seconds = number(row, "seconds"), best = number(row, "best_seconds"), flops = number(row, "flops");
         has_text(row, "weights", rows[i].weights);
         has_text(row, "work", rows[i].work);
-        assert_int_equal((int)number(row, "tokens"), rows[i].tokens);
+        assert_int_equal((int)number(row, samples ? "samples" : "tokens"), rows[i].tokens);
         assert_true(best > 0 && best <= seconds);
-        is_near(number(row, "tokens_per_second"), rows[i].tokens / seconds);
+        is_near(number(row, samples ? "samples_per_second" : "tokens_per_second"), rows[i].tokens / seconds);
         if (strcmp(rows[i].work, "decode") == 0)
             is_near(number(row, "share"), number(row, "bytes") / best / reading);
         else if (flops > 0)
@@ -148,6 +149,75 @@ static void folder_without_weights_gets_random_ones(void **state) {
     cJSON_Delete(json);
 }
 
+static const cJSON *memory_of(const cJSON *json, const char *weights, int index) {
+    const cJSON *one = cJSON_GetArrayItem(tn_json_get(json, "memory"), index);
+    assert_non_null(one);
+    has_text(one, "weights", weights);
+    return one;
+}
+
+/* Values, gradients and two moments of each trained number, f32, in a store whose tensors begin at multiples of 64 bytes. */
+static void check_memory(const cJSON *json, const char *weights, int index, int trained, int store) {
+    const cJSON *memory = memory_of(json, weights, index);
+    assert_int_equal((int)number(memory, "trained"), trained);
+    assert_true(number(memory, "parameter_bytes") >= 4 * trained && number(memory, "parameter_bytes") <= store);
+    is_near(number(memory, "gradient_bytes"), number(memory, "parameter_bytes"));
+    is_near(number(memory, "optimizer_bytes"), 2 * number(memory, "parameter_bytes"));
+    assert_true(number(memory, "activation_bytes") > 0);
+}
+
+static const expected_row sequential_rows[] = {
+    {"base", "inference", 6}, {"adapter", "forward", 6},   {"adapter", "backward", 6}, {"adapter", "optimiser", 6},
+    {"adapter", "step", 6},   {"adapter", "inference", 6}, {"merged", "inference", 6}, {"full", "forward", 6},
+    {"full", "backward", 6},  {"full", "optimiser", 6},    {"full", "step", 6},
+};
+enum { SEQUENTIAL_ROWS = sizeof sequential_rows / sizeof *sequential_rows };
+
+static void a_dense_model_is_measured_in_samples(void **state) {
+    (void)state;
+    exits(0,
+          "mkdir mlp && cp $MLP/config.json mlp/ && $TENON_PROGRAM bench --model mlp --batch-size 6 --rounds 2 --passes 3 "
+          "--steps 2 --rank 2 --profile --json mlp.json");
+    printed("batches of 6 samples");
+    printed("samples/s");
+    printed("\nadapter  inference ");
+    printed("\nfull ");
+    printed("beside the base, which takes 2.42 kB");
+    cJSON *json = read_result("mlp.json");
+    check_rows(json, sequential_rows, SEQUENTIAL_ROWS);
+    has_text(json, "family", "sequential");
+    /* 20-16-12-5: the adapter, of rank 2, sits on the two first layers */
+    const double base = 2 * 6 * (20 * 16 + 16 * 12 + 12 * 5), branch = 2 * 6 * 2 * (20 + 16 + 16 + 12);
+    is_near(number(row_of(json, "base", "inference"), "flops"), base);
+    is_near(number(row_of(json, "merged", "inference"), "flops"), base);
+    is_near(number(row_of(json, "adapter", "inference"), "flops"), base + branch);
+    is_near(number(row_of(json, "full", "forward"), "flops"), base);
+    is_near(number(row_of(json, "adapter", "step"), "flops"),
+            number(row_of(json, "adapter", "forward"), "flops") + number(row_of(json, "adapter", "backward"), "flops"));
+    is_near(number(json, "base_bytes"), 4 * (20 * 16 + 16 + 16 * 12 + 12 + 12 * 5 + 5));
+    check_memory(json, "adapter", 0, 2 * (20 + 16 + 16 + 12), 4 * 128 + 4 * 64);
+    check_memory(json, "full", 1, 605, 4 * 605 + 6 * 64);
+    cJSON_Delete(json);
+}
+
+static void a_convolutional_model_is_measured(void **state) {
+    (void)state;
+    exits(0,
+          "mkdir cnn && cat > cnn/config.json <<'END'\n"
+          "{\"model_type\": \"sequential\", \"task\": \"regression\", \"input_shape\": [2, 6, 5], \"layers\": [{\"type\": "
+          "\"conv2d\", \"out_channels\": 4, \"kernel_size\": 3, \"groups\": 2}, {\"type\": \"batch_norm\"}, {\"type\": "
+          "\"relu\"}, {\"type\": \"flatten\"}, {\"type\": \"linear\", \"out_features\": 3}]}\n"
+          "END\n"
+          "$TENON_PROGRAM bench --model cnn --batch-size 6 --rounds 1 --rank 2 --json cnn.json");
+    cJSON *json = read_result("cnn.json");
+    check_rows(json, sequential_rows, SEQUENTIAL_ROWS);
+    is_near(number(row_of(json, "base", "inference"), "flops"), 2 * 6 * (4 * 3 * 4 * 9 + 48 * 3));
+    cJSON_Delete(json);
+    exits(1, "$TENON_PROGRAM bench --model cnn --batch-size 1 --rounds 1");
+    exits(2, "$TENON_PROGRAM bench --model cnn --passes 1001");
+    printed("from 0 to 1000");
+}
+
 static void nonsense_is_explained(void **state) {
     (void)state;
     exits(1, "$TENON_PROGRAM bench --model $BASE --prompt 511 --tokens 2");
@@ -167,8 +237,11 @@ int main(void) {
         cmocka_unit_test(everything_is_measured),
         cmocka_unit_test(recomputation_is_shown_but_not_credited),
         cmocka_unit_test(folder_without_weights_gets_random_ones),
+        cmocka_unit_test(a_dense_model_is_measured_in_samples),
+        cmocka_unit_test(a_convolutional_model_is_measured),
         cmocka_unit_test(nonsense_is_explained),
     };
+    setenv("MLP", TENON_SOURCE_ROOT "/tests/golden/mlp_lora_small/base", 1);
     setenv("BASE", TENON_SOURCE_ROOT "/assets/base-model", 1);
     return cmocka_run_group_tests_name("cli_bench", tests, make_folder, remove_folder);
 }

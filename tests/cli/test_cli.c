@@ -69,7 +69,7 @@ static void methods_are_listed_with_their_numbers(void **state) {
     assert_int_equal(run("$TENON_PROGRAM methods"), 0);
     PRINTED("one linear layer of 4096 x 4096");
     PRINTED("  lora                  65,536   0.391 %  yes    yes      arXiv:2106.09685");
-    PRINTED("  dora                  69,632   0.415 %  yes    no ");
+    PRINTED("  dora                  69,632   0.415 %  yes    yes ");
     PRINTED("  adalora               98,316");
     PRINTED("  full              16,777,216     100 %");
     assert_int_equal(run("$TENON_PROGRAM methods adalora --rows 64 --cols 32 --rank 4"), 0);

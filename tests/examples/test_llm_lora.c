@@ -1,8 +1,6 @@
 /* The example llm_lora. */
 #include "example.h"
 
-#include <tenon/tenon.h>
-
 #define BASE TENON_SOURCE_ROOT "/assets/base-model"
 #define RUN                                                                                                                 \
     "\"$TENON_EXAMPLE\" --model " BASE " --data " TENON_SOURCE_ROOT "/assets/sql --out made --steps 60 --style-steps 30 "   \
@@ -24,18 +22,18 @@ static void trains_saves_loads_and_swaps(void **state) {
     printed("llama, 4 layers of 192");
     printed("on q_proj,v_proj: 8 layers, 43008 trained numbers (2.24 % of the base)");
     printed("by the fresh adapter: 0\n");
-    double base = number_after("base, held-out", 0), adapted = number_after("adapted, held-out", 0);
+    double base = nth_number_after("base, held-out", 0), adapted = nth_number_after("adapted, held-out", 0);
     assert_true(base > 1 && adapted > 0 && adapted < base / 4);
     printed("differs from the trained one by 0 in loss, 0 answers");
-    assert_true(number_after("lower case, held-out", 0) < 2);
+    assert_true(nth_number_after("lower case, held-out", 0) < 2);
     /* rounding may part greedy answers of a batch from single ones, though hardly all of them */
-    assert_true(number_after("the same as one by one:", 0) >= 2);
+    assert_true(nth_number_after("the same as one by one:", 0) >= 2);
     printed("  base                ");
     printed("  0.5 sql + 0.5 lower ");
 
-    assert_int_equal(tn_model_load(BASE, &model), TN_OK);
-    assert_int_equal(tn_model_attach_adapter(model, made("made/sql"), "sql"), TN_OK);
-    assert_int_equal(tn_model_attach_adapter(model, made("made/lower"), "lower"), TN_OK);
+    assert_ok(tn_model_load(BASE, &model));
+    assert_ok(tn_model_attach_adapter(model, below("made/sql"), "sql"));
+    assert_ok(tn_model_attach_adapter(model, below("made/lower"), "lower"));
     assert_string_equal(metadata_of(model, "sql", "steps"), "60");
     assert_string_equal(metadata_of(model, "lower", "steps"), "30");
     assert_string_equal(metadata_of(model, "lower", "task"), "lower case");

@@ -236,6 +236,46 @@ static const op_case op_cases[] = {
     {"shared value", run_shared_value, 5, {{T, C, false}, {C, C, true}, {1, C, true}, {R, C, true}, {C, R, true}}},
 };
 
+/* --- weights that are stored transposed --- */
+
+/* y = x W^T from W [O, C] in f32, and from the same stored as [C, O] in `dtype`. */
+static void compare_stored_both_ways(const tn_kernels *kernels, tn_dtype dtype, int64_t rows, int64_t in, int64_t out) {
+    static float w[300 * 130], wt[300 * 130], read_back[300 * 130], stored[300 * 130];
+    int64_t count = in * out;
+    tn_tape tape;
+    tn_fill_normal(w, (size_t)count, 31, 1, 0, 1);
+    tn_convert_from_f32(stored, dtype, w, count); /* so that both have the same values */
+    tn_convert_to_f32(w, stored, dtype, count);
+    const tn_weight plain = {.tensor = {.dtype = TN_DTYPE_F32, .ndim = 2, .shape = {out, in}, .data = w}};
+    const tn_weight transposed = {.tensor = {.dtype = dtype, .ndim = 2, .shape = {in, out}, .data = stored},
+                                  .transposed = true};
+    assert_int_equal(tn_weight_out(&transposed), out);
+    assert_int_equal(tn_weight_in(&transposed), in);
+    tn_weight_lay_out(&transposed, w, wt);
+    assert_true(wt[1] == w[in] && wt[out] == w[1]);
+    tn_convert_from_f32(stored, dtype, wt, count);
+    tn_weight_read(&transposed, read_back);
+    assert_memory_equal(read_back, w, (size_t)count * sizeof *w);
+
+    assert_ok(tn_tape_init(&tape, kernels, RESERVE));
+    tn_var *x = tn_var_new(&tape, rows, in, false);
+    tn_fill_normal(x->data, (size_t)(rows * in), 31, 2, 0, 1);
+    tn_var *y = tn_op_linear(&tape, x, &plain, NULL), *z = tn_op_linear(&tape, x, &transposed, NULL);
+    /* sums of at most 300 products of normal numbers, in another order: 300 * 2^-24 * 4, generously */
+    assert_true(largest_difference(y->data, z->data, rows * out) < 1e-4);
+    tn_tape_free(&tape);
+}
+
+static void a_weight_is_the_same_stored_either_way(void **state) {
+    static const tn_dtype dtypes[] = {TN_DTYPE_F32, TN_DTYPE_BF16, TN_DTYPE_F16};
+    (void)state;
+    for (int kernels = 0; kernels < 2; kernels++)
+        for (int d = 0; d < 3; d++)
+            for (int64_t rows = 1; rows <= 70; rows += 23)
+                compare_stored_both_ways(kernels ? tn_kernels_cpu() : tn_kernels_by_name("reference"), dtypes[d], rows, 130,
+                                         300);
+}
+
 /* --- dropout --- */
 
 static void dropout_depends_on_seed_and_stream_alone(void **state) {
@@ -368,9 +408,10 @@ static void loss_in_pieces_is_cross_entropy(void **state) {
 
 int main(void) {
     enum { CASES = sizeof op_cases / sizeof *op_cases };
-    struct CMUnitTest tests[CASES + 2];
+    struct CMUnitTest tests[CASES + 3];
     add_gradient_tests(tests, op_cases, CASES);
     tests[CASES] = (struct CMUnitTest)cmocka_unit_test(dropout_depends_on_seed_and_stream_alone);
     tests[CASES + 1] = (struct CMUnitTest)cmocka_unit_test(loss_in_pieces_is_cross_entropy);
+    tests[CASES + 2] = (struct CMUnitTest)cmocka_unit_test(a_weight_is_the_same_stored_either_way);
     return cmocka_run_group_tests_name("gradients of ops", tests, NULL, NULL);
 }

@@ -188,6 +188,11 @@ static void check_vectors(const tn_kernels *t, int64_t count) {
     reference()->scale(want, 1.7f, count);
     t->scale(got, 1.7f, count);
     expect_close("scale", got, want, count, ELEMENTWISE);
+    for (int accumulate = 0; accumulate < 2; accumulate++) {
+        reference()->multiply(want, accumulate, want, x, count);
+        t->multiply(got, accumulate, got, x, count);
+        expect_close("multiply", got, want, count, ELEMENTWISE);
+    }
     t->copy(got, x, count);
     expect_same_bytes("copy", got, x, bytes);
     reference()->fill(want, -3.5f, count);

@@ -188,7 +188,7 @@ static void configuration_errors_name_the_file_and_the_key(void **state) {
         {"\"r\": 4", "\"r\": 0", "rank 0 does not fit model.layers.0.self_attn.q_proj", TN_ERROR_ARGUMENT},
         {"\"r\": 4", "\"r\": 4,", "adapter_config.json", TN_ERROR_FORMAT},
         {"\"q_proj\"", "\"q_projection\"", "target module 'q_projection' matches nothing", TN_ERROR_ARGUMENT},
-        {"\"LORA\"", "\"LOHA\"", "peft_type 'LOHA' is not supported", TN_ERROR_UNSUPPORTED},
+        {"\"LORA\"", "\"OFT\"", "peft_type 'OFT' is not supported", TN_ERROR_UNSUPPORTED},
         {"\"init_lora_weights\": true", "\"init_lora_weights\": \"loftq\"", "'loftq' is not supported",
          TN_ERROR_UNSUPPORTED},
     };

@@ -230,22 +230,6 @@ static void merging_with_other_methods_is_refused(void **state) {
     tn_model_free(model);
 }
 
-static double farthest(const tn_model *a, const tn_model *b) {
-    static float x[37 * 40], y[37 * 40];
-    double most = 0;
-    for (int64_t i = 0; i < a->network->module_count; i++) {
-        const tn_module *p = &a->network->modules[i], *q = &b->network->modules[i];
-        const tn_tensor *pairs[2][2] = {{&p->weight.tensor, &q->weight.tensor}, {&p->bias.tensor, &q->bias.tensor}};
-        for (int k = 0; k < 1 + p->has_bias; k++) {
-            int64_t count = tn_tensor_count(pairs[k][0]);
-            tn_convert_to_f32(x, pairs[k][0]->data, pairs[k][0]->dtype, count);
-            tn_convert_to_f32(y, pairs[k][1]->data, pairs[k][1]->dtype, count);
-            most = fmax(most, largest_difference(x, y, count));
-        }
-    }
-    return most;
-}
-
 static void dividing_restores_the_base_within_what_it_reports(void **state) {
     static const struct {
         const char *dtype;
@@ -261,13 +245,13 @@ static void dividing_restores_the_base_within_what_it_reports(void **state) {
         assert_ok(tn_model_merge(model, temporary("merged"), "keep", NULL));
         tn_model_remove_adapter(model);
         assert_ok(tn_model_load(temporary("merged"), &merged));
-        assert_true(farthest(model, merged) > 0.05);
+        assert_true(largest_weight_difference(model, merged) > 0.05);
         assert_ok(tn_model_load_adapter(merged, temporary("factors"), false, false));
         assert_ok(tn_model_unmerge(merged, temporary("back"), "keep", &report));
         assert_int_equal(report.modules, 14);
         assert_true(report.largest_rounding < cases[i].bound);
         assert_ok(tn_model_load(temporary("back"), &restored));
-        assert_true(farthest(model, restored) <= report.largest_rounding);
+        assert_true(largest_weight_difference(model, restored) <= report.largest_rounding);
         tn_model_free(restored);
         tn_model_free(merged);
         tn_model_free(model);
@@ -287,6 +271,46 @@ static void a_factor_of_zero_cannot_be_undone(void **state) {
     tn_model_free(model);
 }
 
+/* A factor for each channel, of the outputs or, for feed-forward modules, of the inputs, whatever the groups. */
+static void convolutions_are_scaled_by_channels(void **state) {
+    static const char config[] = "{\"model_type\": \"sequential\", \"input_shape\": [6, 5, 4], \"layers\": [{\"type\": "
+                                 "\"conv2d\", \"name\": \"in\", \"out_channels\": 4, \"kernel_size\": [3, 2], \"groups\": "
+                                 "2}, {\"type\": \"tanh\"}, {\"type\": \"conv2d\", \"name\": \"out\", \"out_channels\": 9, "
+                                 "\"kernel_size\": 1}, {\"type\": \"flatten\"}, {\"type\": \"linear\", \"name\": \"head\", "
+                                 "\"out_features\": 3}]}";
+    static const struct {
+        const char *name;
+        int64_t shape[4];
+    } wanted[2] = {{"in.ia3_l", {1, 6, 1, 1}}, {"out.ia3_l", {1, 9, 1, 1}}};
+    enum { IN = 4 * 3 * 3 * 2 };
+    float merged[IN];
+    bool has_bias;
+    tn_model *model = create_model(config, 2);
+    (void)state;
+    assert_ok(
+        attach(model, IA3(", \"target_modules\": [\"in\", \"out\"], \"feedforward_modules\": [\"in\"]"), &model->adapter));
+    for (int i = 0; i < 2; i++) {
+        const tn_param *l = tn_params_find(&model->adapter->params, wanted[i].name);
+        assert_non_null(l);
+        assert_int_equal(l->weight->tensor.ndim, 4);
+        assert_memory_equal(l->weight->tensor.shape, wanted[i].shape, sizeof wanted[i].shape);
+    }
+    randomise_adapter(model->adapter, 5, 1);
+    const tn_module *in = tn_network_module(model->network, "in");
+    const float *w = in->weight.tensor.data, *l = model->adapter->params.values;
+    assert_ok(tn_adapter_merged_weight(model->adapter, in, merged, NULL, &has_bias));
+    for (int i = 0; i < IN; i++) {
+        int o = i / 18, channel = i / 6 % 3 + (o < 2 ? 0 : 3);
+        assert_true(merged[i] == w[i] * l[channel]);
+    }
+    assert_ok(tn_model_save_adapter(model, temporary("conv")));
+    assert_same_keys(temporary("conv/adapter_config.json"), GOLDEN "conv2d_ia3/adapter/adapter_config.json");
+    tn_model_free(model);
+    model = create_model(config, 2);
+    assert_fails(attach(model, IA3(""), &model->adapter), TN_ERROR_ARGUMENT, "no default targets for a sequential model");
+    tn_model_free(model);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(feedforward_modules_scale_their_inputs),
@@ -297,6 +321,7 @@ int main(void) {
         cmocka_unit_test(merging_with_other_methods_is_refused),
         cmocka_unit_test(dividing_restores_the_base_within_what_it_reports),
         cmocka_unit_test(a_factor_of_zero_cannot_be_undone),
+        cmocka_unit_test(convolutions_are_scaled_by_channels),
     };
     return cmocka_run_group_tests_name("ia3", tests, NULL, remove_temporary);
 }

@@ -213,6 +213,75 @@ static void fresh_dora_changes_nothing(void **state) {
     tn_model_free(model);
 }
 
+/* Away from 0, by which nothing can be divided back. */
+static void raise_magnitudes(tn_adapter *adapter) {
+    for (int64_t i = 0; i < adapter->params.count; i++) {
+        const tn_param *param = &adapter->params.entries[i];
+        for (int64_t j = 0; j < param->count && strstr(param->name, "magnitude"); j++)
+            adapter->params.values[param->offset + j] = 0.5f + fabsf(adapter->params.values[param->offset + j]);
+    }
+}
+
+/* Linear layers with and without a bias, a tied embedding; merged with and without rounding. */
+static void merged_dora_is_taken_out_again_by_its_norms(void **state) {
+    static const char *const dtypes[] = {"f32", "bf16"};
+    tn_adapter_options options;
+    tn_merge_report report;
+    tn_model *model, *merged, *restored;
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        model = create_stored_model(BIASED, 2, "dora-base", dtypes[i]);
+        tn_adapter_options_default(&options);
+        options.method = "dora";
+        options.rank = 4;
+        options.target_modules = "q_proj,down_proj,embed_tokens";
+        assert_ok(tn_model_add_adapter(model, &options, 1));
+        randomise_adapter(model->adapter, 5, 0.4f);
+        raise_magnitudes(model->adapter);
+        assert_ok(tn_model_save_adapter(model, temporary("dora-adapter")));
+        assert_ok(tn_model_merge(model, temporary("dora-merged"), "keep", NULL));
+        tn_model_remove_adapter(model);
+        assert_ok(tn_model_load(temporary("dora-merged"), &merged));
+        assert_true(largest_weight_difference(model, merged) > 0.1);
+        assert_ok(tn_model_load_adapter(merged, temporary("dora-adapter"), false, true));
+        assert_ok(tn_model_unmerge(merged, temporary("dora-back"), "keep", &report));
+        assert_ok(tn_model_load(temporary("dora-back"), &restored));
+        assert_true(largest_weight_difference(model, restored) <= report.largest_rounding);
+        assert_true(report.largest_rounding < (i ? 0.3 : 1e-5));
+        tn_model_free(restored);
+        tn_model_free(merged);
+        tn_model_free(model);
+    }
+}
+
+static void dora_is_not_taken_out_of_anything_else(void **state) {
+    tn_adapter_options options;
+    tn_model *model = create_stored_model(BIASED, 2, "dora-base", "f32"), *merged;
+    char norms[512];
+    (void)state;
+    tn_adapter_options_default(&options);
+    options.method = "dora";
+    assert_ok(tn_model_add_adapter(model, &options, 1));
+    randomise_adapter(model->adapter, 5, 0.4f);
+    assert_ok(tn_model_merge(model, temporary("dora-merged"), "f32", NULL));
+    assert_ok(tn_model_save_adapter(model, temporary("dora-adapter")));
+    ((float *)tn_params_find(&model->adapter->params, "model.layers.0.self_attn.q_proj.lora_magnitude_vector")
+         ->weight->tensor.data)[3] = 0;
+    assert_ok(tn_model_save_adapter(model, temporary("dora-zero")));
+    tn_model_free(model);
+    assert_ok(tn_model_load(temporary("dora-merged"), &merged));
+    assert_ok(tn_model_load_adapter(merged, temporary("dora-zero"), false, false));
+    assert_fails(tn_model_unmerge(merged, temporary("never"), "f32", NULL), TN_ERROR_UNSUPPORTED, "0 at element 3");
+    randomise_adapter(merged->adapter, 6, 0.4f);
+    assert_fails(tn_model_unmerge(merged, temporary("never"), "f32", NULL), TN_ERROR_MISMATCH, "not hold this adapter");
+    assert_ok(tn_model_load_adapter(merged, temporary("dora-adapter"), false, false));
+    snprintf(norms, sizeof norms, "%s", temporary("dora-merged/merged_norms.safetensors"));
+    assert_ok(tn_path_remove_tree(norms));
+    assert_fails(tn_model_unmerge(merged, temporary("never"), "f32", NULL), TN_ERROR_UNSUPPORTED, "merged_norms");
+    assert_false(tn_path_exists(temporary("never")));
+    tn_model_free(merged);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_does_not_fit_is_refused),
@@ -223,6 +292,8 @@ int main(void) {
         cmocka_unit_test(adapters_that_replace_the_same_tensor_do_not_go_together),
         cmocka_unit_test(dora_with_dropout_is_dora_where_nothing_is_dropped),
         cmocka_unit_test(fresh_dora_changes_nothing),
+        cmocka_unit_test(merged_dora_is_taken_out_again_by_its_norms),
+        cmocka_unit_test(dora_is_not_taken_out_of_anything_else),
     };
     return cmocka_run_group_tests_name("variants", tests, NULL, remove_temporary);
 }

@@ -1,6 +1,5 @@
 /* Passes of sequential models: gradients, batch norm's statistics, learning, memory as rehearsed, files in and out, and text
  * refused. */
-#include <tenon/bench.h>
 #include <tenon/evaluate.h>
 #include <tenon/generate.h>
 #include <tenon/train.h>
@@ -293,8 +292,6 @@ static void gradients_are_of_weights_alone(void **state) {
 static void what_needs_words_is_refused(void **state) {
     const char *words = "is a sequential model; ";
     tn_model *model = create_model(MLP("classification"), 1);
-    const tn_bench_options bench = {.batch_size = 1, .length = 8, .rounds = 1};
-    tn_bench_result measured = {0};
     tn_generate_result text;
     tn_evaluation evaluation;
     tn_prompt prompt = {.ids = (const int32_t[]){1}, .count = 1};
@@ -307,7 +304,6 @@ static void what_needs_words_is_refused(void **state) {
     assert_fails(tn_chat_prompt(model, "[]", true, &ids, &count), TN_ERROR_UNSUPPORTED, words);
     assert_fails(tn_model_encode(model, "a", 1, false, &ids, &count), TN_ERROR_UNSUPPORTED, words);
     assert_fails(tn_evaluate(model, "none.jsonl", NULL, &evaluation), TN_ERROR_UNSUPPORTED, words);
-    assert_fails(tn_bench(model, &bench, &measured), TN_ERROR_UNSUPPORTED, words);
     tn_model_free(model);
 }
 

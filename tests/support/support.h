@@ -131,6 +131,24 @@ static inline tn_model *create_stored_model(const char *config, uint64_t seed, c
     return stored;
 }
 
+/* Over all weights and biases of two models of the small shapes. */
+static inline double largest_weight_difference(const tn_model *a, const tn_model *b) {
+    static float x[37 * 40], y[37 * 40];
+    double most = 0;
+    for (int64_t i = 0; i < a->network->module_count; i++) {
+        const tn_module *p = &a->network->modules[i], *q = &b->network->modules[i];
+        const tn_tensor *pairs[2][2] = {{&tn_module_weight(p)->tensor, &tn_module_weight(q)->tensor},
+                                        {&p->bias.tensor, &q->bias.tensor}};
+        for (int k = 0; k < 1 + p->has_bias; k++) {
+            int64_t count = tn_tensor_count(pairs[k][0]);
+            tn_convert_to_f32(x, pairs[k][0]->data, pairs[k][0]->dtype, count);
+            tn_convert_to_f32(y, pairs[k][1]->data, pairs[k][1]->dtype, count);
+            most = fmax(most, largest_difference(x, y, count));
+        }
+    }
+    return most;
+}
+
 /* Random values in every trained tensor, so that an adapter acts. */
 static inline void randomise_adapter(tn_adapter *adapter, uint64_t seed, float std) {
     for (int64_t i = 0; i < adapter->params.count; i++) {

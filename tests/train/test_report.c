@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <tenon/train.h>
+
 #include "base/memory.h"
 #include "train/report.h"
 
@@ -125,7 +127,8 @@ static void texts_are_escaped(void **state) {
     const tn_series series[] = {{"<b>\"x\" & y</b>", s, v, 2}, {"\x1b\xff", s, v, 2}};
     const tn_plot plot = {"\"><script>", series, 2};
     const tn_report_row rows[] = {{"<key>", "a & b\nc"}, {NULL, "\xc3\xa9\xc3"}};
-    const struct tn_report report = {"</title><script>", rows, 2, &plot, 1};
+    const struct tn_report report = {
+        .title = "</title><script>", .rows = rows, .row_count = 2, .plots = &plot, .plot_count = 1};
     tn_buf page = {0};
     assert_int_equal(tn_report_html(&page, &report), TN_OK);
     assert_null(strstr(page.data, "<script>"));
@@ -223,6 +226,30 @@ static void curve_takes_anything(void **state) {
     tn_buf_free(&none);
 }
 
+static void curve_of_a_result_is_that_of_its_losses(void **state) {
+    (void)state;
+    double s[] = {0, 10, 20}, v[] = {3, 2, 1}, valid_s[] = {10, 20}, valid_v[] = {2.5, 1.5};
+    tn_train_result result = {.curve_points = 3,
+                              .curve_steps = s,
+                              .curve_losses = v,
+                              .valid_points = 2,
+                              .valid_steps = valid_s,
+                              .valid_losses = valid_v};
+    const tn_train_result empty = {0};
+    char *text;
+    for (int utf8 = 0; utf8 < 2; utf8++) {
+        tn_buf wanted = {0};
+        tn_curve_draw(&wanted, s, v, 3, valid_s, valid_v, 2, 60, 12, utf8);
+        assert_int_equal(tn_train_curve(&result, 60, 12, utf8, &text), TN_OK);
+        assert_string_equal(text, wanted.data);
+        tn_free_text(text);
+        tn_buf_free(&wanted);
+    }
+    assert_int_equal(tn_train_curve(&empty, 60, 12, true, &text), TN_OK);
+    assert_string_equal(text, "no values yet\n");
+    tn_free_text(text);
+}
+
 static void ticks_are_round_and_inside(void **state) {
     (void)state;
     static const double ranges[][2] = {{0, 1}, {0.13, 3.7}, {-5e-5, 2e-4}, {100, 100000}, {-3, -2.9}, {1e15, 1e15 + 8}};
@@ -248,7 +275,7 @@ static void ticks_are_round_and_inside(void **state) {
 static void progress_line_gives_way_to_the_width(void **state) {
     (void)state;
     char line[TN_PROGRESS_TEXT];
-    tn_progress p = {120, 500, 1.2341, 1e-4, 1234, 42};
+    tn_progress p = {120, 500, 1.2341, 1e-4, 1234, 42, NULL};
     assert_int_equal(tn_progress_line(line, &p, 80), 59);
     assert_string_equal(line, "step 120/500  loss 1.234  lr 1.0e-04  1234 tok/s  0:42 left");
     for (int width = 100; width >= -1; width--)
@@ -257,10 +284,10 @@ static void progress_line_gives_way_to_the_width(void **state) {
     assert_string_equal(line, "step 120/500  loss 1.234  1234 tok/s  0:42 left");
     tn_progress_line(line, &p, 30);
     assert_string_equal(line, "step 120/500  loss 1.234");
-    p = (tn_progress){7, 0, NAN, NAN, NAN, NAN};
+    p = (tn_progress){7, 0, NAN, NAN, NAN, NAN, NULL};
     tn_progress_line(line, &p, 80);
     assert_string_equal(line, "step 7");
-    p = (tn_progress){INT64_MIN, INT64_MAX, -1e308, 1e-300, -1e300, 1e11};
+    p = (tn_progress){INT64_MIN, INT64_MAX, -1e308, 1e-300, -1e300, 1e11, "samples/s"};
     int length = tn_progress_line(line, &p, 10000);
     assert_int_equal(length, strlen(line));
 }
@@ -276,6 +303,7 @@ int main(void) {
         cmocka_unit_test(curve_fits_its_box),
         cmocka_unit_test(curve_of_a_line_goes_from_corner_to_corner),
         cmocka_unit_test(curve_takes_anything),
+        cmocka_unit_test(curve_of_a_result_is_that_of_its_losses),
         cmocka_unit_test(ticks_are_round_and_inside),
         cmocka_unit_test(progress_line_gives_way_to_the_width),
     };

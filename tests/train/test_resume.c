@@ -107,6 +107,20 @@ static void stopping_changes_no_byte_with_biases_and_whole_modules(void **state)
     check_resuming(run, "adapter_model.safetensors", stops, STOPS);
 }
 
+static void stopping_changes_no_byte_with_dropped_updates(void **state) {
+    static const tn_method_setting dropping[] = {{"rank-dropout", "0.3"}, {"module-dropout", "0.25"}};
+    static const char *const methods[] = {"loha", "lokr"};
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        tiny_run run = tiny_start("");
+        run.adapter.method = methods[i];
+        run.adapter.settings = dropping;
+        run.adapter.setting_count = 2;
+        run.train.batch_size = 8;
+        check_resuming(run, "adapter_model.safetensors", stops, STOPS);
+    }
+}
+
 static void stopping_changes_no_byte_of_full_training(void **state) {
     (void)state;
     tiny_run run = tiny_start("");
@@ -436,6 +450,7 @@ int main(void) {
         cmocka_unit_test(stopping_changes_no_byte_with_dropout_and_validation),
         cmocka_unit_test(stopping_changes_no_byte_with_pissa),
         cmocka_unit_test(stopping_changes_no_byte_with_biases_and_whole_modules),
+        cmocka_unit_test(stopping_changes_no_byte_with_dropped_updates),
         cmocka_unit_test(stopping_changes_no_byte_of_full_training),
         cmocka_unit_test(stopping_changes_no_byte_with_vera_and_ia3),
         cmocka_unit_test(stopping_changes_no_byte_with_groups),

@@ -176,6 +176,16 @@ static void dora(void **state) {
     follow("train_dora", NULL, 0, 1);
 }
 
+static void loha(void **state) {
+    (void)state;
+    follow("train_loha", NULL, 0, 1);
+}
+
+static void lokr(void **state) {
+    (void)state;
+    follow("train_lokr", NULL, 0, 1);
+}
+
 static void vera(void **state) {
     (void)state;
     follow("train_vera", NULL, 0, 1);
@@ -205,6 +215,8 @@ int main(void) {
         cmocka_unit_test(lora_plus_is_a_learning_rate_group),
         cmocka_unit_test(lora_plus_has_an_option_of_its_own),
         cmocka_unit_test(dora),
+        cmocka_unit_test(loha),
+        cmocka_unit_test(lokr),
         cmocka_unit_test(vera),
         cmocka_unit_test(ia3),
         cmocka_unit_test(adalora_with_its_budget),

@@ -421,6 +421,22 @@ static void sum_products(float *out, const float *x, const float *y, int64_t row
     }
 }
 
+static void multiply(float *y, bool accumulate, const float *a, const float *b, int64_t count) {
+#pragma omp parallel for schedule(static) if (tn_worth_threads(count))
+    for (int64_t at = 0; at < count; at += TN_CHUNK) {
+        int64_t end = tn_min_i64(at + TN_CHUNK, count);
+        if (accumulate) {
+#pragma omp simd
+            for (int64_t i = at; i < end; i++)
+                y[i] += a[i] * b[i];
+        } else {
+#pragma omp simd
+            for (int64_t i = at; i < end; i++)
+                y[i] = a[i] * b[i];
+        }
+    }
+}
+
 static void add(float *y, const float *x, float factor, int64_t count) {
 #pragma omp parallel for schedule(static) if (tn_worth_threads(count))
     for (int64_t at = 0; at < count; at += TN_CHUNK) {
@@ -583,6 +599,7 @@ const tn_kernels TN_FOR_ISA(tn_kernels_, ) = {
     .sum_rows = sum_rows,
     .scale_columns = scale_columns,
     .sum_products = sum_products,
+    .multiply = multiply,
     .add = add,
     .copy = copy,
     .fill = fill,
