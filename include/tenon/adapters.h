@@ -39,6 +39,17 @@ TN_API tn_status tn_model_use_adapters(tn_model *model, const tn_adapter_mix *mi
  * is called "default". */
 TN_API size_t tn_model_list_adapters(const tn_model *model, const char **names, double *weights, size_t capacity);
 
+/* Text kept with an adapter under a key: in the __metadata__ of the adapter_model.safetensors that is written from now on,
+ * beside the tensors, where PEFT ignores it. adapter: its name, NULL: the first; value NULL: removes the key. Errors:
+ * TN_ERROR_ARGUMENT (no such adapter, text that is not UTF-8, an empty key, or "format", which is the file's own),
+ * _UNSUPPORTED (a full fine-tuning, which is saved as a checkpoint), _MEMORY. */
+TN_API tn_status tn_model_set_metadata(tn_model *model, const char *adapter, const char *key, const char *value);
+
+/* keys[i] and values[i], as loaded and set, of up to `capacity`; either array may be NULL, and the strings are the model's
+ * until they are set anew. Returns how many there are; 0 without such an adapter. */
+TN_API size_t tn_model_list_metadata(const tn_model *model, const char *adapter, const char **keys, const char **values,
+                                     size_t capacity);
+
 #ifdef __cplusplus
 }
 #endif

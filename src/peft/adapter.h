@@ -22,6 +22,8 @@ typedef struct tn_replaced {
     tn_module *tied;
 } tn_replaced;
 
+typedef struct tn_adapter_note tn_adapter_note; /* metadata of an adapter's file: a key, its text, and the next */
+
 struct tn_adapter {
     tn_network *model;
     const tn_peft_method *method; /* NULL: full fine-tuning */
@@ -33,6 +35,7 @@ struct tn_adapter {
     int64_t slot_count;
     tn_replaced *replaced;
     int64_t replaced_count, replaced_capacity;
+    tn_adapter_note *notes;
     bool trainable;   /* parameters have gradients */
     bool attached;    /* slots are on their modules */
     bool on;          /* switched on, as the whole list is */
@@ -123,6 +126,14 @@ tn_status tn_adapter_check_folder(const tn_adapter *adapter, const char *dir);
 
 /* The same as tn_adapter_save for a list of adapters, as tn_adapter_load_all reads it. */
 tn_status tn_adapter_save_all(const tn_adapter *adapter, const char *dir);
+
+/* Text by key beside the tensors of the adapter's file, "format" not among it: setting (value NULL: removing), listing up to
+ * `capacity` and counting, and what loading, saving and freeing do. */
+tn_status tn_adapter_set_metadata(tn_adapter *adapter, const char *key, const char *value);
+size_t tn_adapter_list_metadata(const tn_adapter *adapter, const char **keys, const char **values, size_t capacity);
+tn_status tn_adapter_read_metadata(tn_adapter *adapter, const tn_safetensors *file);
+tn_status tn_adapter_write_metadata(const tn_adapter *adapter, tn_safetensors_writer *writer);
+void tn_adapter_free_metadata(tn_adapter *adapter);
 
 /* Counts and sizes for people: modules with adapters, trained parameters, Frobenius norm of all weight changes. */
 typedef struct tn_adapter_summary {

@@ -275,6 +275,7 @@ tn_status tn_adapter_load(tn_network *model, const char *dir, const tn_adapter_l
         goto fail;
     }
     TN_TRY_GOTO(read_tensors(adapter, &file, options, report));
+    TN_TRY_GOTO(tn_adapter_read_metadata(adapter, &file));
     for (int64_t i = 0; i < adapter->slot_count; i++)
         if (adapter->slots[i].method && adapter->slots[i].method->loaded)
             TN_TRY_GOTO(adapter->slots[i].method->loaded(adapter, adapter->slots[i].slot, adapter->slots[i].module));
@@ -341,7 +342,7 @@ static tn_status write_tensors(const tn_adapter *adapter, tn_safetensors_writer 
         return tn_fail_memory("the adapter");
     tn_status status;
     TN_TRY_GOTO(collect_tensors(adapter, tensors, &count));
-    TN_TRY_GOTO(tn_safetensors_writer_metadata(writer, "format", "pt"));
+    TN_TRY_GOTO(tn_adapter_write_metadata(adapter, writer));
     for (size_t i = 0; i < count; i++) {
         const tn_tensor *t = &tensors[i].stored.tensor;
         TN_TRY_GOTO(tn_safetensors_writer_declare(writer, tensors[i].name, TN_DTYPE_F32, t->ndim, t->shape));

@@ -48,6 +48,7 @@ static void free_one(tn_adapter *one) {
     restore_base(one);
     if (one->replicated)
         one->model->kind->unreplicate(one->model);
+    tn_adapter_free_metadata(one);
     tn_params_free(&one->params);
     tn_params_free(&one->constants);
     tn_peft_config_free(&one->config);

@@ -130,6 +130,23 @@ size_t tn_model_list_adapters(const tn_model *model, const char **names, double 
     return count;
 }
 
+tn_status tn_model_set_metadata(tn_model *model, const char *adapter, const char *key, const char *value) {
+    tn_adapter *one = model->adapter;
+    if (adapter)
+        TN_TRY(find(model, adapter, &one));
+    if (!one)
+        return tn_fail(TN_ERROR_ARGUMENT, "the model has no adapter to keep '%s' with", key);
+    if (!one->method)
+        return tn_fail(TN_ERROR_UNSUPPORTED, "the whole model is being trained; only an adapter's file keeps metadata");
+    return tn_adapter_set_metadata(one, key, value);
+}
+
+size_t tn_model_list_metadata(const tn_model *model, const char *adapter, const char **keys, const char **values,
+                              size_t capacity) {
+    const tn_adapter *one = adapter ? tn_adapter_find(model->adapter, adapter) : model->adapter;
+    return one ? tn_adapter_list_metadata(one, keys, values, capacity) : 0;
+}
+
 tn_status tn_session_mix_weights(const tn_model *model, const tn_adapter_mix *mix, float *weights) {
     size_t index = 0;
     if (mix)

@@ -35,6 +35,23 @@ static inline double number_after(const char *words, const char **at) {
     return value;
 }
 
+/* The `index`th of the numbers that follow `words` anywhere behind them, whatever is between. */
+static inline double nth_number_after(const char *words, int index) {
+    const char *at = strstr(text(), words);
+    if (!at)
+        fail_msg("'%s' is not in: %s", words, text());
+    for (at += strlen(words);; at++) {
+        char *end;
+        at += strcspn(at, "-0123456789");
+        if (!*at)
+            fail_msg("there are no %d numbers after '%s' in: %s", index + 1, words, text());
+        double value = strtod(at, &end);
+        if (end != at && index-- == 0)
+            return value;
+        at = end != at ? end - 1 : at;
+    }
+}
+
 /* A path below the test's folder; good until the next call but three. */
 static inline const char *below(const char *name) {
     static char paths[4][TN_PATH_MAX];

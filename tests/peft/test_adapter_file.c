@@ -271,6 +271,65 @@ static void biases_are_found_under_both_names(void **state) {
     tn_model_free(model);
 }
 
+static void metadata_is_saved_beside_the_tensors_and_read_back(void **state) {
+    static const char *const texts[][2] = {{"task", "SQL \"quoted\"\n\xc3\xa9"}, {"note", ""}};
+    const char *keys[4] = {NULL}, *values[4] = {NULL};
+    tn_model *model = create_model(SMALL_LLAMA, 2);
+    tn_safetensors file;
+    (void)state;
+    assert_fails(tn_model_set_metadata(model, NULL, "task", "x"), TN_ERROR_ARGUMENT, "no adapter to keep 'task' with");
+    assert_int_equal(tn_model_list_metadata(model, NULL, keys, values, 4), 0);
+    float *logits = save_adapter(SMALL_LLAMA, "good", "q_proj,v_proj", NULL);
+    assert_ok(tn_model_load_adapter(model, temporary("good"), true, false));
+    assert_int_equal(tn_model_list_metadata(model, "default", keys, values, 4), 0);
+    assert_ok(tn_model_set_metadata(model, NULL, "task", "before"));
+    assert_ok(tn_model_set_metadata(model, "default", "gone", "soon"));
+    for (int i = 0; i < 2; i++)
+        assert_ok(tn_model_set_metadata(model, NULL, texts[i][0], texts[i][1]));
+    assert_ok(tn_model_set_metadata(model, NULL, "gone", NULL));
+    assert_ok(tn_model_set_metadata(model, NULL, "never there", NULL));
+    assert_ok(tn_model_save_adapter(model, temporary("noted")));
+    assert_ok(tn_safetensors_open(temporary("noted/adapter_model.safetensors"), &file));
+    assert_int_equal(file.metadata_count, 3);
+    assert_string_equal(tn_safetensors_metadata(&file, "format"), "pt");
+    tn_safetensors_close(&file);
+    assert_ok(tn_model_load_adapter(model, temporary("good"), false, false));
+    assert_int_equal(tn_model_list_metadata(model, NULL, NULL, NULL, 0), 0);
+    assert_ok(tn_model_attach_adapter(model, temporary("noted"), "other"));
+    assert_int_equal(tn_model_list_metadata(model, "other", keys, values, 1), 2);
+    assert_null(keys[1]);
+    assert_int_equal(tn_model_list_metadata(model, "other", keys, values, 4), 2);
+    for (int i = 0; i < 2; i++) {
+        assert_string_equal(keys[i], texts[i][0]);
+        assert_string_equal(values[i], texts[i][1]);
+    }
+    assert_ok(tn_model_detach_adapter(model, "other"));
+    assert_true(probe_difference(model, logits) == 0);
+    tn_free(logits);
+    tn_model_free(model);
+}
+
+static void metadata_that_a_file_cannot_keep_is_refused(void **state) {
+    tn_model *model = create_model(SMALL_LLAMA, 2);
+    tn_adapter_options full = {0};
+    (void)state;
+    tn_free(save_adapter(SMALL_LLAMA, "good", "q_proj,v_proj", NULL));
+    assert_ok(tn_model_load_adapter(model, temporary("good"), true, false));
+    assert_fails(tn_model_set_metadata(model, NULL, "format", "np"), TN_ERROR_ARGUMENT, "'format' is not free");
+    assert_fails(tn_model_set_metadata(model, NULL, "", "x"), TN_ERROR_ARGUMENT, "is not free");
+    assert_fails(tn_model_set_metadata(model, NULL, "task", "\xff"), TN_ERROR_ARGUMENT, "'task' is not valid UTF-8");
+    assert_fails(tn_model_set_metadata(model, NULL, "\xc3", "x"), TN_ERROR_ARGUMENT, "is not valid UTF-8");
+    assert_fails(tn_model_set_metadata(model, "other", "task", "x"), TN_ERROR_ARGUMENT,
+                 "no adapter 'other'; it has default");
+    assert_int_equal(tn_model_list_metadata(model, NULL, NULL, NULL, 0), 0);
+    tn_model_remove_adapter(model);
+    tn_adapter_options_default(&full);
+    full.method = "full";
+    assert_ok(tn_model_add_adapter(model, &full, 1));
+    assert_fails(tn_model_set_metadata(model, NULL, "task", "x"), TN_ERROR_UNSUPPORTED, "the whole model is being trained");
+    tn_model_free(model);
+}
+
 /* A failed write leaves neither half a file nor the older one damaged. */
 static void saving_into_what_is_no_folder_fails(void **state) {
     tn_model *model = create_model(SMALL_LLAMA, 2);
@@ -289,6 +348,10 @@ static void every_failed_allocation_of_loading_and_saving_is_an_error(void **sta
     tn_status status = TN_ERROR_MEMORY;
     (void)state;
     tn_free(save_adapter(QWEN2, "biases", "q_proj", "all"));
+    assert_ok(tn_model_load_adapter(model, temporary("biases"), true, false));
+    assert_ok(tn_model_set_metadata(model, NULL, "task", "test"));
+    assert_ok(tn_model_save_adapter(model, temporary("biases")));
+    tn_model_remove_adapter(model);
     size_t used = tn_memory_used();
     for (int count = 0; status != TN_OK && count < 3000; count++) {
         tn_memory_fail_after(count);
@@ -320,6 +383,8 @@ int main(void) {
         cmocka_unit_test(partial_files_are_taken_when_allowed_and_counted),
         cmocka_unit_test(narrow_types_and_bare_keys_are_read),
         cmocka_unit_test(biases_are_found_under_both_names),
+        cmocka_unit_test(metadata_is_saved_beside_the_tensors_and_read_back),
+        cmocka_unit_test(metadata_that_a_file_cannot_keep_is_refused),
         cmocka_unit_test(saving_into_what_is_no_folder_fails),
         cmocka_unit_test(every_failed_allocation_of_loading_and_saving_is_an_error),
     };
