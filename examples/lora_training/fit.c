@@ -62,7 +62,7 @@ bool make_base(const settings *s, const task *t, const char *dir) {
     tn_train_options_default(&options);
     options.train_set = &t->base;
     options.valid_fraction = 0;
-    options.epochs = (double)t->base_epochs;
+    options.epochs = (double)(s->base_epochs ? s->base_epochs : t->base_epochs);
     options.batch_size = s->batch_size;
     options.lr = t->base_rate;
     options.seed = s->seed;

@@ -9,6 +9,7 @@ enum { PATH = 1024, NAME = 64, MOST_LAYERS = 16 };
 
 typedef struct settings {
     int64_t rank, epochs, conv_epochs, rank_epochs, batch_size, every;
+    int64_t base_epochs; /* 0: the task's */
     double alpha, rate;
     uint64_t seed;
     bool dense, conv;

@@ -110,6 +110,7 @@ static void print_help(void) {
            "  --alpha X         the update is scaled by alpha / rank (16)\n"
            "  --epochs N        of the dense network's adapter (100)\n"
            "  --conv-epochs N   of the convolutional one's (30)\n"
+           "  --base-epochs N   of the bases (10 for the dense, 6 for the convolutional one)\n"
            "  --rank-epochs N   of each row in the tables of ranks (10)\n"
            "  --every N         epochs from one line to the next (1)\n"
            "  --batch-size N    (32)\n"
@@ -140,8 +141,9 @@ static bool choose_network(settings *s, const char *name) {
 }
 
 static bool set_option(settings *s, int key, const char *text) {
-    int64_t *const numbers[] = {&s->rank, &s->epochs, &s->conv_epochs, &s->rank_epochs, &s->every, &s->batch_size};
-    static const char keys[] = "recktb";
+    int64_t *const numbers[] = {&s->rank,  &s->epochs,     &s->conv_epochs, &s->rank_epochs,
+                                &s->every, &s->batch_size, &s->base_epochs};
+    static const char keys[] = "recktbf";
     const char *at = strchr(keys, key);
     if (at)
         return (*numbers[at - keys] = whole(text)) > 0;
@@ -164,6 +166,7 @@ static int read_options(int argc, char **argv, settings *s) {
                                           {"rank-epochs", required_argument, 0, 'k'},
                                           {"every", required_argument, 0, 't'},
                                           {"batch-size", required_argument, 0, 'b'},
+                                          {"base-epochs", required_argument, 0, 'f'},
                                           {"lr", required_argument, 0, 'l'},
                                           {"seed", required_argument, 0, 's'},
                                           {"out", required_argument, 0, 'o'},

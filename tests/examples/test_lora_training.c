@@ -2,7 +2,7 @@
 #include "example.h"
 
 #define RUN "\"$TENON_EXAMPLE\" "
-#define SMALL "--epochs 8 --conv-epochs 6 --rank-epochs 1 --every 3 "
+#define SMALL "--base-epochs 3 --epochs 8 --conv-epochs 6 --rank-epochs 1 --every 3 "
 
 static const char *after(const char *words) {
     const char *found = strstr(text(), words);
@@ -154,7 +154,7 @@ static void the_same_seed_gives_the_same_bytes(void **state) {
     (void)state;
     exits(0, RUN "--network dense --out again " SMALL);
     exits(0, "cmp again/dense/adapter/adapter_model.safetensors lora_training.out/dense/adapter/adapter_model.safetensors");
-    exits(0, RUN "--network dense --seed 2 --out other --epochs 1 --rank-epochs 1");
+    exits(0, RUN "--network dense --seed 2 --out other --base-epochs 1 --epochs 1 --rank-epochs 1");
     exits(1, "cmp -s other/dense/base/model.safetensors again/dense/base/model.safetensors");
 }
 
@@ -169,7 +169,7 @@ static void wrong_options_are_errors(void **state) {
         {RUN "--wrong", "wrong", 2},
         {RUN "more", "'more' is no option", 2},
         {RUN "--out /dev/null/x", "cannot make the folder /dev/null/x", 1},
-        {RUN "--network dense --lr 100000 --epochs 2", "lora_training: ", 1},
+        {RUN "--network dense --base-epochs 1 --lr 100000 --epochs 2", "lora_training: ", 1},
     };
     (void)state;
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
