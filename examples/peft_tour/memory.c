@@ -21,7 +21,7 @@ static void print_row(const char *name, int64_t rank, int64_t base, int64_t trai
     char text[24] = "-";
     if (rank > 0)
         snprintf(text, sizeof text, "%lld", (long long)rank);
-    printf("  %-8s %4s %11lld %9lld %9.2f %9.2f %9.2f %9.2f %9.2f %s\n", name, text, (long long)trained, (long long)frozen,
+    printf("  %-8s %4s %11lld %9lld %9.2f %9.2f %9.2f %9.2f %9.2f%s\n", name, text, (long long)trained, (long long)frozen,
            megabytes(base), megabytes(weights), megabytes(gradients), megabytes(moments),
            megabytes(base + weights + gradients + moments), note);
 }
@@ -51,7 +51,7 @@ static bool print_quantised(const char *name, const char *method) {
     if (!ok(tn_method_find(method, &index)) || !ok(tn_method_describe(index, &info)) ||
         !ok(tn_method_parameters(index, SIDE, SIDE, 0, &trained, &frozen)))
         return false;
-    print_row(name, info.rank, nf4_bytes((int64_t)SIDE * SIDE), trained, frozen, "(computed)");
+    print_row(name, info.rank, nf4_bytes((int64_t)SIDE * SIDE), trained, frozen, " (computed)");
     return true;
 }
 
