@@ -8,11 +8,11 @@
 
 typedef struct {
     tn_text_list adapters, weights;
-    const char *model, *out;
-    int mode, majority_sign, threads;
+    const char *model;
+    int mode, majority_sign;
     int64_t rank, seed;
     double density, svd_clamp;
-    bool json;
+    tn_cli_low_rank result;
 } config;
 
 static const char *const modes[] = {"linear",
@@ -89,21 +89,6 @@ static const tn_option options[] = {
      .low = 0,
      .high = 9007199254740992.0,
      .help = "of the random masks of the dare modes"},
-    {.name = "threads",
-     .type = TN_OPTION_INT,
-     TN_FIELD(config, threads),
-     .initial = "0",
-     .low = 0,
-     .high = 4096,
-     .help = "threads to use; 0: one per core"},
-    {.name = "out",
-     .type = TN_OPTION_PATH,
-     TN_FIELD(config, out),
-     .value_name = "DIR",
-     .group = "Output",
-     .help = "folder to write; it is created",
-     .flags = TN_OPTION_REQUIRED},
-    {.name = "json", .type = TN_OPTION_BOOL, TN_FIELD(config, json), .help = "print one JSON object"},
     {0},
 };
 
@@ -119,21 +104,10 @@ static tn_status read_weights(const config *c, double *weights) {
     return TN_OK;
 }
 
-static tn_status print(const config *c, const tn_low_rank_report *report) {
-    char title[64];
-    tn_buf text = {0};
-    tn_format(title, sizeof title, "composed %zu adapters", c->adapters.count);
-    tn_status status = c->json ? tn_cli_print_low_rank_json(&text, report, false)
-                               : tn_cli_print_low_rank(&text, title, report, false, c->out);
-    if (status == TN_OK)
-        status = tn_cli_print(&text);
-    tn_buf_free(&text);
-    return status;
-}
-
 static int run(const tn_invocation *call) {
     const config *c = call->config;
     tn_low_rank_report report = {0};
+    char title[64];
     double *weights = tn_calloc(c->adapters.count, sizeof *weights);
     const tn_compose_options how = {.mode = modes[c->mode],
                                     .rank = c->rank,
@@ -141,14 +115,15 @@ static int run(const tn_invocation *call) {
                                     .majority_sign = signs[c->majority_sign],
                                     .svd_clamp = c->svd_clamp,
                                     .seed = (uint64_t)c->seed};
-    tn_set_threads(c->threads);
+    tn_set_threads(c->result.threads);
+    tn_format(title, sizeof title, "composed %zu adapters", c->adapters.count);
     tn_status status = weights ? read_weights(c, weights) : tn_fail_memory("the weights");
     bool usage = status == TN_ERROR_ARGUMENT;
     if (status == TN_OK)
-        status =
-            tn_compose_adapters(c->adapters.items, weights, (int64_t)c->adapters.count, c->model, &how, c->out, &report);
+        status = tn_compose_adapters(c->adapters.items, weights, (int64_t)c->adapters.count, c->model, &how, c->result.out,
+                                     &report);
     if (status == TN_OK)
-        status = print(c, &report);
+        status = tn_cli_show_low_rank(&c->result, title, &report, false);
     tn_low_rank_report_free(&report);
     tn_free(weights);
     return usage ? TN_EXIT_USAGE : tn_cli_exit(status);
@@ -176,7 +151,7 @@ const tn_command tn_command_compose = {
         "DoRA, KaSA, aLoRA, BD-LoRA and lora_bias are refused, since their updates are more than a product of two factors. "
         "modules_to_save and trained biases must be equal in all adapters.",
     .usage = "--adapter DIR [--weight X] [--adapter DIR [--weight X]]... --out DIR",
-    .tables = (const tn_option_table[]){{options, 0}, {0}},
+    .tables = (const tn_option_table[]){{options, 0}, {tn_cli_low_rank_options, offsetof(config, result)}, {0}},
     .config_size = sizeof(config),
     .examples =
         (const tn_example[]){

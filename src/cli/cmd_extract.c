@@ -6,11 +6,10 @@
 #include "cli/low_rank_report.h"
 
 typedef struct {
-    const char *base, *tuned, *out;
+    const char *base, *tuned;
     tn_extract_options how;
     int64_t seed;
-    int threads;
-    bool json;
+    tn_cli_low_rank result;
 } config;
 
 static const tn_option options[] = {
@@ -58,33 +57,8 @@ static const tn_option options[] = {
      .low = 0,
      .high = 9007199254740992.0,
      .help = "of the randomised decomposition of large weights"},
-    {.name = "threads",
-     .type = TN_OPTION_INT,
-     TN_FIELD(config, threads),
-     .initial = "0",
-     .low = 0,
-     .high = 4096,
-     .help = "threads to use; 0: one per core"},
-    {.name = "out",
-     .type = TN_OPTION_PATH,
-     TN_FIELD(config, out),
-     .value_name = "DIR",
-     .group = "Output",
-     .help = "folder to write; it is created",
-     .flags = TN_OPTION_REQUIRED},
-    {.name = "json", .type = TN_OPTION_BOOL, TN_FIELD(config, json), .help = "print one JSON object"},
     {0},
 };
-
-static tn_status print(const config *c, const tn_low_rank_report *report) {
-    tn_buf text = {0};
-    tn_status status = c->json ? tn_cli_print_low_rank_json(&text, report, true)
-                               : tn_cli_print_low_rank(&text, "extracted an adapter", report, true, c->out);
-    if (status == TN_OK)
-        status = tn_cli_print(&text);
-    tn_buf_free(&text);
-    return status;
-}
 
 static int run(const tn_invocation *call) {
     const config *c = call->config;
@@ -95,10 +69,10 @@ static int run(const tn_invocation *call) {
     }
     tn_extract_options how = c->how;
     how.seed = (uint64_t)c->seed;
-    tn_set_threads(c->threads);
-    tn_status status = tn_extract_adapter(c->base, c->tuned, &how, c->out, &report);
+    tn_set_threads(c->result.threads);
+    tn_status status = tn_extract_adapter(c->base, c->tuned, &how, c->result.out, &report);
     if (status == TN_OK)
-        status = print(c, &report);
+        status = tn_cli_show_low_rank(&c->result, "extracted an adapter", &report, true);
     tn_low_rank_report_free(&report);
     return tn_cli_exit(status);
 }
@@ -116,7 +90,7 @@ const tn_command tn_command_extract = {
         "the "
         "size of their difference; the adapter is without them unless --keep-rest is given.",
     .usage = "--base DIR --tuned DIR (--rank N | --energy X) --out DIR",
-    .tables = (const tn_option_table[]){{options, 0}, {0}},
+    .tables = (const tn_option_table[]){{options, 0}, {tn_cli_low_rank_options, offsetof(config, result)}, {0}},
     .config_size = sizeof(config),
     .examples = (const tn_example[]){{"tenon extract --base base --tuned tuned --rank 16 --out lora", "a fixed rank"},
                                      {"tenon extract --base base --tuned tuned --energy 0.95 --keep-rest --out lora",

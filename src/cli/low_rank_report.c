@@ -4,8 +4,28 @@
 #include <string.h>
 
 #include "base/format.h"
+#include "cli/cli.h"
 #include "cli/output_files.h"
 #include "format/json.h"
+
+const tn_option tn_cli_low_rank_options[] = {
+    {.name = "threads",
+     .type = TN_OPTION_INT,
+     TN_FIELD(tn_cli_low_rank, threads),
+     .initial = "0",
+     .low = 0,
+     .high = 4096,
+     .help = "threads to use; 0: one per core"},
+    {.name = "out",
+     .type = TN_OPTION_PATH,
+     TN_FIELD(tn_cli_low_rank, out),
+     .value_name = "DIR",
+     .group = "Output",
+     .help = "folder to write; it is created",
+     .flags = TN_OPTION_REQUIRED},
+    {.name = "json", .type = TN_OPTION_BOOL, TN_FIELD(tn_cli_low_rank, json), .help = "print one JSON object"},
+    {0},
+};
 
 static void print_ranks(tn_buf *out, const tn_low_rank_report *r) {
     if (r->lowest_rank == r->highest_rank)
@@ -45,8 +65,7 @@ static void print_rest(tn_buf *out, const tn_low_rank_report *r) {
     }
 }
 
-tn_status tn_cli_print_low_rank(tn_buf *out, const char *title, const tn_low_rank_report *report, bool energy,
-                                const char *dir) {
+static tn_status print_text(tn_buf *out, const char *title, const tn_low_rank_report *report, bool energy, const char *dir) {
     char count[TN_FORMAT_TEXT];
     tn_buf_printf(out, "%s: %lld modules, ", title, (long long)report->layer_count);
     print_ranks(out, report);
@@ -70,7 +89,7 @@ static void add_measure(cJSON *object, double norm, double error, bool energy) {
         cJSON_AddNumberToObject(object, "energy", tn_low_rank_energy(error));
 }
 
-tn_status tn_cli_print_low_rank_json(tn_buf *out, const tn_low_rank_report *report, bool energy) {
+static tn_status print_json(tn_buf *out, const tn_low_rank_report *report, bool energy) {
     cJSON *o = cJSON_CreateObject(), *layers, *rest;
     cJSON_AddNumberToObject(o, "modules", (double)report->layer_count);
     cJSON_AddNumberToObject(o, "lowest_rank", (double)report->lowest_rank);
@@ -103,4 +122,15 @@ tn_status tn_cli_print_low_rank_json(tn_buf *out, const tn_low_rank_report *repo
     tn_buf_putc(out, '\n');
     cJSON_Delete(o);
     return tn_buf_status(out);
+}
+
+tn_status tn_cli_show_low_rank(const tn_cli_low_rank *options, const char *title, const tn_low_rank_report *report,
+                               bool energy) {
+    tn_buf text = {0};
+    tn_status status =
+        options->json ? print_json(&text, report, energy) : print_text(&text, title, report, energy, options->out);
+    if (status == TN_OK)
+        status = tn_cli_print(&text);
+    tn_buf_free(&text);
+    return status;
 }
