@@ -4,8 +4,8 @@
  *   symmetric   z = 2^(b-1), H = z - 1    absmax: s = max|x| / H          minmax: s = max(-min / z, max / H)
  *   affine      lo = min(x, 0), hi = max(x, 0), s = (hi - lo) / L, z = floor(-lo / s + 1/2), stored as u8 per block; absmax:
  *               as symmetric
- *   MSE         of s f, f = 1, 63/64, .., 13/64, the one with the least squared error, the largest f on a tie; s by absmax
- *               for symmetric, by minmax for affine codes
+ *   MSE         of the ranges by minmax times f = 1, 63/64, .., 13/64, the one with the least squared error, the largest f
+ * on a tie
  *
  * Zero is always a code, and s is rounded down: the ends of a range then get the outermost codes, decoding never exceeds
  * the range of the symmetric codes, and encoding what was decoded gives the same codes. */
@@ -37,18 +37,18 @@ static float scale_below(double range, int steps) {
 
 static affine affine_of(const tn_quantised *array, double low, double high) {
     int last = largest_code(array), middle = (last + 1) / 2;
-    tn_quant_range range = array->params.range;
-    if (array->codec->zero_point && range != TN_QUANT_ABSMAX) {
+    bool absmax = array->params.range == TN_QUANT_ABSMAX;
+    if (array->codec->zero_point && !absmax) {
         affine a = {scale_below(high - low, last), 0};
         if (a.scale > 0)
             a.zero = (int)fmin(last, floor(-low / (double)a.scale + 0.5));
         return a;
     }
     affine a = {0, middle};
-    if (range == TN_QUANT_MINMAX && -low * (middle - 1) > high * middle)
+    if (!absmax && -low * (middle - 1) > high * middle)
         a.scale = scale_below(-low, middle);
     else
-        a.scale = scale_below(range == TN_QUANT_MINMAX ? high : fmax(-low, high), middle - 1);
+        a.scale = scale_below(absmax ? fmax(-low, high) : high, middle - 1);
     return a;
 }
 
