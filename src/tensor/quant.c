@@ -189,8 +189,10 @@ double tn_quantised_bits(const tn_quantised *array) {
 
 float tn_quant_absmax(const float *x, int64_t count) {
     float largest = 0;
-    for (int64_t i = 0; i < count; i++)
-        largest = fmaxf(largest, fabsf(x[i]));
+    for (int64_t i = 0; i < count; i++) {
+        float magnitude = fabsf(x[i]);
+        largest = magnitude > largest ? magnitude : largest;
+    }
     return largest;
 }
 
@@ -200,18 +202,6 @@ tn_quant_unit tn_quant_unit_of(const float *x, int64_t count, int64_t block) {
     if (count < block)
         return (tn_quant_unit){bounded, 0, false};
     return (tn_quant_unit){absmax, 1 / bounded, true};
-}
-
-int tn_quant_nearest(const float *values, int count, float x) {
-    int low = 0, high = count - 1;
-    while (low < high) {
-        int middle = (low + high) / 2;
-        if (x > (values[middle] + values[middle + 1]) / 2)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
 }
 
 void tn_quantised_nest(tn_quantised *array, const float *scales, float offset) {
@@ -225,8 +215,7 @@ void tn_quantised_nest(tn_quantised *array, const float *scales, float offset) {
         tn_quant_unit unit = tn_quant_unit_of(centred, length, nested_block);
         array->nested_scales[at / nested_block] = unit.absmax;
         for (int64_t i = 0; i < length; i++)
-            array->scale_codes[at + i] =
-                (uint8_t)tn_quant_nearest(tn_dynamic_signed, 256, tn_quant_to_unit(&unit, centred[i]));
+            array->scale_codes[at + i] = tn_dynamic_nearest(tn_dynamic_signed, tn_quant_to_unit(&unit, centred[i]));
     }
 }
 

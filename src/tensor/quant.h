@@ -150,7 +150,7 @@ static inline float tn_quant_to_unit(const tn_quant_unit *unit, float x) {
     return unit->whole ? x * unit->inverse : x / unit->absmax;
 }
 
-/* The index of the value nearest to x in a rising table: by mid points in f32, exactly on one the lower value. */
-int tn_quant_nearest(const float *values, int count, float x);
+/* The index of the value nearest to x in a dynamic map: by mid points in f32, exactly on one the lower value. */
+uint8_t tn_dynamic_nearest(const float values[256], float x);
 
 #endif

@@ -56,17 +56,18 @@ static affine affine_of(const tn_quantised *array, double low, double high) {
 static int code_of(const affine *a, float x, int last) {
     if (!(a->scale > 0))
         return a->zero;
-    double code = rint((double)x / (double)a->scale + a->zero);
-    return code < 0 ? 0 : code > last ? last : (int)code;
+    double code = (double)x / (double)a->scale + a->zero;
+    return (int)lrint(code < 0 ? 0 : code > last ? last : code);
 }
 
 static float value_of(const affine *a, int code) {
     return a->scale * (float)(code - a->zero);
 }
 
-static double squared_error(const affine *a, const float *x, int64_t count, int last) {
+/* Stops where the sum exceeds `limit`. */
+static double squared_error(const affine *a, const float *x, int64_t count, int last, double limit) {
     double sum = 0;
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t i = 0; i < count && sum <= limit; i++) {
         double error = (double)value_of(a, code_of(a, x[i], last)) - (double)x[i];
         sum += error * error;
     }
@@ -75,11 +76,11 @@ static double squared_error(const affine *a, const float *x, int64_t count, int 
 
 static affine search(const tn_quantised *array, const float *x, int64_t count, double low, double high) {
     affine best = affine_of(array, low, high);
-    double least = squared_error(&best, x, count, largest_code(array));
+    double least = squared_error(&best, x, count, largest_code(array), INFINITY);
     for (int step = MSE_STEPS - 1; step >= MSE_FIRST && least > 0; step--) {
         double factor = (double)step / MSE_STEPS;
         affine a = affine_of(array, low * factor, high * factor);
-        double error = squared_error(&a, x, count, largest_code(array));
+        double error = squared_error(&a, x, count, largest_code(array), least);
         if (error < least) {
             least = error;
             best = a;
@@ -119,12 +120,13 @@ static tn_status check_ends(const tn_quantised *array, const affine *a, const fl
 }
 
 static tn_status encode_block(const tn_quantised *array, const float *x, int64_t first, int64_t count, int64_t *bad) {
-    double low = 0, high = 0;
+    float low = 0, high = 0;
     for (int64_t i = 0; i < count; i++) {
-        low = fmin(low, (double)x[i]);
-        high = fmax(high, (double)x[i]);
+        low = x[i] < low ? x[i] : low;
+        high = x[i] > high ? x[i] : high;
     }
-    affine a = array->params.range == TN_QUANT_MSE ? search(array, x, count, low, high) : affine_of(array, low, high);
+    affine a = array->params.range == TN_QUANT_MSE ? search(array, x, count, (double)low, (double)high)
+                                                   : affine_of(array, (double)low, (double)high);
     TN_TRY(check_ends(array, &a, x, count, bad));
     int64_t block = first / array->block;
     array->scales[block] = a.scale;

@@ -138,13 +138,21 @@ const float tn_dynamic_unsigned[256] = {0.0f,           3.2500003e-07f, 7.75e-07
                                         0.95429695f,    0.96132815f,    0.96835935f,    0.9753907f,
                                         0.9824219f,     0.9894532f,     0.9964844f,     1.0f};
 
+/* A binary search of which the steps do not depend on the outcome of those before, so that none is mispredicted. */
+uint8_t tn_dynamic_nearest(const float values[256], float x) {
+    int low = 0;
+    for (int half = 128; half; half /= 2)
+        low += half & -(int)(x > (values[low + half - 1] + values[low + half]) / 2);
+    return (uint8_t)low;
+}
+
 static tn_status encode(const tn_quantised *array, const float *x, int64_t first, int64_t count, const float *values) {
     for (int64_t at = 0; at < count; at += array->block) {
         int64_t length = count - at < array->block ? count - at : array->block;
         tn_quant_unit unit = tn_quant_unit_of(x + at, length, array->block);
         array->scales[(first + at) / array->block] = unit.absmax;
         for (int64_t i = at; i < at + length; i++)
-            array->codes[first + i] = (uint8_t)tn_quant_nearest(values, 256, tn_quant_to_unit(&unit, x[i]));
+            array->codes[first + i] = tn_dynamic_nearest(values, tn_quant_to_unit(&unit, x[i]));
     }
     return TN_OK;
 }

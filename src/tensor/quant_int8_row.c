@@ -22,7 +22,7 @@ static tn_status encode(const tn_quantised *array, const float *x, int64_t first
                 return tn_fail(TN_ERROR_NUMERIC, "%g is too large for int8_row, which rounds weights to float16",
                                (double)x[i]);
             }
-            largest = fmaxf(largest, magnitude);
+            largest = magnitude > largest ? magnitude : largest;
         }
         float inverse = largest > 0 ? 127 / largest : 0;
         for (int64_t i = row; i < row + array->block; i++)

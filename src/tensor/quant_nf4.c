@@ -4,6 +4,8 @@
  * FP4 codes are sign, two bits of exponent, one of mantissa, over 12: 8 would be -0 and is written as 0. */
 #include "tensor/quant.h"
 
+#include <math.h>
+
 /* The float32 values are bitsandbytes' own; quantiles of N(0, 1) computed anew differ in the last bits. */
 const float tn_nf4_values[16] = {
     -1.0f,
@@ -36,27 +38,40 @@ static const float fp4_sorted[15] = {
 };
 static const uint8_t fp4_codes[15] = {11, 10, 13, 12, 15, 14, 9, 0, 1, 6, 7, 4, 5, 2, 3};
 
-static uint8_t nf4_code(float unit) {
-    return (uint8_t)tn_quant_nearest(tn_nf4_values, 16, unit);
+/* A code is found by counting the mid points of neighbouring values, in f32, that x is above. */
+typedef struct {
+    float middle[16]; /* rising; infinite where there are fewer values */
+    uint8_t codes[16];
+} ranking;
+
+static ranking rank_values(const float *sorted, const uint8_t *codes, int count) {
+    ranking r;
+    for (int i = 0; i < 16; i++) {
+        r.middle[i] = i + 1 < count ? (sorted[i] + sorted[i + 1]) / 2 : INFINITY;
+        r.codes[i] = (uint8_t)(i >= count ? 0 : codes ? codes[i] : i);
+    }
+    return r;
 }
 
-static uint8_t fp4_code(float unit) {
-    return fp4_codes[tn_quant_nearest(fp4_sorted, 15, unit)];
+static unsigned code_of(const ranking *r, float unit) {
+    int below = 0;
+    for (int i = 0; i < 16; i++)
+        below += unit > r->middle[i];
+    return r->codes[below];
 }
 
-static tn_status encode(const tn_quantised *array, const float *x, int64_t first, int64_t count, uint8_t (*code)(float)) {
+static void encode(const tn_quantised *array, const float *x, int64_t first, int64_t count, const ranking *r) {
     for (int64_t at = 0; at < count; at += array->block) {
         int64_t length = count - at < array->block ? count - at : array->block;
         tn_quant_unit unit = tn_quant_unit_of(x + at, length, array->block);
         array->scales[(first + at) / array->block] = unit.absmax;
         uint8_t *out = array->codes + (first + at) / 2; /* blocks are even */
         for (int64_t i = 0; i < length; i += 2) {
-            uint8_t high = code(tn_quant_to_unit(&unit, x[at + i]));
-            uint8_t low = code(i + 1 < length ? tn_quant_to_unit(&unit, x[at + i + 1]) : 0);
+            unsigned high = code_of(r, tn_quant_to_unit(&unit, x[at + i]));
+            unsigned low = code_of(r, i + 1 < length ? tn_quant_to_unit(&unit, x[at + i + 1]) : 0);
             out[i / 2] = (uint8_t)(high << 4 | low);
         }
     }
-    return TN_OK;
 }
 
 static void decode(float *out, const tn_quantised *array, int64_t first, int64_t count, const float *values) {
@@ -73,12 +88,16 @@ static void decode(float *out, const tn_quantised *array, int64_t first, int64_t
 
 static tn_status nf4_encode(const tn_quantised *array, const float *x, int64_t first, int64_t count, int64_t *bad) {
     (void)bad;
-    return encode(array, x, first, count, nf4_code);
+    ranking r = rank_values(tn_nf4_values, NULL, 16);
+    encode(array, x, first, count, &r);
+    return TN_OK;
 }
 
 static tn_status fp4_encode(const tn_quantised *array, const float *x, int64_t first, int64_t count, int64_t *bad) {
     (void)bad;
-    return encode(array, x, first, count, fp4_code);
+    ranking r = rank_values(fp4_sorted, fp4_codes, 15);
+    encode(array, x, first, count, &r);
+    return TN_OK;
 }
 
 static void nf4_decode(float *out, const tn_quantised *array, int64_t first, int64_t count) {

@@ -1,5 +1,6 @@
-/* Codecs of quantised arrays against the codes, scales and values of bitsandbytes: tests/golden_quant, and all of
- * golden_quant where it is. */
+/* Codecs of quantised arrays against the codes, scales and values of bitsandbytes 0.50.2.dev0 (its PyTorch code for the
+ * CPU): tests/golden_quant, where bnb8_blockwise and int8_rowwise hold part of what golden_quant has under that name, and
+ * all of golden_quant where it is. */
 #include "support/support.h"
 
 #include "format/safetensors.h"
