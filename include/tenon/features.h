@@ -47,7 +47,7 @@ TN_API tn_status tn_feature_set_digits(int64_t count, uint64_t seed, tn_feature_
 TN_API void tn_feature_set_free(tn_feature_set *set); /* fine for one made by hand, and for NULL */
 
 /* Outputs [count, outputs] of rows x [count, inputs]: logits of classes, or numbers, with the model's adapters as they are.
- * tn_model_describe tells both sizes. Errors: TN_ERROR_ARGUMENT (no sequential model), _MEMORY. */
+ * tn_model_describe tells both sizes. Errors: TN_ERROR_UNSUPPORTED (no sequential model), _ARGUMENT (no rows), _MEMORY. */
 TN_API tn_status tn_predict(tn_model *model, const float *x, int64_t count, float *outputs);
 
 /* What a sequential model does on a set. */
@@ -61,8 +61,9 @@ typedef struct tn_feature_evaluation {
 } tn_feature_evaluation;
 TN_API void tn_feature_evaluation_free(tn_feature_evaluation *result);
 
-/* Evaluates in passes of `batch_size` samples (0: 256). Errors: TN_ERROR_ARGUMENT (no sequential model, an empty set),
- * _MISMATCH (sizes, labels or targets the model does not take), _NUMERIC (a loss that is not finite), _MEMORY. */
+/* Evaluates in passes of `batch_size` samples (0: 256). Errors: TN_ERROR_UNSUPPORTED (no sequential model), _ARGUMENT (an
+ * empty set), _MISMATCH (sizes, labels or targets the model does not take), _NUMERIC (a loss that is not finite), _MEMORY.
+ */
 TN_API tn_status tn_evaluate_features(tn_model *model, const tn_feature_set *set, int64_t batch_size,
                                       tn_feature_evaluation *out);
 

@@ -17,8 +17,8 @@ TN_API const char *tn_version(void);
 /* Threads that later calls in this thread use; 0: one per core. Returns the number. Results do not depend on it. */
 TN_API int tn_set_threads(int count);
 
-/* A pretrained model, and at most one adapter on it: a language model with its tokenizer, or a sequential model, which is a
- * plain network of layers on vectors or images. Not for concurrent use. */
+/* A pretrained model and the adapters on it (adapters.h: several at once): a language model with its tokenizer, or a
+ * sequential model, which is a plain network of layers on vectors or images. Not for concurrent use. */
 typedef struct tn_model tn_model;
 
 /* Loads a Hugging Face folder: config.json, model.safetensors (or shards with model.safetensors.index.json) and, when there

@@ -130,7 +130,9 @@ static tn_status find_obstacles(const entry *e, tn_method_info *out) {
         status = outline(e, &layer, 0, &adapter);
     if (status == TN_OK) {
         merged = m->check_merge ? m->check_merge(adapter) : TN_OK;
-        if (merged == TN_OK && m->subtractable)
+        if (e->kind == TN_METHOD_INIT && m->store_config) /* what is taken out again is the adapter as it was saved */
+            status = m->store_config(adapter, &adapter->config, &adapter->arena);
+        if (merged == TN_OK && (m->subtractable || m->unmerge))
             unmerged = m->check_unmerge ? m->check_unmerge(adapter) : TN_OK;
         else if (merged == TN_OK)
             tn_fail(unmerged, "%s changes weights in a way that cannot be undone from the merged ones", m->name);

@@ -249,7 +249,7 @@ static tn_status ia3_check_unmerge(const tn_adapter *adapter) {
         if (!adapter->slots[i].method)
             continue;
         const tn_tensor *l = &((const ia3_slot *)adapter->slots[i].slot)->l.tensor;
-        for (int64_t k = 0; k < tn_tensor_count(l); k++)
+        for (int64_t k = 0; k < tn_tensor_count(l) && l->data; k++)
             if (((const float *)l->data)[k] == 0)
                 return tn_fail(TN_ERROR_UNSUPPORTED,
                                "ia3_l of '%s' is 0 at element %lld, so the base's weights there are lost in the merged "

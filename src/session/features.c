@@ -14,8 +14,8 @@ static const uint64_t digits_seeds[] = {1, 2};
 tn_status tn_session_need_sequential(const tn_model *model, const char *what) {
     if (model->sequential)
         return TN_OK;
-    return tn_fail(TN_ERROR_ARGUMENT, "%s is a %s model, a language model; %s needs a sequential model", model->network->dir,
-                   model->network->family, what);
+    return tn_fail(TN_ERROR_UNSUPPORTED, "%s is a %s model, a language model; %s needs a sequential model",
+                   model->network->dir, model->network->family, what);
 }
 
 static tn_features_options reading_options(const tn_model *model, const tn_feature_options *o, float numbers[2]) {
