@@ -252,7 +252,9 @@ static tn_status read_file(tn_gguf *file) {
     enum { SMALLEST = 8 + 4 + 4 + 8 };
     uint64_t tensors = 0, values = 0;
     TN_TRY(tn_file_map(file->path, &file->mapping));
-    cursor in = {file->mapping.data, file->mapping.data + file->mapping.size};
+    /* of an empty file nothing is mapped */
+    const uint8_t *bytes = file->mapping.data ? file->mapping.data : (const uint8_t *)"";
+    cursor in = {bytes, bytes + file->mapping.size};
     TN_TRY(read_header(file, &in, &tensors, &values));
     TN_TRY(read_metadata(file, &in, values));
     TN_TRY(read_alignment(file));
