@@ -170,12 +170,15 @@ static tn_status measure(const config *c, tn_model *model) {
 }
 
 static int run(const tn_invocation *call) {
+    static const char *const words[] = {"max-length", "labelled", "prompt", "tokens", "checkpointing", NULL};
     const config *c = call->config;
     tn_model *model = NULL;
     bool random;
     tn_status status = needs_weights(c, &random);
     if (status == TN_OK)
         status = tn_cli_prepare_model(call, &c->train, random, &model);
+    if (status == TN_OK)
+        status = tn_cli_check_data_options(call->options, model, words);
     if (status == TN_OK)
         status = measure(c, model);
     tn_model_free(model);

@@ -73,6 +73,8 @@ tn_status tn_cli_feature_choice(const tn_cli_features *flags, int32_t *classes, 
 /* Run files may hold every option at its default. */
 static bool is_changed(const tn_option_slot *slot) {
     tn_buf value = {0};
+    if (!slot) /* this command has no such option */
+        return false;
     const char *initial = slot->option->initial ? slot->option->initial : "false";
     tn_options_print_value(&value, slot);
     bool changed = !tn_options_is_unset(slot) && value.length > 0 && strcmp(tn_buf_text(&value), initial) != 0;

@@ -357,7 +357,7 @@ const tn_option_table tn_cli_train_tables[] = {
 };
 
 tn_status tn_cli_prepare_training(const tn_invocation *call, tn_train_options *train, int32_t *classes, tn_model **out) {
-    static const char *const words[] = {"max-length", "too-long", "train-on-prompt", NULL};
+    static const char *const words[] = {"max-length", "too-long", "train-on-prompt", "pass-tokens", "checkpointing", NULL};
     const tn_cli_train *c = call->config;
     *out = NULL;
     *train = c->train;

@@ -189,6 +189,8 @@ static void options_that_do_not_fit_are_refused(void **state) {
         {TRAIN "good.csv --modules-to-save nope", "modules_to_save: 'nope' matches no module"},
         {TRAIN "good.csv --rank 9", "rank 9 does not fit conv, whose weight is 4 x 9; choose 1 to 4"},
         {TRAIN "good.csv --max-length 9", "--max-length is for language models"},
+        {TRAIN "good.csv --pass-tokens 9", "--pass-tokens is for language models"},
+        {"\"$TENON_PROGRAM\" bench --model net --rank 1 --prompt 9", "--prompt is for language models"},
         {TRAIN "good.csv --train-on-prompt", "--train-on-prompt is for language models"},
         {TRAIN "good.csv --method vera --target-modules conv", "'conv' is of a kind that vera cannot adapt"},
         {TRAIN "good.csv --method adalora --target-modules conv", "'conv' is of a kind that adalora cannot adapt"},
