@@ -208,7 +208,7 @@ static tn_status set_option(const tn_config_reader *r, const tn_option *option, 
     if (status == TN_OK)
         status = tn_options_set(options, option->name, tn_buf_text(&text), TN_SOURCE_FILE);
     tn_buf_free(&text);
-    return status == TN_OK ? TN_OK : tn_fail_context(status, "%s", r->where);
+    return status == TN_OK ? TN_OK : tn_fail_context(status == TN_ERROR_ARGUMENT ? TN_ERROR_FORMAT : status, "%s", r->where);
 }
 
 static tn_status read_options(const tn_config_reader *r) {
