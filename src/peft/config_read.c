@@ -200,6 +200,10 @@ static tn_status set_option(const tn_config_reader *r, const tn_option *option, 
         TN_TRY(tn_config_read_names(r, value->string, value, &names));
         return tn_options_set_list(options, option->name, names.items, names.count, TN_SOURCE_FILE);
     }
+    if (cJSON_IsString(value) && option->type == TN_OPTION_LIST) { /* a regular expression, commas and all */
+        const char *const one[] = {value->valuestring};
+        return tn_options_set_list(options, option->name, one, 1, TN_SOURCE_FILE);
+    }
     if (cJSON_IsString(value))
         tn_buf_puts(&text, value->valuestring);
     else
