@@ -212,15 +212,16 @@ static tn_status set_option(const tn_config_reader *r, const tn_option *option, 
     if (status == TN_OK)
         status = tn_options_set(options, option->name, tn_buf_text(&text), TN_SOURCE_FILE);
     tn_buf_free(&text);
-    return status == TN_OK ? TN_OK : tn_fail_context(status == TN_ERROR_ARGUMENT ? TN_ERROR_FORMAT : status, "%s", r->where);
+    return status;
 }
 
 static tn_status read_options(const tn_config_reader *r) {
     const cJSON *value;
     cJSON_ArrayForEach(value, r->json) {
         const tn_option *option = tn_config_find_option(r->config->method, value->string);
-        if (option && !cJSON_IsNull(value))
-            TN_TRY(set_option(r, option, value));
+        tn_status status = option && !cJSON_IsNull(value) ? set_option(r, option, value) : TN_OK;
+        if (status != TN_OK)
+            return tn_fail_context(status == TN_ERROR_ARGUMENT ? TN_ERROR_FORMAT : status, "%s", r->where);
     }
     return TN_OK;
 }
