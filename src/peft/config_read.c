@@ -220,8 +220,9 @@ static tn_status read_options(const tn_config_reader *r) {
     cJSON_ArrayForEach(value, r->json) {
         const tn_option *option = tn_config_find_option(r->config->method, value->string);
         tn_status status = option && !cJSON_IsNull(value) ? set_option(r, option, value) : TN_OK;
-        if (status != TN_OK)
-            return tn_fail_context(status == TN_ERROR_ARGUMENT ? TN_ERROR_FORMAT : status, "%s", r->where);
+        if (status == TN_ERROR_ARGUMENT) /* from the table, which knows no file */
+            return tn_fail_context(TN_ERROR_FORMAT, "%s", r->where);
+        TN_TRY(status);
     }
     return TN_OK;
 }
