@@ -81,6 +81,8 @@ static tn_status refuse_unused(const tn_adapter_options *o, const tn_peft_method
         {"init", other_init && !lora},
         {"token-indices", o->token_indices && !lora},
         {"ensure-weight-tying", o->ensure_weight_tying && !lora},
+        {"loftq-bits", o->loftq_bits && !lora},
+        {"loftq-iter", o->loftq_iterations && !lora},
     };
     for (size_t i = 0; i < sizeof unused / sizeof *unused; i++)
         if (unused[i].given)
@@ -121,6 +123,11 @@ static tn_status config_of_options(const tn_adapter_options *o, tn_peft_config *
     config->use_rslora = config->use_rslora || o->rslora;
     config->lora_bias = o->lora_bias;
     config->ensure_weight_tying = o->ensure_weight_tying;
+    config->loftq_bits = o->loftq_bits;
+    config->loftq_iterations = o->loftq_iterations;
+    if (o->loftq_iterations < 0 || o->loftq_iterations > TN_MOST_LOFTQ_ITERATIONS)
+        return tn_fail(TN_ERROR_ARGUMENT, "%lld iterations of LoftQ are not 1 to %d", (long long)o->loftq_iterations,
+                       TN_MOST_LOFTQ_ITERATIONS);
     config->init = tn_arena_strdup(&config->arena, o->init ? o->init : "kaiming");
     if (!config->init)
         return tn_fail_memory("the adapter's configuration");
