@@ -140,12 +140,25 @@ static tn_status config_of_options(const tn_adapter_options *o, tn_peft_config *
     return o->token_indices ? set_token_rows(o, config) : TN_OK;
 }
 
+/* An f32 copy of every weight is what nobody means who has them in 4 bits. */
+static tn_status check_can_train_all(const tn_network *network) {
+    for (int64_t i = 0; i < network->module_count; i++)
+        if (network->modules[i].weight.tensor.dtype == TN_DTYPE_QUANTISED)
+            return tn_fail(TN_ERROR_UNSUPPORTED,
+                           "full fine-tuning: '%s' is quantised (%s), and codes cannot be trained; load the checkpoint that "
+                           "is not quantised, or train an adapter, with modules_to_save for single modules in full",
+                           network->modules[i].name, tn_tensor_type(&network->modules[i].weight.tensor));
+    return TN_OK;
+}
+
 tn_status tn_model_add_adapter(tn_model *model, const tn_adapter_options *options, uint64_t seed) {
     const char *name = options->method ? options->method : "lora";
     const tn_peft_method *method;
     const tn_peft_preset *preset;
     tn_peft_config config;
     tn_model_remove_adapter(model);
+    if (strcmp(name, "full") == 0)
+        TN_TRY(check_can_train_all(model->network));
     if (strcmp(name, "full") == 0)
         return tn_adapter_create_full(model->network, true, &model->adapter);
     TN_TRY(tn_peft_method_by_name(name, &method, &preset));
