@@ -74,6 +74,10 @@ typedef struct tn_moments8 {
     float *m_absmax, *v_absmax;
 } tn_moments8;
 
+static inline int64_t tn_moment_blocks(int64_t count) {
+    return (count + TN_MOMENT_BLOCK - 1) / TN_MOMENT_BLOCK;
+}
+
 typedef struct tn_kernels {
     const char *name;
 
@@ -209,8 +213,7 @@ typedef struct tn_kernels {
     /* The same with m = m_map[code] m_absmax and v likewise; the step uses the new m and v before they are quantised: a
      * block's absmax is its largest magnitude, codes are those of the nearest values of m / absmax, exactly between two of
      * the lower one (Dettmers et al. 2022, "8-bit optimizers via block-wise quantization"). */
-    void (*adamw8bit)(float *param, const float *grad, const tn_moments8 *moments, const tn_adamw_step *step,
-                      int64_t count);
+    void (*adamw8bit)(float *param, const float *grad, const tn_moments8 *moments, const tn_adamw_step *step, int64_t count);
 
     double (*sum_squares)(const float *x, int64_t count); /* double sums over chunks of fixed size, in order */
     bool (*all_finite)(const float *x, int64_t count);
