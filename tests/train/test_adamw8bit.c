@@ -277,10 +277,11 @@ static void moments_of_the_other_kind_are_refused(void **state) {
                                : "optimizer was \"adamw\" and is now \"adamw8bit\"");
         run.train.resume_changed = true;
         tiny_train_badly(&run, TN_ERROR_MISMATCH,
-                         eight ? "step-00000005.safetensors keeps the moments of the optimiser in 8 bits, which this run does "
-                                 "not; go on with the optimizer adamw8bit"
-                               : "step-00000005.safetensors keeps the moments of the optimiser in f32, which this run does "
-                                 "not; go on with the optimizer adamw");
+                         eight
+                             ? "step-00000005.safetensors keeps the moments of the optimiser in 8 bits, which this run does "
+                               "not; go on with the optimizer adamw8bit"
+                             : "step-00000005.safetensors keeps the moments of the optimiser in f32, which this run does "
+                               "not; go on with the optimizer adamw");
     }
 }
 
