@@ -1,18 +1,23 @@
 /* AdamW with moments in 8 bits, compiled once per instruction set with TN_ISA naming it; the formula is in kernel.h.
  *
  * The code of y >= 0 is the number of mid points between neighbouring values of the map that lie below y. The map's values
- * are equidistant within each decade, so the decade, found by comparing, gives by a multiplication a code that is right but
- * for rounding, and one comparison with the nearest mid point decides. The signed map is the same on both sides of 0, but
- * that only its positive side has a 1; "exactly between takes the lower value" makes the comparison inclusive there. */
+ * are equidistant within each decade, so the decade, found by comparing, gives by a multiplication the place between them,
+ * which rounds to the code; only where it is too close to half way for its own rounding error does the mid point decide. The
+ * signed map is the same on both sides of 0, but that only its positive side has a 1; "exactly between takes the lower
+ * value" makes the comparison inclusive on the other one. */
 #include "kernel/cpu/simd.h"
 #include "tensor/quant.h"
 
 enum { DECADES = 8 }; /* the values below the first decade, which is 0 alone, and seven decades */
 
+/* Places are right to 1e-4 of the distance between values. */
+#define CLOSE 0x1p-10f
+
 /* The side y >= 0 of a map of which value `zero` is 0. Indices and codes count from there. */
 typedef struct {
     float mids[256];
     float bounds[DECADES]; /* of decade d > 0, the mid point below it */
+    float top;             /* the mid point below 1 */
     float scale[DECADES], shift[DECADES];
     float last[DECADES]; /* code of a decade's last value */
     int32_t zero;
@@ -37,6 +42,7 @@ static void map_side_init(map_side *map, const float values[256], int zero, int 
         map->last[d] = (float)(code + n - 1);
         code += n;
     }
+    map->top = map->mids[code - 1];
 }
 
 #if defined(__AVX512F__)
@@ -48,6 +54,9 @@ static inline tn_vec gather(const float *table, tn_mask index) {
 }
 static inline tn_mask truncate_lanes(tn_vec x) {
     return (tn_mask)_mm512_cvttps_epi32(x);
+}
+static inline bool any_lane(tn_mask m) {
+    return _mm512_movepi32_mask((__m512i)m) != 0;
 }
 static inline void store_codes(uint8_t *out, tn_mask codes) {
     _mm_storeu_si128((__m128i *)(void *)out, _mm512_cvtepi32_epi8((__m512i)codes));
@@ -61,6 +70,9 @@ static inline tn_vec gather(const float *table, tn_mask index) {
 }
 static inline tn_mask truncate_lanes(tn_vec x) {
     return (tn_mask)_mm256_cvttps_epi32(x);
+}
+static inline bool any_lane(tn_mask m) {
+    return _mm256_movemask_ps((__m256)m) != 0;
 }
 static inline void store_codes(uint8_t *out, tn_mask codes) {
     __m256i v = (__m256i)codes;
@@ -79,6 +91,9 @@ static inline tn_vec pick(const float table[DECADES], tn_mask index) {
 }
 static inline tn_mask truncate_lanes(tn_vec x) {
     return __builtin_convertvector(x, tn_mask);
+}
+static inline bool any_lane(tn_mask m) {
+    return (m[0] | m[1] | m[2] | m[3]) < 0;
 }
 static inline void store_codes(uint8_t *out, tn_mask codes) {
     for (int i = 0; i < TN_LANES; i++)
@@ -106,9 +121,14 @@ static inline tn_mask nearest_codes(const map_side *map, tn_vec x) {
         y = (tn_vec)((tn_mask)y - negative); /* a unit in the last place more turns "above" into "not below" */
     for (int d = 1; d < DECADES; d++)
         decade -= y > all_lanes(map->bounds[d]);
-    tn_vec place = y * pick(map->scale, decade) + pick(map->shift, decade);
-    tn_mask code = truncate_lanes(lesser(place, pick(map->last, decade)));
-    code -= y > gather(map->mids, code);
+    tn_vec place = lesser(y * pick(map->scale, decade) + pick(map->shift, decade), pick(map->last, decade));
+    tn_mask code = truncate_lanes(place + 0.5f);
+    tn_vec above = place + 0.5f - __builtin_convertvector(code, tn_vec); /* half way to the code below is 0, above is 1 */
+    code -= y > all_lanes(map->top);
+    if (any_lane((above < all_lanes(CLOSE)) | (above > all_lanes(1 - CLOSE)))) {
+        code = truncate_lanes(place);
+        code -= y > gather(map->mids, code);
+    }
     if (map->is_signed)
         code = map->zero + ((code & ~negative) - ((code + (code > map->zero)) & negative));
     return code & number;
