@@ -27,7 +27,8 @@ typedef struct tn_optimizer {
 } tn_optimizer;
 
 /* Whether a parameter's moments are kept in 8 bits. Those of tensors below 4096 elements are not, nor those of embeddings:
- * tokens that are rare in a batch have moments far below the largest of their block, which 8 bits lose. */
+ * tokens that are rare in a batch have moments far below the largest of their block, which 8 bits lose (the trainer of
+ * Hugging Face transformers makes the same exception). */
 bool tn_optimizer_in_8bit(const tn_param *param, tn_optimizer_kind kind);
 
 /* Bytes of all moments. */

@@ -11,7 +11,7 @@
 enum { DECADES = 8 }; /* the values below the first decade, which is 0 alone, and seven decades */
 
 /* Places are right to 1e-4 of the distance between values. */
-#define CLOSE 0x1p-10f
+static const float CLOSE = 0x1p-10f;
 
 /* The side y >= 0 of a map of which value `zero` is 0. Indices and codes count from there. */
 typedef struct {
