@@ -153,7 +153,6 @@ static float quantise_moments(uint8_t *codes, const map_side *map, const float *
 }
 
 static void dequantise_moments(float *x, const uint8_t *codes, const float values[256], float absmax, int64_t count) {
-#pragma omp simd
     for (int64_t i = 0; i < count; i++)
         x[i] = values[codes[i]] * absmax;
     memset(x + count, 0, (size_t)(TN_MOMENT_BLOCK - count) * sizeof *x);
