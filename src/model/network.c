@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/rng.h"
+#include "model/gguf_config.h"
 
 enum { CONFIG_LIMIT = 4 << 20 };
 
@@ -25,7 +26,8 @@ tn_status tn_network_init(tn_network *network, const tn_network_kind *kind, cons
     *network = (tn_network){.kind = kind, .dir = tn_strdup(dir), .default_targets = "all-linear"};
     if (!network->dir)
         return tn_fail_memory("the model");
-    return tn_json_read(config_path, CONFIG_LIMIT, &network->json);
+    return tn_gguf_is_file(config_path) ? tn_gguf_config_read(config_path, &network->json)
+                                        : tn_json_read(config_path, CONFIG_LIMIT, &network->json);
 }
 
 tn_status tn_network_reserve(tn_network *network, int64_t modules) {
