@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "session/merge_parts.h"
+#include "text/gguf_tokenizer.h"
 
 /* Elements of the largest tensor of the merged modules and of what the checkpoint holds besides. */
 static int64_t largest_tensor(const tn_model *model) {
@@ -342,7 +343,7 @@ static tn_status write_weights(tn_merger *m, const char *dir, bool with_head) {
         bool from_disk = d->checkpoint.file_count > 0;
         size_t count = from_disk ? list_file(m->model, &d->checkpoint.files[f], with_head, list, &names)
                                  : list_created(m->model, list, &names);
-        const char *name = from_disk ? base_name(d->checkpoint.files[f].path) : "model.safetensors";
+        const char *name = from_disk && !d->checkpoint.gguf ? base_name(d->checkpoint.files[f].path) : "model.safetensors";
         if (with_head && f + 1 == files)
             list[count++] = (tn_output_tensor){.name = head_weight, .module = d->head};
         TN_TRY_GOTO(tn_path_join(path, dir, name));
@@ -366,11 +367,23 @@ static void drop_groups(const tn_model *model, cJSON *json) {
     }
 }
 
-static tn_status write_config(const tn_merger *m, const char *dir, bool untied) {
+static tn_status write_json(const char *dir, const char *name, const cJSON *json) {
     char path[TN_PATH_MAX];
+    tn_buf text = {0};
+    tn_status status = tn_path_join(path, dir, name);
+    tn_json_print(&text, json, true);
+    tn_buf_putc(&text, '\n');
+    if (status == TN_OK)
+        status = tn_buf_status(&text);
+    if (status == TN_OK)
+        status = tn_file_write(path, text.data, text.length);
+    tn_buf_free(&text);
+    return status;
+}
+
+static tn_status write_config(const tn_merger *m, const char *dir, bool untied) {
     static const char *const torch_names[] = {"float32", "float16", "bfloat16"};
     cJSON *json = cJSON_Duplicate(m->model->network->json, true);
-    tn_buf text = {0};
     if (!json)
         return tn_fail_memory("config.json");
     if (untied) {
@@ -383,15 +396,20 @@ static tn_status write_config(const tn_merger *m, const char *dir, bool untied) 
         cJSON_DeleteItemFromObjectCaseSensitive(json, key);
         cJSON_AddStringToObject(json, key, torch_names[m->dtype]);
     }
-    tn_json_print(&text, json, true);
-    tn_buf_putc(&text, '\n');
+    tn_status status = write_json(dir, "config.json", json);
     cJSON_Delete(json);
-    tn_status status = tn_buf_status(&text);
-    if (status == TN_OK)
-        status = tn_path_join(path, dir, "config.json");
-    if (status == TN_OK)
-        status = tn_file_write(path, text.data, text.length);
-    tn_buf_free(&text);
+    return status;
+}
+
+/* The tokenizer out of a GGUF file as Hugging Face's files. */
+static tn_status unpack_words(const char *gguf, const char *dir) {
+    cJSON *tokenizer, *config;
+    TN_TRY(tn_gguf_tokenizer_read(gguf, &tokenizer, &config));
+    tn_status status = tokenizer ? write_json(dir, "tokenizer.json", tokenizer) : TN_OK;
+    if (status == TN_OK && config->child)
+        status = write_json(dir, "tokenizer_config.json", config);
+    cJSON_Delete(tokenizer);
+    cJSON_Delete(config);
     return status;
 }
 
@@ -409,6 +427,8 @@ tn_status tn_session_copy_words(const tn_model *model, const char *dir) {
     char from[TN_PATH_MAX], to[TN_PATH_MAX];
     tn_buf bytes = {0};
     tn_status status = TN_OK;
+    if (model->network->checkpoint.gguf)
+        return unpack_words(model->network->dir, dir);
     for (size_t i = 0; i < sizeof names / sizeof *names && model->tokenizer_dir; i++) {
         TN_TRY_GOTO(tn_path_join(from, model->tokenizer_dir, names[i]));
         TN_TRY_GOTO(tn_path_join(to, dir, names[i]));
@@ -428,11 +448,23 @@ static bool same_folder(const char *one, const char *other) {
     return a && b && strcmp(a, b) == 0;
 }
 
+/* The folder of a GGUF file, or the model's own. */
+static const char *folder_of(const tn_network *network, char folder[TN_PATH_MAX]) {
+    snprintf(folder, TN_PATH_MAX, "%s", network->dir);
+    if (!network->checkpoint.gguf)
+        return folder;
+    char *slash = strrchr(folder, '/');
+    if (!slash)
+        return ".";
+    slash[slash == folder] = 0;
+    return folder;
+}
+
 /* The base must not be overwritten by what is made of it, and nothing may lie in the folder that readers would take for a
  * part of the checkpoint. */
 static tn_status check_folder(const tn_model *model, const char *dir) {
-    char path[TN_PATH_MAX];
-    if (same_folder(model->network->dir, dir))
+    char path[TN_PATH_MAX], own[TN_PATH_MAX];
+    if (same_folder(folder_of(model->network, own), dir))
         return tn_fail(TN_ERROR_ARGUMENT, "%s is the model's own folder; choose another one for the output", dir);
     if (model->adapter_dir && same_folder(model->adapter_dir, dir))
         return tn_fail(TN_ERROR_ARGUMENT, "%s is the adapter's folder; choose another one for the output", dir);
