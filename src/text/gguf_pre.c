@@ -18,8 +18,8 @@
 #define DEEPSEEK_CJK "[\xe4\xb8\x80-\xe9\xbe\xa5\xe0\xa0\x80-\xe4\xb8\x80\xea\xb0\x80-\xed\x9f\xbf]+"
 #define DEEPSEEK3_CJK "[\xe4\xb8\x80-\xe9\xbe\xa5\xe3\x81\x80-\xe3\x82\x9f\xe3\x82\xa0-\xe3\x83\xbf]+"
 #define DEEPSEEK3                                                                                                           \
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "                   \
-    "?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "                     \
+    "?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
 
 static const tn_gguf_pre known[] = {
     {.names = {"default"}, .patterns = {"[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
@@ -32,11 +32,12 @@ static const tn_gguf_pre known[] = {
     {.names = {"deepseek-r1-qwen", "stablelm2"}, .patterns = {QWEN2}},
     {.names = {"gpt-2", "phi-2", "mpt", "olmo"}, .patterns = {GPT2}},
     {.names = {"smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b"}, .patterns = {"\\p{N}", GPT2}},
-    {.names = {"deepseek-coder"}, .patterns = {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", DEEPSEEK_CJK, "\\p{N}"}},
+    {.names = {"deepseek-coder"}, .patterns = {"[\r\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", DEEPSEEK_CJK, "\\p{N}"}},
     {.names = {"deepseek-v3"}, .patterns = {"\\p{N}{1,3}", DEEPSEEK3_CJK, DEEPSEEK3}},
     {.names = {"tekken"}, .patterns = {TEKKEN}, .ignores_merges = true, .adds_bos = true},
 };
 enum { KNOWN_COUNT = sizeof known / sizeof *known, NAMES = sizeof known->names / sizeof *known->names };
+enum { PATTERNS = sizeof known->patterns / sizeof *known->patterns };
 
 const tn_gguf_pre *tn_gguf_pre_find(const char *name) {
     for (int i = 0; i < KNOWN_COUNT; i++)
@@ -44,6 +45,26 @@ const tn_gguf_pre *tn_gguf_pre_find(const char *name) {
             if (strcmp(known[i].names[n], name) == 0)
                 return &known[i];
     return NULL;
+}
+
+static bool same_patterns(const tn_gguf_pre *pre, const char *const *patterns, int count) {
+    int i = 0;
+    for (; i < PATTERNS && pre->patterns[i]; i++)
+        if (i >= count || strcmp(pre->patterns[i], patterns[i]) != 0)
+            return false;
+    return i == count;
+}
+
+const tn_gguf_pre *tn_gguf_pre_match(const char *const *patterns, int count, bool ignores_merges, bool composes) {
+    for (int i = 0; i < KNOWN_COUNT; i++)
+        if (same_patterns(&known[i], patterns, count) && known[i].ignores_merges == ignores_merges &&
+            known[i].composes == composes)
+            return &known[i];
+    return NULL;
+}
+
+const char *tn_gguf_pre_words(void) {
+    return GPT2;
 }
 
 void tn_gguf_pre_list(tn_buf *out) {

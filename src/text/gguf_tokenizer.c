@@ -1,23 +1,18 @@
-/* Byte-level BPE comes with its merges. SentencePiece joins the two neighbours whose union has the best score, which as a
- * list of merges is: every way to cut a piece into two pieces, ranked by the score of the whole, then by the ids of its left
- * and right part. Hugging Face converts it in the same way. */
+/* Byte-level BPE comes with its merges, SentencePiece with scores that stand for them (gguf_scores.c). */
 #include "text/gguf_tokenizer.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/utf8.h"
 #include "text/vocab.h"
-
-enum { PIECE_MAX = 256 }; /* bytes of a SentencePiece piece that is made by merges */
 
 typedef struct reader {
     tn_gguf *file;
     bool spm;
     const tn_gguf_pre *pre; /* unless spm */
     const char **tokens;    /* [count] */
-    uint8_t *types;         /* [count] of TN_GGUF_TOKEN_... */
+    int32_t *types;         /* [count] of TN_GGUF_TOKEN_... */
     int64_t count;
     int64_t bos, eos, unknown, pad; /* -1: none */
     bool adds_bos, adds_eos, adds_space;
@@ -44,7 +39,7 @@ static tn_status read_tokens(reader *r) {
         return tn_fail(TN_ERROR_FORMAT, "%s: 'tokenizer.ggml.token_type' must be an array of %lld numbers", r->file->path,
                        (long long)r->count);
     r->tokens = tn_arena_array(&r->arena, (size_t)r->count, sizeof *r->tokens);
-    r->types = tn_arena_array(&r->arena, (size_t)r->count, 1);
+    r->types = tn_arena_array(&r->arena, (size_t)r->count, sizeof *r->types);
     if (!r->tokens || !r->types)
         return tn_fail_memory("a tokenizer");
     for (int64_t i = 0; i < r->count; i++) {
@@ -54,7 +49,7 @@ static tn_status read_tokens(reader *r) {
             return tn_fail_memory("a tokenizer");
         if (types && !tn_gguf_integer_at(types, i, &type))
             return tn_fail(TN_ERROR_FORMAT, "%s: 'tokenizer.ggml.token_type' must hold whole numbers", r->file->path);
-        r->types[i] = type >= 0 && type <= TN_GGUF_TOKEN_BYTE ? (uint8_t)type : 0;
+        r->types[i] = type >= 0 && type <= TN_GGUF_TOKEN_BYTE ? (int32_t)type : 0;
     }
     return TN_OK;
 }
@@ -126,88 +121,29 @@ static tn_status add_stored_merges(reader *r, cJSON *merges) {
     return TN_OK;
 }
 
-/* A piece cut in two. */
-typedef struct cut {
-    float score;
-    int32_t piece, left, right;
-} cut;
-
-static int by_rank(const void *a, const void *b) {
-    const cut *x = a, *y = b;
-    if (x->score != y->score)
-        return x->score > y->score ? -1 : 1;
-    if (x->piece != y->piece)
-        return x->piece < y->piece ? -1 : 1;
-    if (x->left != y->left)
-        return x->left < y->left ? -1 : 1;
-    return (x->right > y->right) - (x->right < y->right);
-}
-
-static bool is_piece(const reader *r, int64_t id) {
-    return r->types[id] == TN_GGUF_TOKEN_NORMAL || r->types[id] == TN_GGUF_TOKEN_USER_DEFINED ||
-           r->types[id] == TN_GGUF_TOKEN_UNUSED;
-}
-
-static tn_status index_pieces(const reader *r, tn_vocab *pieces) {
-    TN_TRY(tn_vocab_reserve(pieces, (size_t)r->count));
-    for (int64_t i = 0; i < r->count; i++)
-        if (is_piece(r, i))
-            TN_TRY(tn_vocab_add(pieces, r->tokens[i], strlen(r->tokens[i]), (int32_t)i, 0, r->file->path));
-    return TN_OK;
-}
-
-/* All cuts of all pieces; those of tokens that are searched for beforehand are needed for no text. */
-static tn_status find_cuts(const reader *r, const tn_gguf_value *scores, const tn_vocab *pieces, tn_buf *cuts) {
-    for (int64_t i = 0; i < r->count; i++) {
-        const char *piece = r->tokens[i];
-        size_t length = strlen(piece);
-        double score;
-        if (!is_piece(r, i) || r->types[i] == TN_GGUF_TOKEN_USER_DEFINED)
-            continue;
-        if (length > PIECE_MAX)
-            return tn_fail(TN_ERROR_UNSUPPORTED,
-                           "%s: token %lld is %zu bytes long; pieces of more than %d are not supported", r->file->path,
-                           (long long)i, length, (int)PIECE_MAX);
-        if (!tn_gguf_number_at(scores, i, &score) || isnan(score))
-            return tn_fail(TN_ERROR_FORMAT, "%s: the score of token %lld is not a number", r->file->path, (long long)i);
-        for (size_t at = 1; at < length; at++) {
-            if (((uint8_t)piece[at] & 0xc0) == 0x80)
-                continue;
-            cut one = {.score = (float)score, .piece = (int32_t)i, .left = tn_vocab_find(pieces, piece, at, 0)};
-            if (one.left < 0)
-                continue;
-            one.right = tn_vocab_find(pieces, piece + at, length - at, 0);
-            /* no text that gets here holds a space, which would part the tokens of a merge */
-            if (one.right >= 0 && !memchr(piece, ' ', length))
-                tn_buf_append(cuts, &one, sizeof one);
-        }
-    }
-    return tn_buf_status(cuts);
-}
-
 static tn_status add_scored_merges(reader *r, cJSON *merges) {
-    const tn_gguf_value *scores = tn_gguf_find(r->file, "tokenizer.ggml.scores");
-    tn_vocab pieces = {0};
-    tn_buf cuts = {0}, text = {0};
-    tn_status status;
-    if (!scores || !scores->is_array || scores->count != r->count)
+    const tn_gguf_value *stored = tn_gguf_find(r->file, "tokenizer.ggml.scores");
+    tn_buf list = {0}, text = {0};
+    float *scores = tn_arena_array(&r->arena, (size_t)r->count, sizeof *scores);
+    if (!scores)
+        return tn_fail_memory("a tokenizer");
+    if (!stored || !stored->is_array || stored->count != r->count)
         return tn_fail(TN_ERROR_FORMAT, "%s: 'tokenizer.ggml.scores' must be an array of %lld numbers", r->file->path,
                        (long long)r->count);
-    TN_TRY_GOTO(index_pieces(r, &pieces));
-    TN_TRY_GOTO(find_cuts(r, scores, &pieces, &cuts));
-    cut *list = (cut *)(void *)cuts.data;
-    size_t count = cuts.length / sizeof *list;
-    if (count)
-        qsort(list, count, sizeof *list, by_rank);
-    for (size_t i = 0; i < count; i++) {
+    for (int64_t i = 0; i < r->count; i++) {
+        double score = NAN;
+        tn_gguf_number_at(stored, i, &score);
+        scores[i] = (float)score;
+    }
+    tn_status status = tn_gguf_cuts(r->tokens, r->types, scores, r->count, r->file->path, &list);
+    const tn_gguf_cut *cuts = (const tn_gguf_cut *)(const void *)list.data;
+    for (size_t i = 0; status == TN_OK && i < list.length / sizeof *cuts; i++) {
         tn_buf_clear(&text);
-        tn_buf_printf(&text, "%s %s", r->tokens[list[i].left], r->tokens[list[i].right]);
-        TN_TRY_GOTO(tn_buf_status(&text));
+        tn_buf_printf(&text, "%s %s", r->tokens[cuts[i].left], r->tokens[cuts[i].right]);
+        status = tn_buf_status(&text);
         cJSON_AddItemToArray(merges, cJSON_CreateString(tn_buf_text(&text)));
     }
-fail:
-    tn_vocab_free(&pieces);
-    tn_buf_free(&cuts);
+    tn_buf_free(&list);
     tn_buf_free(&text);
     return status;
 }
@@ -239,7 +175,7 @@ static void add_added_tokens(const reader *r, cJSON *json) {
     static const char *const off[] = {"single_word", "lstrip", "rstrip", "normalized"};
     cJSON *list = cJSON_AddArrayToObject(json, "added_tokens");
     for (int64_t i = 0; i < r->count; i++) {
-        uint8_t type = r->types[i];
+        int32_t type = r->types[i];
         if (type != TN_GGUF_TOKEN_CONTROL && type != TN_GGUF_TOKEN_USER_DEFINED && type != TN_GGUF_TOKEN_UNKNOWN)
             continue;
         cJSON *token = cJSON_CreateObject();

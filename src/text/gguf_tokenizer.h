@@ -14,6 +14,25 @@ tn_status tn_gguf_tokenizer(tn_gguf *file, cJSON **tokenizer, cJSON **config);
 /* The same from a path to the file. */
 tn_status tn_gguf_tokenizer_read(const char *path, cJSON **tokenizer, cJSON **config);
 
+/* The way back: adds the metadata of a tokenizer.json and a tokenizer_config.json (NULL: none) to a file that is being
+ * written, with `vocab_size` tokens, those that the tokenizer lacks being unused ones. What llama.cpp would not treat in the
+ * same way is TN_ERROR_UNSUPPORTED, `where` naming the tokenizer; but a Metaspace that puts its space before the first word
+ * only is written as one that does so behind every special token, which is all that GGUF knows. */
+typedef struct tn_gguf_tokenizer_roles {
+    int32_t bos, eos, unknown, pad; /* -1: none */
+    bool adds_bos, adds_eos;
+} tn_gguf_tokenizer_roles;
+tn_status tn_gguf_write_tokenizer(tn_gguf_writer *writer, const cJSON *tokenizer, const cJSON *config,
+                                  const tn_gguf_tokenizer_roles *roles, int64_t vocab_size, const char *where);
+
+/* gguf_scores.c: a piece cut in two. Appends the cuts of all pieces, which are the merges of the tokenizer, best first. */
+typedef struct tn_gguf_cut {
+    float score;
+    int32_t piece, left, right; /* ids */
+} tn_gguf_cut;
+tn_status tn_gguf_cuts(const char *const *tokens, const int32_t *types, const float *scores, int64_t count,
+                       const char *where, tn_buf *out);
+
 /* gguf_pre.c: what a tokenizer.ggml.pre stands for. */
 typedef struct tn_gguf_pre {
     const char *names[8];    /* up to the first NULL; the first is the one to write */
@@ -25,6 +44,12 @@ typedef struct tn_gguf_pre {
 
 /* NULL when unknown. */
 const tn_gguf_pre *tn_gguf_pre_find(const char *name);
+
+/* The entry with just these patterns and properties, or NULL. */
+const tn_gguf_pre *tn_gguf_pre_match(const char *const *patterns, int count, bool ignores_merges, bool composes);
+
+/* The expression of GPT-2, which tokenizer.json leaves to a ByteLevel step with use_regex. */
+const char *tn_gguf_pre_words(void);
 
 /* Appends the known names, with commas. */
 void tn_gguf_pre_list(tn_buf *out);
