@@ -161,7 +161,7 @@ static tn_status add_frequency_factors(builder *b, const tn_gguf_tensor *tensor,
 static tn_status add_scaling(builder *b) {
     char key[KEY_SIZE];
     const char *type = "none";
-    double factor = 0, attention_factor = 1;
+    double factor = 0, attention_factor = 1, beta_fast = 0, beta_slow = 0;
     int64_t original = 0;
     if (find(b, "rope.scaling.type", key))
         TN_TRY(tn_gguf_get_string(b->file, key, &type));
@@ -170,6 +170,8 @@ static tn_status add_scaling(builder *b) {
     TN_TRY(read_number(b, "rope.scale_linear", false, &factor));
     TN_TRY(read_number(b, "rope.scaling.factor", false, &factor));
     TN_TRY(read_number(b, "rope.scaling.attn_factor", false, &attention_factor));
+    TN_TRY(read_number(b, "rope.scaling.yarn_beta_fast", false, &beta_fast));
+    TN_TRY(read_number(b, "rope.scaling.yarn_beta_slow", false, &beta_slow));
     TN_TRY(read_integer(b, "rope.scaling.original_context_length", false, &original));
     if (strcmp(type, "none") == 0 || factor == 1 || factor == 0)
         return TN_OK;
@@ -180,10 +182,16 @@ static tn_status add_scaling(builder *b) {
     cJSON *o = cJSON_AddObjectToObject(b->json, "rope_scaling");
     cJSON_AddStringToObject(o, "rope_type", type);
     cJSON_AddNumberToObject(o, "factor", factor);
-    if (strcmp(type, "yarn") == 0 && original)
+    if (strcmp(type, "linear") == 0)
+        return TN_OK;
+    if (original)
         cJSON_AddNumberToObject(o, "original_max_position_embeddings", (double)original);
-    if (strcmp(type, "yarn") == 0 && attention_factor != 1 && factor > 0)
-        cJSON_AddNumberToObject(o, "attention_factor", attention_factor * (1 + 0.1 * log(factor)));
+    if (beta_fast != 0)
+        cJSON_AddNumberToObject(o, "beta_fast", beta_fast);
+    if (beta_slow != 0)
+        cJSON_AddNumberToObject(o, "beta_slow", beta_slow);
+    if (attention_factor != 1)
+        cJSON_AddNumberToObject(o, "attention_factor", attention_factor * (factor > 1 ? 1 + 0.1 * log(factor) : 1));
     return TN_OK;
 }
 
