@@ -83,7 +83,8 @@ static tn_status find_tensor(const tn_network *network, const char *module, cons
     if (!tn_tensor_same_shape(found, tensor))
         return tn_fail(TN_ERROR_MISMATCH, "%s: tensor '%s' has shape %s, but config.json makes it %s", network->dir, name,
                        tn_shape_text(found, got), tn_shape_text(tensor, want));
-    if (found->dtype != TN_DTYPE_F32 && found->dtype != TN_DTYPE_BF16 && found->dtype != TN_DTYPE_F16)
+    if (found->dtype != TN_DTYPE_F32 && found->dtype != TN_DTYPE_BF16 && found->dtype != TN_DTYPE_F16 &&
+        found->dtype != TN_DTYPE_QUANTISED)
         return tn_fail(TN_ERROR_UNSUPPORTED, "%s: tensor '%s' is stored as %s; supported are F32, BF16 and F16",
                        network->dir, name, tn_dtype_name(found->dtype));
     int64_t bad = tn_tensor_first_nonfinite(found);
@@ -98,7 +99,7 @@ static tn_status find_tensor(const tn_network *network, const char *module, cons
 /* Vectors (norms, biases) are widened to f32 once: they are tiny, and kernels then need one type for them. */
 static void place_vector(tn_tensor *tensor, float **place) {
     int64_t count = tn_tensor_count(tensor);
-    tn_convert_to_f32(*place, tensor->data, tensor->dtype, count);
+    tn_tensor_read(*place, tensor, 0, count);
     tensor->data = *place;
     tensor->dtype = TN_DTYPE_F32;
     *place += count;

@@ -41,8 +41,13 @@ static tn_status check_model(const exporter *e) {
     return TN_OK;
 }
 
+/* F32 for codes of other kinds than ggml's. */
 static uint32_t stored_type(const tn_tensor *tensor) {
     uint32_t type = TN_GGML_F32;
+    if (tensor->dtype == TN_DTYPE_QUANTISED) {
+        const tn_quant_codec *codec = ((const tn_quantised *)tensor->data)->codec;
+        return codec->block_bytes ? codec->ggml_type : TN_GGML_F32;
+    }
     tn_ggml_type_from_dtype(tensor->dtype, &type);
     return type;
 }
@@ -243,18 +248,26 @@ static int64_t source_row(const output *o, int64_t row) {
     return row - within + within / 2 + within % 2 * (head_rows / 2);
 }
 
+/* The bytes of a tensor that stay what they are; NULL when its values are to be encoded. */
+static const char *stored_bytes(const output *o) {
+    if (o->tensor->dtype == TN_DTYPE_QUANTISED) {
+        const tn_quantised *array = o->tensor->data;
+        return array->codec->block_bytes && o->type == array->codec->ggml_type ? (const char *)array->codes : NULL;
+    }
+    return o->type == stored_type(o->tensor) ? o->tensor->data : NULL;
+}
+
 static tn_status write_tensor(const exporter *e, const output *o, float *values, uint8_t *encoded) {
+    const char *stored = stored_bytes(o);
     int64_t bytes;
-    bool as_stored = o->tensor->ndim > 1 && o->type == stored_type(o->tensor);
     TN_TRY(tn_ggml_bytes(o->type, 1, o->columns, &bytes));
     for (int64_t row = 0; row < o->rows; row++) {
-        const char *source =
-            (const char *)o->tensor->data + source_row(o, row) * o->columns * tn_dtype_size(o->tensor->dtype);
-        if (as_stored) {
-            TN_TRY(tn_gguf_writer_data(e->writer, source, bytes));
+        int64_t source = source_row(o, row);
+        if (stored) {
+            TN_TRY(tn_gguf_writer_data(e->writer, stored + source * bytes, bytes));
             continue;
         }
-        tn_convert_to_f32(values, source, o->tensor->dtype, o->columns);
+        tn_tensor_read(values, o->tensor, source * o->columns, o->columns);
         tn_status status = tn_ggml_encode(o->type, encoded, values, 1, o->columns);
         if (status != TN_OK)
             return tn_fail_context(status, "tensor '%s', row %lld", o->name, (long long)row);

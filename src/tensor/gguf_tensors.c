@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "tensor/quant.h"
+
 static const char layer_hf[] = "model.layers.", layer_gguf[] = "blk.";
 
 /* Parts of a layer, then what stands outside; without ".weight" or ".bias". */
@@ -142,18 +144,32 @@ static tn_status place_bytes(const tn_gguf_tensor *tensor, int64_t heads, int64_
     return TN_OK;
 }
 
+/* Blocks as they lie in the file. */
+static tn_status view_blocks(const tn_gguf_tensor *tensor, const void *bytes, tn_arena *arena, void **out) {
+    const tn_quant_codec *codec = tn_quant_codec_of_ggml(tensor->type);
+    const tn_quant_pieces pieces = {.codes = {bytes, tensor->bytes}};
+    if (!codec)
+        return tn_fail(TN_ERROR_UNSUPPORTED, "weights of the ggml type %s cannot be read",
+                       tn_ggml_type_info(tensor->type)->name);
+    tn_quantised *array = tn_arena_alloc(arena, sizeof *array);
+    *out = array;
+    return array ? tn_quantised_view(array, codec, &codec->defaults, tensor->rows * tensor->columns, &pieces)
+                 : tn_fail_memory("a quantised tensor");
+}
+
 static tn_status add_tensor(const family *f, const tn_gguf_tensor *tensor, tn_safetensors *out) {
     char name[TN_GGUF_HF_NAME];
     const void *bytes;
     const tn_ggml_info *info = tn_ggml_type_info(tensor->type);
     tn_safetensors_entry *entry = &out->entries[out->count];
-    if (!info->plain)
-        return tn_fail(TN_ERROR_UNSUPPORTED, "its type %s is not supported", info->name);
-    TN_TRY(place_bytes(tensor, interleaved_heads(f, tensor->name), info->bytes, &out->arena, &bytes));
+    TN_TRY(place_bytes(tensor, interleaved_heads(f, tensor->name), info->plain ? info->bytes : 1, &out->arena, &bytes));
     entry->name = tn_arena_strdup(&out->arena, f->as_hf && tn_gguf_name_to_hf(tensor->name, name) ? name : tensor->name);
     if (!entry->name)
         return tn_fail_memory("names");
-    entry->tensor = (tn_tensor){.dtype = info->dtype, .ndim = tensor->ndim, .data = (void *)(uintptr_t)bytes};
+    entry->tensor = (tn_tensor){.dtype = info->plain ? info->dtype : TN_DTYPE_QUANTISED, .ndim = tensor->ndim};
+    entry->tensor.data = (void *)(uintptr_t)bytes;
+    if (!info->plain)
+        TN_TRY(view_blocks(tensor, bytes, &out->arena, &entry->tensor.data));
     memcpy(entry->tensor.shape, tensor->shape, sizeof entry->tensor.shape);
     if (tn_map_get_text(&out->by_name, entry->name, NULL))
         return tn_fail(TN_ERROR_FORMAT, "it is there twice, under the name '%s' as well", entry->name);
