@@ -8,6 +8,7 @@
 
 #include "format/json.h"
 #include "tensor/gguf_tensors.h"
+#include "tensor/quant.h"
 
 #define SINGLE_FILE "model.safetensors"
 #define INDEX_FILE "model.safetensors.index.json"
@@ -118,7 +119,7 @@ static tn_status fail_nothing_found(const char *dir) {
                        "%s holds %s, but weights are read from safetensors (" SINGLE_FILE " or " INDEX_FILE
                        ") or GGUF only; download or convert them in that format",
                        dir, other);
-    return tn_fail(TN_ERROR_IO, "%s holds neither " SINGLE_FILE " nor " INDEX_FILE, dir);
+    return tn_fail(TN_ERROR_IO, "%s holds neither " SINGLE_FILE " nor " INDEX_FILE " nor a GGUF file", dir);
 }
 
 tn_status tn_checkpoint_open(const char *dir, tn_checkpoint *out) {
@@ -146,6 +147,16 @@ void tn_checkpoint_close(tn_checkpoint *checkpoint) {
     tn_free(checkpoint->files);
     tn_map_free(&checkpoint->by_name);
     *checkpoint = (tn_checkpoint){0};
+}
+
+void tn_checkpoint_forget(const tn_checkpoint *checkpoint, const tn_tensor *tensor) {
+    const uint8_t *data =
+        tensor->dtype == TN_DTYPE_QUANTISED ? ((const tn_quantised *)tensor->data)->codes : (const uint8_t *)tensor->data;
+    for (size_t i = 0; i < checkpoint->file_count; i++) {
+        const tn_mapping *mapping = checkpoint->gguf ? &checkpoint->gguf->mapping : &checkpoint->files[i].mapping;
+        if (data >= mapping->data && data < mapping->data + mapping->size)
+            tn_file_forget(data, (size_t)tn_tensor_bytes(tensor));
+    }
 }
 
 const tn_tensor *tn_checkpoint_find(const tn_checkpoint *checkpoint, const char *name) {

@@ -229,6 +229,45 @@ static void adapter_acts_on_gguf_as_on_the_folder(void **state) {
     tn_model_free(gguf);
 }
 
+/* Codes become f32, exactly; the adapter's modules change as they do on the folder that results. */
+static void merge_into_quantised_gguf_gives_a_plain_folder(void **state) {
+    tn_model *gguf, *merged;
+    int64_t count;
+    tn_merge_report report;
+    (void)state;
+    assert_ok(tn_model_load(source_path("golden_quant", "gguf_stories_q4_0", "base"), &gguf));
+    tn_adapter_options options;
+    tn_adapter_options_default(&options);
+    assert_ok(tn_model_add_adapter(gguf, &options, 5));
+    randomise_adapter(gguf->adapter, 6, 0.1f);
+    float *with = probe(gguf, &count);
+    assert_ok(tn_model_merge(gguf, temporary("plain"), "keep", &report));
+    assert_int_equal(report.modules, 10);
+    assert_true(report.logit_difference < 1e-3);
+    assert_ok(tn_model_load(temporary("plain"), &merged));
+    assert_true(probe_difference(merged, with) < 1e-3);
+    tn_model_info info;
+    tn_model_describe(merged, &info);
+    assert_string_equal(info.dtype, "F32");
+    assert_true(info.has_tokenizer);
+    float a[64], b[64];
+    tn_tensor_read(a, &gguf->network->embedding->weight.tensor, 64, 64);
+    tn_tensor_read(b, &merged->network->embedding->weight.tensor, 64, 64);
+    assert_memory_equal(a, b, sizeof a);
+
+    int32_t *ids, *again;
+    size_t first, second;
+    assert_ok(tn_model_encode(gguf, "Once upon a time", 16, true, &ids, &first));
+    assert_ok(tn_model_encode(merged, "Once upon a time", 16, true, &again, &second));
+    assert_int_equal(first, second);
+    assert_memory_equal(ids, again, first * sizeof *ids);
+    tn_free_ids(ids);
+    tn_free_ids(again);
+    tn_free(with);
+    tn_model_free(gguf);
+    tn_model_free(merged);
+}
+
 static void path_means_a_gguf_file_or_the_only_one_of_a_folder(void **state) {
     tn_model *model = create_stored_model(SMALL_LLAMA, 4, "safe", "f32");
     char file[TN_PATH_MAX];
@@ -290,6 +329,7 @@ int main(void) {
         cmocka_unit_test(gguf_written_again_is_the_same_file),
         cmocka_unit_test(chosen_types_are_written_and_others_kept),
         cmocka_unit_test(adapter_acts_on_gguf_as_on_the_folder),
+        cmocka_unit_test(merge_into_quantised_gguf_gives_a_plain_folder),
         cmocka_unit_test(path_means_a_gguf_file_or_the_only_one_of_a_folder),
         cmocka_unit_test(what_gguf_cannot_say_is_refused),
         cmocka_unit_test(failed_write_leaves_no_file),
