@@ -22,7 +22,8 @@ TN_API int tn_set_threads(int count);
 typedef struct tn_model tn_model;
 
 /* Loads a Hugging Face folder: config.json, model.safetensors (or shards with model.safetensors.index.json) and, when there
- * is one, tokenizer.json. Weights stay mapped and are read in their stored type (f32, bf16, f16). Families: gpt2, llama,
+ * is one, tokenizer.json; or a GGUF file (of llama and qwen2), given itself or by a folder with model.gguf or a single
+ * *.gguf. Weights stay mapped and are read in their stored type (f32, bf16, f16, or as codes). Families: gpt2, llama,
  * mistral, qwen2, qwen3, and sequential, whose config.json lists the layers. The result belongs to the caller:
  * tn_model_free. Errors: TN_ERROR_IO, _FORMAT, _MISMATCH (weights against config.json), _UNSUPPORTED (family, dtype),
  * _NUMERIC (NaN weights), _MEMORY. */
