@@ -92,9 +92,15 @@ static void print_fingerprint(const tn_network *model, char text[static 24]) {
     uint64_t hash = TN_HASH_START;
     for (int64_t i = 0; i < model->module_count; i++) {
         const tn_weight *weight = &model->modules[i].weight;
+        const void *data = weight->tensor.data;
         int64_t bytes = tn_tensor_bytes(&weight->tensor);
-        if (weight->tensor.data && !weight->trainable)
-            hash = tn_hash(hash, weight->tensor.data, (size_t)(bytes < BYTES_OF_EACH ? bytes : BYTES_OF_EACH));
+        if (weight->tensor.dtype == TN_DTYPE_QUANTISED) {
+            const tn_quantised *array = data;
+            data = array->codes;
+            bytes = array->sizes.codes;
+        }
+        if (data && !weight->trainable)
+            hash = tn_hash(hash, data, (size_t)(bytes < BYTES_OF_EACH ? bytes : BYTES_OF_EACH));
     }
     snprintf(text, 24, "%016llx", (unsigned long long)hash);
 }
