@@ -328,7 +328,8 @@ static void add_role(const reader *r, cJSON *config, const char *key, int64_t id
 static tn_status build_config(reader *r, bool has_tokenizer, cJSON *config) {
     const char *chat_template;
     if (has_tokenizer) {
-        cJSON_AddStringToObject(config, "tokenizer_class", r->spm ? "LlamaTokenizer" : "PreTrainedTokenizerFast");
+        /* takes tokenizer.json as it is; classes of families change it by settings of their own */
+        cJSON_AddStringToObject(config, "tokenizer_class", "PreTrainedTokenizerFast");
         cJSON_AddBoolToObject(config, "add_bos_token", r->adds_bos && r->bos >= 0);
         cJSON_AddBoolToObject(config, "add_eos_token", r->adds_eos && r->eos >= 0);
         cJSON_AddFalseToObject(config, "clean_up_tokenization_spaces");
