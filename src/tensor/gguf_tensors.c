@@ -151,6 +151,8 @@ static tn_status view_blocks(const tn_gguf_tensor *tensor, const void *bytes, tn
     if (!codec)
         return tn_fail(TN_ERROR_UNSUPPORTED, "weights of the ggml type %s cannot be read",
                        tn_ggml_type_info(tensor->type)->name);
+    if (!tensor->bytes)
+        return tn_fail(TN_ERROR_FORMAT, "it has blocks of %s, but no values", codec->name);
     tn_quantised *array = tn_arena_alloc(arena, sizeof *array);
     *out = array;
     return array ? tn_quantised_view(array, codec, &codec->defaults, tensor->rows * tensor->columns, &pieces)

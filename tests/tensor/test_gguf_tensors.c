@@ -168,6 +168,7 @@ static void file_that_cannot_be_a_checkpoint_is_refused(void **state) {
     check_refused(&(sample){"llama", "blk.0.attn_q.weight", TN_GGML_F32, 6, 2, 0}, TN_ERROR_FORMAT, "even size");
     check_refused(&(sample){"llama", "blk.0.attn_q.weight", TN_GGML_F32, 8, 3, 0}, TN_ERROR_FORMAT, "3 heads");
     check_refused(&(sample){"llama", "blk.0.attn_q.weight", TN_GGML_F32, 8, -2, 0}, TN_ERROR_FORMAT, "-2 heads");
+    check_refused(&(sample){"llama", "output.weight", TN_GGML_Q4_0, 0, 2, 0}, TN_ERROR_FORMAT, "no values");
     check_refused(&(sample){"llama", "output.weight", Q8_1, 4, 2, 0}, TN_ERROR_UNSUPPORTED, "Q8_1");
 }
 
