@@ -38,10 +38,10 @@ TN_API tn_status tn_model_create(const char *config_path, uint64_t seed, tn_mode
 TN_API void tn_model_free(tn_model *model);
 
 typedef struct tn_model_info {
-    const char *family;                                                      /* "llama", ...; owned by the model */
-    const char *dtype;                                                       /* of the embedding: "F32", "BF16", "F16" */
-    int64_t parameters;                                                      /* distinct base weights */
-    int64_t bytes;                                                           /* of the base as stored */
+    const char *family; /* "llama", ...; owned by the model */
+    const char *dtype;  /* of most weights: "F32", "BF16", "F16", "nf4", "q4_0", ... */
+    int64_t parameters; /* distinct base weights */
+    int64_t bytes;      /* of the base as stored */
     int64_t layers, hidden_size, heads, kv_heads, vocab_size, max_positions; /* of a language model, else 0 */
     int64_t inputs, outputs;  /* numbers per sample of a sequential model, else 0 */
     bool regression;          /* a sequential model predicts numbers, not classes */

@@ -129,12 +129,31 @@ void tn_model_free(tn_model *model) {
     tn_free(model);
 }
 
+/* Elements of the matrices stored in this type. */
+static int64_t elements_of_type(const tn_network *network, const char *type) {
+    int64_t elements = 0;
+    for (int64_t i = 0; i < network->module_count; i++) {
+        const tn_module *module = &network->modules[i];
+        const tn_tensor *weight = &module->weight.tensor;
+        if (!module->tied && weight->ndim > 1 && strcmp(tn_tensor_type(weight), type) == 0)
+            elements += tn_tensor_count(weight);
+    }
+    return elements;
+}
+
 /* As most of the base is stored; vectors are widened on loading. */
 static const char *stored_dtype(const tn_network *network) {
-    for (int64_t i = 0; i < network->module_count; i++)
-        if (network->modules[i].weight.tensor.ndim > 1)
-            return tn_tensor_type(&network->modules[i].weight.tensor);
-    return tn_dtype_name(TN_DTYPE_F32);
+    const char *best = tn_dtype_name(TN_DTYPE_F32);
+    int64_t most = elements_of_type(network, best);
+    for (int64_t i = 0; i < network->module_count; i++) {
+        const char *type = network->modules[i].tied ? best : tn_tensor_type(&network->modules[i].weight.tensor);
+        int64_t elements = strcmp(type, best) != 0 ? elements_of_type(network, type) : most;
+        if (elements > most) {
+            most = elements;
+            best = type;
+        }
+    }
+    return best;
 }
 
 void tn_model_describe(const tn_model *model, tn_model_info *out) {

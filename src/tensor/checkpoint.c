@@ -50,6 +50,9 @@ static tn_status open_gguf(const char *path, tn_checkpoint *checkpoint) {
     TN_TRY(tn_gguf_open(path, checkpoint->gguf));
     TN_TRY(tn_gguf_tensors(checkpoint->gguf, true, &checkpoint->files[0]));
     checkpoint->file_count = 1;
+    /* one owner, and the same one as elsewhere */
+    checkpoint->files[0].mapping = checkpoint->gguf->mapping;
+    checkpoint->gguf->mapping = (tn_mapping){0};
     return name_tensors(checkpoint);
 }
 
@@ -153,7 +156,7 @@ void tn_checkpoint_forget(const tn_checkpoint *checkpoint, const tn_tensor *tens
     const uint8_t *data =
         tensor->dtype == TN_DTYPE_QUANTISED ? ((const tn_quantised *)tensor->data)->codes : (const uint8_t *)tensor->data;
     for (size_t i = 0; i < checkpoint->file_count; i++) {
-        const tn_mapping *mapping = checkpoint->gguf ? &checkpoint->gguf->mapping : &checkpoint->files[i].mapping;
+        const tn_mapping *mapping = &checkpoint->files[i].mapping;
         if (data >= mapping->data && data < mapping->data + mapping->size)
             tn_file_forget(data, (size_t)tn_tensor_bytes(tensor));
     }
