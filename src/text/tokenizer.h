@@ -21,8 +21,8 @@ tn_status tn_ids_append(tn_ids *ids, const int32_t *more, size_t count);
 void tn_ids_free(tn_ids *ids);
 
 /* `path` is a tokenizer.json, the model folder that holds one, or what tn_gguf_locate takes; tokenizer_config.json and
- * special_tokens_map.json beside a tokenizer.json are read for the bos, eos and pad tokens. Free with tn_tokenizer_free (NULL is fine). Safe for concurrent use by several
- * threads. */
+ * special_tokens_map.json beside a tokenizer.json are read for the bos, eos and pad tokens. Free with tn_tokenizer_free
+ * (NULL is fine). Safe for concurrent use by several threads. */
 tn_status tn_tokenizer_load(const char *path, tn_tokenizer **out);
 void tn_tokenizer_free(tn_tokenizer *tokenizer);
 
