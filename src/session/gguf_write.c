@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "model/gguf_config.h"
+#include "session/merge.h"
 #include "tensor/gguf_tensors.h"
 #include "text/gguf_tokenizer.h"
 
@@ -331,4 +332,14 @@ fail:
     tn_free(e.outputs);
     tn_free(e.frequency_factors);
     return status;
+}
+
+tn_status tn_session_save_gguf(const tn_model *model, const char *dir) {
+    char path[TN_PATH_MAX];
+    TN_TRY(tn_path_join(path, dir, "model.gguf"));
+    TN_TRY(tn_dir_create(dir));
+    TN_TRY(tn_session_check_output(model, dir, false));
+    TN_TRY(tn_dir_check_writable(dir));
+    TN_TRY(tn_disk_check_free(dir, (uint64_t)tn_network_bytes(model->network)));
+    return tn_session_write_gguf(model, path, NULL, NULL);
 }

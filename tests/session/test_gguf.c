@@ -3,6 +3,7 @@
 #include "session/gguf_write.h"
 
 #include <tenon/evaluate.h>
+#include <tenon/quantize.h>
 
 #include "model/gguf_config.h"
 #include "support/support.h"
@@ -268,6 +269,42 @@ static void merge_into_quantised_gguf_gives_a_plain_folder(void **state) {
     tn_model_free(merged);
 }
 
+/* The types stay, and the adapter's effect but for what the codes lose. */
+static void requantised_merge_into_gguf_is_gguf_again(void **state) {
+    tn_model *gguf, *merged;
+    int64_t count;
+    tn_merge_report report;
+    tn_gguf file;
+    (void)state;
+    assert_ok(tn_model_load(source_path("golden_quant", "gguf_stories_q4_0", "base"), &gguf));
+    float *base = probe(gguf, &count);
+    tn_adapter_options options;
+    tn_adapter_options_default(&options);
+    assert_ok(tn_model_add_adapter(gguf, &options, 5));
+    randomise_adapter(gguf->adapter, 6, 0.3f);
+    float *with = probe(gguf, &count);
+    assert_ok(tn_model_merge_requantized(gguf, temporary("codes"), NULL, &report));
+    assert_int_equal(report.modules, 10);
+    assert_ok(tn_model_load(temporary("codes"), &merged));
+    float *after = probe(merged, &count);
+    assert_true(fabs(largest_difference(after, with, count) - report.logit_difference) < 1e-4);
+    double lost = 0, effect = 0;
+    for (int64_t i = 0; i < count; i++) {
+        lost += pow((double)after[i] - with[i], 2);
+        effect += pow((double)base[i] - with[i], 2);
+    }
+    assert_true(lost < 0.1 * effect);
+    assert_ok(tn_gguf_open(temporary("codes/model.gguf"), &file));
+    assert_int_equal(tn_gguf_find_tensor(&file, "blk.0.attn_q.weight")->type, TN_GGML_Q4_0);
+    assert_int_equal(tn_gguf_find_tensor(&file, "token_embd.weight")->type, TN_GGML_Q8_0);
+    tn_gguf_close(&file);
+    tn_free(base);
+    tn_free(with);
+    tn_free(after);
+    tn_model_free(gguf);
+    tn_model_free(merged);
+}
+
 static void path_means_a_gguf_file_or_the_only_one_of_a_folder(void **state) {
     tn_model *model = create_stored_model(SMALL_LLAMA, 4, "safe", "f32");
     char file[TN_PATH_MAX];
@@ -330,6 +367,7 @@ int main(void) {
         cmocka_unit_test(chosen_types_are_written_and_others_kept),
         cmocka_unit_test(adapter_acts_on_gguf_as_on_the_folder),
         cmocka_unit_test(merge_into_quantised_gguf_gives_a_plain_folder),
+        cmocka_unit_test(requantised_merge_into_gguf_is_gguf_again),
         cmocka_unit_test(path_means_a_gguf_file_or_the_only_one_of_a_folder),
         cmocka_unit_test(what_gguf_cannot_say_is_refused),
         cmocka_unit_test(failed_write_leaves_no_file),
