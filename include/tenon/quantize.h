@@ -63,6 +63,23 @@ typedef struct tn_quantize_summary {
 } tn_quantize_summary;
 TN_API void tn_model_describe_quantized(const tn_model *model, tn_quantize_summary *out);
 
+/* Bytes of weights by a way of training them with AdamW: the base as stored, the adapter (or, trained in full, an f32 copy
+ * of the base in its place), gradients and moments in f32. Activations, which all of them need, are not in it. */
+typedef struct tn_memory_row {
+    const char *name; /* "full", "lora", "dora", "qlora", "qlora, double quant", "qdora", "qdora, double quant" */
+    int64_t trained;  /* numbers */
+    int64_t base, adapter, gradients, optimizer, total;
+} tn_memory_row;
+enum { TN_MEMORY_ROWS = 7 };
+
+/* The table of a model, adapters having `options`' rank and target modules; quantised rows have all linear layers but the
+ * head in NF4 with blocks of 64. Weights that are quantised already count as bf16 in the other rows. Errors: those of
+ * tn_model_add_adapter. */
+TN_API tn_status tn_memory_table(tn_model *model, const tn_adapter_options *options, tn_memory_row table[TN_MEMORY_ROWS]);
+
+/* The table of one linear layer [rows, cols], its base in f32. TN_ERROR_ARGUMENT for sizes or a rank that do not fit. */
+TN_API tn_status tn_memory_table_of_layer(int64_t rows, int64_t cols, int64_t rank, tn_memory_row table[TN_MEMORY_ROWS]);
+
 /* Writes a model with quantised weights as a folder: model.safetensors, config.json with quantization_config, tokenizer
  * files. 4-bit floats and int8_row are stored as bitsandbytes does, so that transformers reads them too; other types in the
  * same manner under names of our own (docs/formats.md). Other tensors keep the type they have. Errors: TN_ERROR_ARGUMENT for

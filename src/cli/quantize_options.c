@@ -67,6 +67,17 @@ const tn_option tn_cli_quantize_options[] = {
     {0},
 };
 
+void tn_cli_print_memory_table(tn_buf *out, const tn_memory_row table[TN_MEMORY_ROWS]) {
+    tn_buf_printf(out, "  %-20s %14s %10s %10s %10s %10s %10s\n", "", "trained", "base", "adapter", "gradients", "optimiser",
+                  "total, MB");
+    for (int i = 0; i < TN_MEMORY_ROWS; i++) {
+        const tn_memory_row *r = &table[i];
+        tn_buf_printf(out, "  %-20s %14lld %10.2f %10.2f %10.2f %10.2f %10.2f\n", r->name, (long long)r->trained,
+                      (double)r->base / 1e6, (double)r->adapter / 1e6, (double)r->gradients / 1e6,
+                      (double)r->optimizer / 1e6, (double)r->total / 1e6);
+    }
+}
+
 void tn_cli_print_quantized_layer(tn_buf *out, const tn_quantize_layer *layer) {
     enum { NAME_WIDTH = 40 };
     size_t start = out->length;

@@ -133,25 +133,27 @@ static tn_status config_of_options(const tn_adapter_options *o, tn_peft_config *
     return o->token_indices ? set_token_rows(o, config) : TN_OK;
 }
 
-tn_status tn_model_add_adapter(tn_model *model, const tn_adapter_options *options, uint64_t seed) {
-    const char *name = options->method ? options->method : "lora";
+tn_status tn_session_adapter_config(const tn_model *model, const tn_adapter_options *options, tn_peft_config *config) {
     const tn_peft_method *method;
     const tn_peft_preset *preset;
+    TN_TRY(tn_peft_method_by_name(options->method ? options->method : "lora", &method, &preset));
+    tn_status status = tn_peft_config_init(config, method);
+    if (status == TN_OK && preset)
+        preset->apply(config);
+    if (status == TN_OK)
+        status = config_of_options(options, config);
+    config->base_model = tn_arena_strdup(&config->arena, model->network->dir);
+    config->task_type = model->decoder ? "CAUSAL_LM" : NULL;
+    if (status != TN_OK)
+        tn_peft_config_free(config);
+    return status;
+}
+
+tn_status tn_model_add_adapter(tn_model *model, const tn_adapter_options *options, uint64_t seed) {
     tn_peft_config config;
     tn_model_remove_adapter(model);
-    if (strcmp(name, "full") == 0)
+    if (options->method && strcmp(options->method, "full") == 0)
         return tn_adapter_create_full(model->network, true, &model->adapter);
-    TN_TRY(tn_peft_method_by_name(name, &method, &preset));
-    tn_status status = tn_peft_config_init(&config, method);
-    if (status == TN_OK && preset)
-        preset->apply(&config);
-    if (status == TN_OK)
-        status = config_of_options(options, &config);
-    config.base_model = tn_arena_strdup(&config.arena, model->network->dir);
-    config.task_type = model->decoder ? "CAUSAL_LM" : NULL;
-    if (status != TN_OK) {
-        tn_peft_config_free(&config);
-        return status;
-    }
-    return tn_adapter_create(model->network, method, &config, true, seed, &model->adapter);
+    TN_TRY(tn_session_adapter_config(model, options, &config));
+    return tn_adapter_create(model->network, config.method, &config, true, seed, &model->adapter);
 }
