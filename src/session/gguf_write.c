@@ -206,11 +206,14 @@ static tn_status take_template_file(const tn_model *model, cJSON **config) {
     return status;
 }
 
+/* Tokenizer first, config.json where it has nothing to say. */
 static tn_status find_roles(const tn_model *model, const cJSON *json, tn_gguf_tokenizer_roles *out) {
     const tn_tokenizer *t = model->tokenizer;
     const cJSON *unknown = tn_json_get(tn_json_get(json, "model"), "unk_token");
     tn_ids ids = {0};
-    *out = (tn_gguf_tokenizer_roles){.bos = tn_tokenizer_bos(t), .eos = tn_tokenizer_eos(t), .pad = tn_tokenizer_pad(t)};
+    out->bos = tn_tokenizer_bos(t) >= 0 ? tn_tokenizer_bos(t) : out->bos;
+    out->eos = tn_tokenizer_eos(t) >= 0 ? tn_tokenizer_eos(t) : out->eos;
+    out->pad = tn_tokenizer_pad(t);
     out->unknown = cJSON_IsString(unknown) ? tn_tokenizer_id(t, unknown->valuestring) : -1;
     tn_status status = tn_tokenizer_encode(t, "", 0, true, &ids);
     out->adds_bos = ids.count && ids.data[0] == out->bos;
@@ -225,16 +228,33 @@ static tn_status find_roles(const tn_model *model, const cJSON *json, tn_gguf_to
     return status;
 }
 
+/* The ids at which a text begins and ends; of those that only config.json names GGUF takes one. */
+static tn_status put_ends(const exporter *e, const tn_gguf_tokenizer_roles *roles) {
+    const tn_decoder_config *c = e->config;
+    if (roles->bos >= 0)
+        TN_TRY(tn_gguf_writer_integer(e->writer, "tokenizer.ggml.bos_token_id", TN_GGUF_U32, roles->bos));
+    if (roles->eos >= 0)
+        TN_TRY(tn_gguf_writer_integer(e->writer, "tokenizer.ggml.eos_token_id", TN_GGUF_U32, roles->eos));
+    for (int i = 0; i < c->eos_count; i++)
+        if (c->eos[i] != roles->eos)
+            return tn_gguf_writer_integer(e->writer, "tokenizer.ggml.eot_token_id", TN_GGUF_U32, c->eos[i]);
+    return TN_OK;
+}
+
 static tn_status put_tokenizer(const exporter *e) {
     cJSON *tokenizer = NULL, *config = NULL;
-    tn_gguf_tokenizer_roles roles;
+    const tn_decoder_config *c = e->config;
+    tn_gguf_tokenizer_roles roles = {.bos = c->bos, .eos = c->eos_count ? c->eos[0] : -1, .unknown = -1, .pad = -1};
     tn_status status;
-    if (!e->model->tokenizer)
-        return tn_gguf_writer_string(e->writer, "tokenizer.ggml.model", "none");
+    if (!e->model->tokenizer) {
+        TN_TRY(tn_gguf_writer_string(e->writer, "tokenizer.ggml.model", "none"));
+        return put_ends(e, &roles);
+    }
     TN_TRY_GOTO(read_words(e->model, &tokenizer, &config));
     TN_TRY_GOTO(take_template_file(e->model, &config));
     TN_TRY_GOTO(find_roles(e->model, tokenizer, &roles));
-    status = tn_gguf_write_tokenizer(e->writer, tokenizer, config, &roles, e->config->vocab_size, e->model->tokenizer_dir);
+    TN_TRY_GOTO(tn_gguf_write_tokenizer(e->writer, tokenizer, config, &roles, c->vocab_size, e->model->tokenizer_dir));
+    status = put_ends(e, &roles);
 fail:
     cJSON_Delete(tokenizer);
     cJSON_Delete(config);

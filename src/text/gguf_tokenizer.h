@@ -17,7 +17,8 @@ tn_status tn_gguf_tokenizer_read(const char *path, cJSON **tokenizer, cJSON **co
 /* The way back: adds the metadata of a tokenizer.json and a tokenizer_config.json (NULL: none) to a file that is being
  * written, with `vocab_size` tokens, those that the tokenizer lacks being unused ones. What llama.cpp would not treat in the
  * same way is TN_ERROR_UNSUPPORTED, `where` naming the tokenizer; but a Metaspace that puts its space before the first word
- * only is written as one that does so behind every special token, which is all that GGUF knows. */
+ * only is written as one that does so behind every special token, which is all that GGUF knows. The ids of bos and eos are
+ * left to the caller, who may know more of them. */
 typedef struct tn_gguf_tokenizer_roles {
     int32_t bos, eos, unknown, pad; /* -1: none */
     bool adds_bos, adds_eos;

@@ -249,8 +249,6 @@ static tn_status write_role(tn_gguf_writer *writer, const char *key, int32_t id)
 
 static tn_status write_roles(tn_gguf_writer *writer, const tn_gguf_tokenizer_roles *roles, const cJSON *config) {
     const cJSON *source = tn_json_get(config, "chat_template");
-    TN_TRY(write_role(writer, "tokenizer.ggml.bos_token_id", roles->bos));
-    TN_TRY(write_role(writer, "tokenizer.ggml.eos_token_id", roles->eos));
     TN_TRY(write_role(writer, "tokenizer.ggml.unknown_token_id", roles->unknown));
     TN_TRY(write_role(writer, "tokenizer.ggml.padding_token_id", roles->pad));
     TN_TRY(tn_gguf_writer_bool(writer, "tokenizer.ggml.add_bos_token", roles->adds_bos));

@@ -104,6 +104,9 @@ static void check_round_trip(const char *name) {
     assert_int_equal(read->network->unused_tensors, 0);
     assert_string_equal(read->network->family, model->network->family);
     assert_int_equal(tn_network_parameters(read->network), tn_network_parameters(model->network));
+    assert_int_equal(read->decoder->config.bos, model->decoder->config.bos);
+    assert_int_equal(read->decoder->config.eos_count, model->decoder->config.eos_count);
+    assert_memory_equal(read->decoder->config.eos, model->decoder->config.eos, sizeof model->decoder->config.eos);
     float *before = probe(model, &count), *after = probe(read, &again);
     assert_int_equal(count, again);
     assert_memory_equal(before, after, (size_t)count * sizeof *before);
@@ -125,6 +128,36 @@ static void model_survives_the_way_through_gguf_bit_for_bit(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         check_round_trip(names[i]);
+}
+
+/* A trained model with its byte-level tokenizer. */
+static void bundled_model_has_the_same_words_as_gguf(void **state) {
+    static const char *const texts[] = {"The report of 2021, isn't it?", "  two  blanks\n\n", "<|endoftext|>na\xc3\xafve",
+                                        ""};
+    tn_model *model, *read;
+    int64_t count;
+    (void)state;
+    assert_ok(tn_model_load(TENON_SOURCE_ROOT "/assets/base-model", &model));
+    assert_ok(tn_session_write_gguf(model, temporary("bundled.gguf"), NULL, NULL));
+    assert_ok(tn_model_load(temporary("bundled.gguf"), &read));
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        for (int special = 0; special < 2; special++) {
+            int32_t *ids, *again;
+            size_t first, second;
+            assert_ok(tn_model_encode(model, texts[i], strlen(texts[i]), special, &ids, &first));
+            assert_ok(tn_model_encode(read, texts[i], strlen(texts[i]), special, &again, &second));
+            assert_int_equal(first, second);
+            for (size_t k = 0; k < first; k++)
+                assert_int_equal(ids[k], again[k]);
+            tn_free_ids(ids);
+            tn_free_ids(again);
+        }
+    }
+    float *logits = probe(model, &count);
+    assert_true(probe_difference(read, logits) == 0);
+    tn_free(logits);
+    tn_model_free(model);
+    tn_model_free(read);
 }
 
 static void gguf_written_again_is_the_same_file(void **state) {
@@ -363,6 +396,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(file_of_llama_cpp_agrees_with_pytorch),
         cmocka_unit_test(model_survives_the_way_through_gguf_bit_for_bit),
+        cmocka_unit_test(bundled_model_has_the_same_words_as_gguf),
         cmocka_unit_test(gguf_written_again_is_the_same_file),
         cmocka_unit_test(chosen_types_are_written_and_others_kept),
         cmocka_unit_test(adapter_acts_on_gguf_as_on_the_folder),

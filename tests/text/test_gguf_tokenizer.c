@@ -128,6 +128,10 @@ static tn_status write_tokenizer(const char *dir, const tn_tokenizer *tokenizer)
     tn_status status =
         tn_gguf_write_tokenizer(writer, json, NULL, &roles, tn_tokenizer_vocab_size(tokenizer) + 3, "tokenizer.json");
     if (status == TN_OK) {
+        if (roles.bos >= 0)
+            must(tn_gguf_writer_integer(writer, "tokenizer.ggml.bos_token_id", TN_GGUF_U32, roles.bos));
+        if (roles.eos >= 0)
+            must(tn_gguf_writer_integer(writer, "tokenizer.ggml.eos_token_id", TN_GGUF_U32, roles.eos));
         must(tn_gguf_writer_begin(writer));
         must(tn_gguf_writer_finish(writer));
     } else {
