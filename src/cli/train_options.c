@@ -9,6 +9,7 @@
 
 static const char *const too_long_choices[] = {"cut", "drop", NULL};
 static const char *const schedule_choices[] = {"constant", "linear", "cosine", NULL};
+static const char *const optimizer_choices[] = {"adamw", "adamw8bit", NULL};
 static const char *const checkpointing_choices[] = {"auto", "on", "off", NULL};
 
 static const tn_option files[] = {
@@ -262,6 +263,13 @@ static const tn_option training[] = {
      .high = INFINITY,
      .value_name = "X",
      .help = "learning rate"},
+    {.name = "optimizer",
+     .type = TN_OPTION_STRING,
+     TN_FIELD(tn_cli_train, train.optimizer),
+     .initial = "adamw",
+     .choices = optimizer_choices,
+     .value_name = "NAME",
+     .help = "adamw8bit keeps the moments of large tensors, but not of embeddings, in 8 bits"},
     {.name = "schedule",
      .type = TN_OPTION_STRING,
      TN_FIELD(tn_cli_train, train.schedule),
