@@ -88,7 +88,8 @@ TN_API tn_status tn_model_save_quantized(tn_model *model, const char *dir);
 
 /* Merges the adapter and writes a base that is quantised as before: each merged weight is quantised again in its own form,
  * which loses a part of the adapter. The callbacks get that loss for each module, `report` (may be NULL) the largest
- * |stored - exact| weight and the largest difference between the logits of base + adapter and of what was written. Errors:
+ * |stored - exact| weight and the largest difference between the logits of base + adapter and of what was written. A base
+ * that came from GGUF is written as DIR/model.gguf. Errors:
  * as tn_model_merge and tn_model_save_quantized. */
 TN_API tn_status tn_model_merge_requantized(tn_model *model, const char *dir, const tn_quantize_callbacks *callbacks,
                                             tn_merge_report *report);
