@@ -210,6 +210,10 @@ typedef struct tn_kernels {
  * one. Chosen once; never NULL. */
 const tn_kernels *tn_kernels_cpu(void);
 
+/* The same with operands of most matrix products rounded to bf16 and sums in f32 ("avx512_bf16"), or NULL where the CPU
+ * (or the slower table that TENON_CPU names) cannot do that. */
+const tn_kernels *tn_kernels_cpu_bf16(void);
+
 /* A table by name, or NULL when this CPU or build does not have it; "reference" is the plain scalar one. */
 const tn_kernels *tn_kernels_by_name(const char *name);
 
