@@ -1,6 +1,6 @@
-/* Matrix products of SmolLM2-135M's and Qwen2.5-0.5B's shapes against OpenBLAS, and rounded to bf16 where the CPU can: bench_gemm [threads] [isa] [seconds per row, 0 for the last
- * table only]. Both run in turns and medians are printed (and the fastest runs, for a busy machine): GFLOP/s, and GB/s of
- * weights for one token against a plain sum's. */
+/* Matrix products of SmolLM2-135M's and Qwen2.5-0.5B's shapes against OpenBLAS, and rounded to bf16 where the CPU can:
+ * bench_gemm [threads] [isa] [seconds per row, 0 for the last table only]. Both run in turns and medians are printed (and
+ * the fastest runs, for a busy machine): GFLOP/s, and GB/s of weights for one token against a plain sum's. */
 #include <cblas.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,23 +36,40 @@ typedef struct shape {
 } shape;
 
 static const shape shapes[] = {
-    {"forward q, o", 1024, 576, 576, false, true, 0},      {"forward k, v", 1024, 192, 576, false, true, 0},
-    {"forward gate, up", 1024, 1536, 576, false, true, 0}, {"forward down", 1024, 576, 1536, false, true, 0},
-    {"forward head", 128, 49152, 576, false, true, 0},     {"backward q, o", 1024, 576, 576, false, false, 1},
-    {"backward k, v", 1024, 576, 192, false, false, 1},    {"backward gate, up", 1024, 576, 1536, false, false, 1},
-    {"backward down", 1024, 1536, 576, false, false, 1},   {"backward head", 128, 576, 49152, false, false, 0},
-    {"square", 1024, 1024, 1024, false, false, 0},         {"weight gradient", 576, 576, 1024, true, false, 1},
-    {"lora x A^T", 1024, 8, 576, false, true, 0},          {"lora u B^T", 1024, 576, 8, false, true, 1},
-    {"lora dy B", 1024, 8, 576, false, false, 0},          {"lora dA = du^T x", 8, 576, 1024, true, false, 1},
-    {"lora dB = dy^T u", 576, 8, 1024, true, false, 1},    {"lora x A^T, rank 16", 1024, 16, 576, false, true, 0},
-    {"lora dB, rank 16", 576, 16, 1024, true, false, 1},   {"rank 32", 1024, 32, 576, false, true, 0},
-    {"attention scores", 64, 64, 64, false, true, 0},      {"attention values", 64, 64, 64, false, false, 1},
-    {"16 tokens", 16, 1536, 576, false, true, 0},          {"24 tokens", 24, 1536, 576, false, true, 0},
-    {"32 tokens", 32, 1536, 576, false, true, 0},          {"64 tokens", 64, 1536, 576, false, true, 0},
-    {"qwen q, o", 512, 896, 896, false, true, 0},          {"qwen k, v", 512, 128, 896, false, true, 0},
-    {"qwen gate, up", 512, 4864, 896, false, true, 0},     {"qwen down", 512, 896, 4864, false, true, 0},
-    {"qwen head", 128, 151936, 896, false, true, 0},       {"qwen back q, o", 512, 896, 896, false, false, 1},
-    {"qwen back gate, up", 512, 896, 4864, false, false, 1}, {"qwen back down", 512, 4864, 896, false, false, 1},
+    {"forward q, o", 1024, 576, 576, false, true, 0},
+    {"forward k, v", 1024, 192, 576, false, true, 0},
+    {"forward gate, up", 1024, 1536, 576, false, true, 0},
+    {"forward down", 1024, 576, 1536, false, true, 0},
+    {"forward head", 128, 49152, 576, false, true, 0},
+    {"backward q, o", 1024, 576, 576, false, false, 1},
+    {"backward k, v", 1024, 576, 192, false, false, 1},
+    {"backward gate, up", 1024, 576, 1536, false, false, 1},
+    {"backward down", 1024, 1536, 576, false, false, 1},
+    {"backward head", 128, 576, 49152, false, false, 0},
+    {"square", 1024, 1024, 1024, false, false, 0},
+    {"weight gradient", 576, 576, 1024, true, false, 1},
+    {"lora x A^T", 1024, 8, 576, false, true, 0},
+    {"lora u B^T", 1024, 576, 8, false, true, 1},
+    {"lora dy B", 1024, 8, 576, false, false, 0},
+    {"lora dA = du^T x", 8, 576, 1024, true, false, 1},
+    {"lora dB = dy^T u", 576, 8, 1024, true, false, 1},
+    {"lora x A^T, rank 16", 1024, 16, 576, false, true, 0},
+    {"lora dB, rank 16", 576, 16, 1024, true, false, 1},
+    {"rank 32", 1024, 32, 576, false, true, 0},
+    {"attention scores", 64, 64, 64, false, true, 0},
+    {"attention values", 64, 64, 64, false, false, 1},
+    {"16 tokens", 16, 1536, 576, false, true, 0},
+    {"24 tokens", 24, 1536, 576, false, true, 0},
+    {"32 tokens", 32, 1536, 576, false, true, 0},
+    {"64 tokens", 64, 1536, 576, false, true, 0},
+    {"qwen q, o", 512, 896, 896, false, true, 0},
+    {"qwen k, v", 512, 128, 896, false, true, 0},
+    {"qwen gate, up", 512, 4864, 896, false, true, 0},
+    {"qwen down", 512, 896, 4864, false, true, 0},
+    {"qwen head", 128, 151936, 896, false, true, 0},
+    {"qwen back q, o", 512, 896, 896, false, false, 1},
+    {"qwen back gate, up", 512, 896, 4864, false, false, 1},
+    {"qwen back down", 512, 4864, 896, false, false, 1},
     {"qwen back head", 128, 896, 151936, false, false, 0},
 };
 

@@ -18,8 +18,10 @@ INLINE vec v_step(vec a, vec b, vec c) {
 INLINE __m512i two_of(const void *data, int64_t low, int64_t high, int64_t n, const tn_dtype dtype) {
     if (dtype == TN_DTYPE_BF16) {
         const uint16_t *from = data;
-        __m256i x = n == W ? _mm256_loadu_si256((const __m256i *)(from + low)) : _mm256_maskz_loadu_epi16(first(n), from + low);
-        __m256i y = n == W ? _mm256_loadu_si256((const __m256i *)(from + high)) : _mm256_maskz_loadu_epi16(first(n), from + high);
+        __m256i x =
+            n == W ? _mm256_loadu_si256((const __m256i *)(from + low)) : _mm256_maskz_loadu_epi16(first(n), from + low);
+        __m256i y =
+            n == W ? _mm256_loadu_si256((const __m256i *)(from + high)) : _mm256_maskz_loadu_epi16(first(n), from + high);
         return _mm512_inserti64x4(_mm512_castsi256_si512(x), y, 1);
     }
     vec x = n == W ? v_load_as(data, low, dtype) : v_load_part(data, low, n, dtype);
@@ -114,18 +116,30 @@ static const tn_gemm_kernel kernel = {
     .tile_across = tile_across,
 };
 
+static bool is_worth_rounding(int64_t m, int64_t n, int64_t k) {
+    return m >= LEAST_SIDE && n >= LEAST_SIDE && k >= LEAST_DEPTH;
+}
+
+static void multiply(bool parallel, float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m,
+                     int64_t n, int64_t k) {
+    product job = {
+        .kernel = &kernel, .c = {c, ldc, 1}, .a = a, .b = b, .alpha = alpha, .beta = beta, .m = m, .n = n, .k = k};
+    job.threads = tn_gemm_threads(parallel, m, n, k);
+    tn_gemm_by_blocks(&job);
+}
+
 void tn_gemm_avx512_bf16(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
                          int64_t k) {
-    if (m < LEAST_SIDE || n < LEAST_SIDE || k < LEAST_DEPTH) {
+    if (is_worth_rounding(m, n, k))
+        multiply(true, c, ldc, a, b, alpha, beta, m, n, k);
+    else
         tn_gemm_avx512(c, ldc, a, b, alpha, beta, m, n, k);
-        return;
-    }
-    product job = {.kernel = &kernel, .c = {c, ldc, 1}, .a = a, .b = b, .alpha = alpha, .beta = beta, .m = m, .n = n, .k = k};
-    job.threads = tn_gemm_threads(true, m, n, k);
-    tn_gemm_by_blocks(&job);
 }
 
 void tn_gemm_avx512_bf16_serial(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m,
                                 int64_t n, int64_t k) {
-    tn_gemm_avx512_serial(c, ldc, a, b, alpha, beta, m, n, k);
+    if (is_worth_rounding(m, n, k))
+        multiply(false, c, ldc, a, b, alpha, beta, m, n, k);
+    else
+        tn_gemm_avx512_serial(c, ldc, a, b, alpha, beta, m, n, k);
 }

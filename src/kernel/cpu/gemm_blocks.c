@@ -175,7 +175,7 @@ static void run_blocks(product *job) {
     for (int64_t j = 0; j < job->n; j += job->nc) {
         for (int64_t p = 0; p < steps; p += job->packed_depth) {
             for (int64_t i = 0; i < job->m; i += job->mc) {
-                block at = {i, smaller(job->m - i, job->mc),          j, smaller(job->n - j, job->nc),
+                block at = {i, smaller(job->m - i, job->mc),         j, smaller(job->n - j, job->nc),
                             p, smaller(steps - p, job->packed_depth)};
                 if (!first) {
                     wait_for_all(job);
