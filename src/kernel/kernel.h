@@ -69,6 +69,10 @@ typedef struct tn_adamw_step {
 typedef struct tn_kernels {
     const char *name;
 
+    /* Operands of matrix products, attention's among them, are rounded to bf16 unless the product is thin (a side below 32).
+     */
+    bool rounds;
+
     /* C[m,n] = alpha * A[m,k] B[k,n] + beta * C (beta 0 does not read C); ldc is C's row stride. `gemm` uses all
      * threads, `gemm_serial` the calling one (it may be called inside a parallel region). */
     void (*gemm)(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,

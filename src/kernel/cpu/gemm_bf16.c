@@ -6,7 +6,7 @@
 #include "kernel/cpu/gemm_product.h"
 
 #define INLINE static inline __attribute__((always_inline))
-enum { MR = 14, NR = 2 * W, MC = 1120, NC = 2048, KC = 576, PAIR = 2, LEAST_SIDE = 32, LEAST_DEPTH = 32 };
+enum { MR = 14, NR = 2 * W, MC = 1120, NC = 2048, KC = 576, PAIR = 2, LEAST_SIDE = 32, LEAST_DEPTH = 32, AHEAD = 8, FURTHER = 2 };
 
 INLINE vec v_step(vec a, vec b, vec c) {
     return _mm512_dpbf16_ps(c, (__m512bh)_mm512_castps_si512(a), (__m512bh)_mm512_castps_si512(b));
@@ -37,6 +37,14 @@ INLINE __m512i part_of_column(const void *data, int64_t at, int64_t low, int64_t
     return (__m512i)_mm512_cvtne2ps_pbh(y, x);
 }
 
+/* Asks for n elements from data[index] to be near soon: rows are too far apart for the processor to foresee. */
+INLINE void foresee(const void *data, int64_t index, int64_t n, const tn_dtype dtype) {
+    const char *from = (const char *)data + index * (dtype == TN_DTYPE_F32 ? 4 : 2);
+    __builtin_prefetch(from);
+    if (n * (dtype == TN_DTYPE_F32 ? 4 : 2) > 64)
+        __builtin_prefetch(from + 64);
+}
+
 /* Rows of depth whose columns are contiguous: two rows are interleaved. */
 INLINE void pack_rows(float *out, int64_t out_stride, tn_operand src, int64_t rows, int64_t cols, int64_t width,
                       const tn_dtype dtype) {
@@ -45,6 +53,8 @@ INLINE void pack_rows(float *out, int64_t out_stride, tn_operand src, int64_t ro
     for (int64_t r = 0; r < rows; r += PAIR, out += out_stride) {
         int64_t low = r * src.row_stride, high = r + 1 < rows ? low + src.row_stride : low;
         __mmask32 kept = r + 1 < rows ? UINT32_MAX : UINT32_MAX / 3; /* the low half of each pair */
+        foresee(src.data, low + AHEAD * src.row_stride, width, dtype);
+        foresee(src.data, high + AHEAD * src.row_stride, width, dtype);
         for (int64_t c = 0; c < width; c += W) {
             int64_t n = smaller(cols - c, W);
             __m512i pairs = _mm512_setzero_si512();
@@ -68,6 +78,7 @@ INLINE void pack_columns(float *out, int64_t out_stride, tn_operand src, int64_t
 #pragma GCC unroll 16
             for (int i = 0; i < W; i++) {
                 int64_t at = r + (c + i) * src.col_stride;
+                foresee(src.data, at + FURTHER * PAIR * W, PAIR * W, dtype);
                 __m512i halves = _mm512_setzero_si512();
                 if (c + i < cols && high == W)
                     halves = two_of(src.data, at, at + W, W, dtype);
