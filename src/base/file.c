@@ -42,6 +42,13 @@ void tn_file_unmap(tn_mapping *mapping) {
     *mapping = (tn_mapping){0};
 }
 
+void tn_file_forget(const void *data, size_t size) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)data, to = (from + size) / page * page;
+    from = (from + page - 1) / page * page;
+    if (from < to)
+        madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
 tn_status tn_file_read(const char *path, size_t limit, tn_buf *out) {
     tn_mapping mapping;
     TN_TRY(tn_file_map(path, &mapping));

@@ -18,6 +18,9 @@ typedef struct tn_mapping {
 tn_status tn_file_map(const char *path, tn_mapping *mapping);
 void tn_file_unmap(tn_mapping *mapping);
 
+/* Lets the whole pages within a part of a mapping go from this process's memory; touching them reads them again. */
+void tn_file_forget(const void *data, size_t size);
+
 /* Reads a whole file of at most `limit` bytes into an empty buffer (NUL-terminated). */
 tn_status tn_file_read(const char *path, size_t limit, tn_buf *out);
 

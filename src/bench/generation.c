@@ -32,7 +32,7 @@ static double weight_bytes(const tn_model *model, bool with_adapter) {
         const tn_module *m = &d->modules[i];
         const tn_tensor *w = &tn_module_weight(m)->tensor;
         bytes +=
-            m->kind == TN_MODULE_EMBEDDING ? (double)(w->shape[1] * tn_dtype_size(w->dtype)) : (double)tn_tensor_bytes(w);
+            m->kind == TN_MODULE_EMBEDDING ? (double)tn_tensor_bytes(w) / (double)w->shape[0] : (double)tn_tensor_bytes(w);
         bytes += m->has_bias ? (double)tn_tensor_bytes(&m->bias.tensor) : 0;
     }
     for (int64_t i = 0; with_adapter && i < model->adapter->params.count; i++) {

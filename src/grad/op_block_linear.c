@@ -16,12 +16,7 @@ static tn_operand columns(const float *data, int64_t cols, int64_t blocks, int64
 
 static tn_operand weight_block(const tn_weight *weight, int64_t blocks, int64_t i) {
     const tn_tensor *t = &weight->tensor;
-    int64_t first = i * (t->shape[0] / blocks) * t->shape[1];
-    return tn_rows_of((const char *)t->data + first * tn_dtype_size(t->dtype), t->dtype, t->shape[1]);
-}
-
-static tn_operand transposed(tn_operand operand) {
-    return (tn_operand){operand.data, operand.dtype, operand.col_stride, operand.row_stride};
+    return tn_operand_part(tn_rows_of(t->data, t->dtype, t->shape[1]), i * (t->shape[0] / blocks), 0);
 }
 
 static void block_linear_backward(tn_tape *tape, tn_node *base) {
@@ -39,7 +34,7 @@ static void block_linear_backward(tn_tape *tape, tn_node *base) {
             tape->kernels->gemm(dx + i * width, in, columns(dy, out, blocks, i), weight_block(w, blocks, i), 1, accumulate,
                                 rows, width, height);
         if (w->trainable)
-            tape->kernels->gemm(w->grad + i * height * width, width, transposed(columns(dy, out, blocks, i)),
+            tape->kernels->gemm(w->grad + i * height * width, width, tn_operand_transposed(columns(dy, out, blocks, i)),
                                 columns(x->data, in, blocks, i), 1, 1, height, width, rows);
     }
 }
@@ -51,7 +46,7 @@ tn_var *tn_op_block_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, in
     tape->flops += 2.0 * (double)rows * (double)out * (double)width;
     for (int64_t i = 0; i < blocks && tn_tape_live(tape); i++)
         tape->kernels->gemm(y->data + i * height, out, columns(x->data, in, blocks, i),
-                            transposed(weight_block(weight, blocks, i)), 1, 0, rows, height, width);
+                            tn_operand_transposed(weight_block(weight, blocks, i)), 1, 0, rows, height, width);
     block_linear_node *node = tn_node_new(tape, sizeof *node, block_linear_backward, y);
     if (node) {
         node->x = weight->trainable ? tn_node_save(&node->node, x) : x;

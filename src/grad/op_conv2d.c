@@ -61,9 +61,9 @@ static const float *unroll(const tn_kernels *k, const conv_plan *p, float *scrat
 
 static tn_operand group_weight(const conv_plan *p, const tn_weight *weight, int64_t group, bool transposed) {
     const tn_tensor *t = &weight->tensor;
-    int64_t at = group * (p->shape.out_channels / p->shape.groups) * p->width * tn_dtype_size(t->dtype);
-    const char *data = (const char *)t->data + at;
-    return transposed ? tn_transpose_of(data, t->dtype, p->width) : tn_rows_of(data, t->dtype, p->width);
+    const tn_operand rows =
+        tn_operand_part(tn_rows_of(t->data, t->dtype, p->width), group * (p->shape.out_channels / p->shape.groups), 0);
+    return transposed ? tn_operand_transposed(rows) : rows;
 }
 
 /* y [O, count] = W U. */

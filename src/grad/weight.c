@@ -7,16 +7,16 @@
 void tn_weight_read(const tn_weight *w, float *out) {
     const tn_tensor *t = &w->tensor;
     if (!w->transposed) {
-        tn_convert_to_f32(out, t->data, t->dtype, tn_tensor_count(t));
+        tn_tensor_read(out, t, 0, tn_tensor_count(t));
         return;
     }
     enum { PIECE = 256 };
     float piece[PIECE];
-    int64_t in = t->shape[0], outputs = t->shape[1], size = tn_dtype_size(t->dtype);
+    int64_t in = t->shape[0], outputs = t->shape[1];
     for (int64_t i = 0; i < in; i++) {
         for (int64_t at = 0; at < outputs; at += PIECE) {
             int64_t count = outputs - at < PIECE ? outputs - at : PIECE;
-            tn_convert_to_f32(piece, (const char *)t->data + (i * outputs + at) * size, t->dtype, count);
+            tn_tensor_read(piece, t, i * outputs + at, count);
             for (int64_t j = 0; j < count; j++)
                 out[(at + j) * in + i] = piece[j];
         }

@@ -1,4 +1,5 @@
-/* A weight of the model: a frozen tensor of any float type in a mapping, or a trained f32 tensor in the parameter store. */
+/* A weight of the model: a frozen tensor of any float type or a quantised one in a mapping, or a trained f32 tensor in the
+ * parameter store. */
 #ifndef TN_GRAD_WEIGHT_H
 #define TN_GRAD_WEIGHT_H
 

@@ -7,20 +7,35 @@
 #ifndef TN_KERNEL_KERNEL_H
 #define TN_KERNEL_KERNEL_H
 
-#include "tensor/tensor.h"
+#include "tensor/quant.h"
 
-/* A matrix operand: element (i, j) is data[i * row_stride + j * col_stride]; one of the strides is 1. */
+/* A matrix operand: element (i, j) is data[i * row_stride + j * col_stride]; one of the strides is 1. Of a quantised one,
+ * data is a tn_quantised and the element is number offset + i * row_stride + j * col_stride of it. */
 typedef struct tn_operand {
     const void *data;
-    tn_dtype dtype; /* F32, BF16 or F16 */
+    tn_dtype dtype; /* F32, BF16, F16 or QUANTISED */
     int64_t row_stride, col_stride;
+    int64_t offset; /* 0 unless quantised */
 } tn_operand;
 
 static inline tn_operand tn_rows_of(const void *data, tn_dtype dtype, int64_t stride) {
-    return (tn_operand){data, dtype, stride, 1};
+    return (tn_operand){data, dtype, stride, 1, 0};
 }
 static inline tn_operand tn_transpose_of(const void *data, tn_dtype dtype, int64_t stride) {
-    return (tn_operand){data, dtype, 1, stride};
+    return (tn_operand){data, dtype, 1, stride, 0};
+}
+
+/* The operand from element (row, col) on, and with rows and columns exchanged. */
+static inline tn_operand tn_operand_part(tn_operand x, int64_t row, int64_t col) {
+    int64_t skipped = row * x.row_stride + col * x.col_stride;
+    if (x.dtype == TN_DTYPE_QUANTISED)
+        x.offset += skipped;
+    else
+        x.data = (const char *)x.data + skipped * tn_dtype_size(x.dtype);
+    return x;
+}
+static inline tn_operand tn_operand_transposed(tn_operand x) {
+    return (tn_operand){x.data, x.dtype, x.col_stride, x.row_stride, x.offset};
 }
 
 /* One sequence of a packed batch: query rows [q_start, q_start + q_rows) see keys [kv_start, kv_start + kv_rows), the
@@ -131,7 +146,8 @@ typedef struct tn_kernels {
     /* out[row] = index of the row's largest element, the first of equals. */
     void (*argmax_rows)(int32_t *out, const float *x, int64_t rows, int64_t cols);
 
-    /* y[row] = table[ids[row]] widened to f32; the reverse adds rows of dy to an f32 table in row order. */
+    /* y[row] = table[ids[row]] widened to f32 (table: a tn_quantised when dtype is QUANTISED); the reverse adds rows of dy
+     * to an f32 table in row order. */
     void (*embedding_forward)(float *y, const int32_t *ids, const void *table, tn_dtype dtype, int64_t rows, int64_t cols);
     void (*embedding_backward)(float *dtable, const int32_t *ids, const float *dy, int64_t rows, int64_t cols);
 
@@ -202,6 +218,10 @@ typedef struct tn_kernels {
      * g = grad*grad_scale; p *= 1 - lr*wd; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; p -= lr/c1 * m / (sqrt(v/c2) + eps).
      */
     void (*adamw)(float *param, const float *grad, float *m, float *v, const tn_adamw_step *step, int64_t count);
+
+    /* out [count] = elements first .. first + count - 1 of the array, with the bits of tn_dequantise; by the calling thread.
+     */
+    void (*dequantise)(float *out, const tn_quantised *array, int64_t first, int64_t count);
 
     double (*sum_squares)(const float *x, int64_t count); /* double sums over chunks of fixed size, in order */
     bool (*all_finite)(const float *x, int64_t count);

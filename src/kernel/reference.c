@@ -8,9 +8,11 @@
 
 static double operand_at(const tn_operand *operand, int64_t i, int64_t j) {
     int64_t at = i * operand->row_stride + j * operand->col_stride;
+    float value;
     switch (operand->dtype) {
     case TN_DTYPE_BF16: return tn_bf16_to_f32(((const uint16_t *)operand->data)[at]);
     case TN_DTYPE_F16: return tn_f16_to_f32(((const uint16_t *)operand->data)[at]);
+    case TN_DTYPE_QUANTISED: tn_dequantise(&value, operand->data, operand->offset + at, 1); return value;
     default: return ((const float *)operand->data)[at];
     }
 }
@@ -330,8 +332,9 @@ static void cross_entropy(float *losses, uint8_t *correct, float *logits, const 
 }
 
 static void embedding_forward(float *y, const int32_t *ids, const void *table, tn_dtype dtype, int64_t rows, int64_t cols) {
+    const tn_tensor tensor = {.dtype = dtype, .data = (void *)(uintptr_t)table};
     for (int64_t row = 0; row < rows; row++)
-        tn_convert_to_f32(y + row * cols, (const char *)table + ids[row] * cols * tn_dtype_size(dtype), dtype, cols);
+        tn_tensor_read(y + row * cols, &tensor, ids[row] * cols, cols);
 }
 
 static void embedding_backward(float *dtable, const int32_t *ids, const float *dy, int64_t rows, int64_t cols) {
@@ -458,6 +461,7 @@ const tn_kernels tn_kernels_reference = {
     .adamw = adamw,
     .sum_squares = sum_squares,
     .all_finite = all_finite,
+    .dequantise = tn_dequantise,
     .to_f32 = tn_convert_to_f32,
     .from_f32 = tn_convert_from_f32,
 };

@@ -280,14 +280,26 @@ static tn_status parse_gpt2(const cJSON *json, const char *where, tn_decoder_con
     return TN_OK;
 }
 
+/* Weights say themselves how they are quantised; other methods' would be taken for missing tensors. */
+static tn_status check_quantization(const cJSON *json, const char *where) {
+    const cJSON *quantization = tn_json_get(json, "quantization_config");
+    const char *method = "unknown";
+    TN_TRY(tn_json_get_string(quantization, "quant_method", where, &method));
+    if (quantization && strcmp(method, "bitsandbytes") != 0 && strcmp(method, "tenon") != 0)
+        return tn_fail(
+            TN_ERROR_UNSUPPORTED,
+            "%s: weights quantised by '%s' are not read, only those of bitsandbytes, GGUF and tenon quantize; use "
+            "the checkpoint in f32, bf16 or f16",
+            where, method);
+    return TN_OK;
+}
+
 static tn_status parse(const cJSON *json, const char *where, tn_decoder_config *c) {
     const family *f = NULL;
     if (!cJSON_IsObject(json))
         return tn_fail(TN_ERROR_FORMAT, "%s: not a JSON object", where);
     TN_TRY(find_family(json, where, &f));
-    if (tn_json_get(json, "quantization_config"))
-        return tn_fail(TN_ERROR_UNSUPPORTED, "%s: quantized checkpoints are not supported; use the f32, bf16 or f16 one",
-                       where);
+    TN_TRY(check_quantization(json, where));
     c->family = f->model_type;
     TN_TRY(required_size(json, "vocab_size", where, MOST_SIZE, &c->vocab_size));
     TN_TRY(f->is_gpt2 ? parse_gpt2(json, where, c) : parse_llama(json, where, f, c));

@@ -1,5 +1,5 @@
 /* From a checkpoint to modules: named as in the file, weights pointing into its mapping. */
-#include "model/network.h"
+#include "model/quantised.h"
 
 #include <math.h>
 #include <string.h>
@@ -35,6 +35,8 @@ tn_status tn_network_reserve(tn_network *network, int64_t modules) {
 
 void tn_network_free(tn_network *network) {
     tn_checkpoint_close(&network->checkpoint);
+    for (tn_quantised_node *node = network->quantised; node; node = node->next)
+        tn_quantised_free(&node->array);
     cJSON_Delete(network->json);
     tn_map_free(&network->by_name);
     tn_pages_free(network->random_weights, (size_t)network->random_bytes);
@@ -71,9 +73,13 @@ const tn_tensor *tn_network_stored(const tn_network *network, const char *module
     return tn_checkpoint_find(&network->checkpoint, name);
 }
 
-static tn_status find_tensor(const tn_network *network, const char *module, const char *part, tn_tensor *tensor) {
+static tn_status find_tensor(tn_network *network, const char *module, const char *part, tn_tensor *tensor) {
     char name[NAME_SIZE], want[TN_SHAPE_TEXT], got[TN_SHAPE_TEXT];
+    bool quantised;
     stored_name(network, module, part, name);
+    TN_TRY(tn_network_find_quantised(network, name, tensor, &quantised));
+    if (quantised)
+        return TN_OK;
     const tn_tensor *found = tn_checkpoint_find(&network->checkpoint, name);
     if (!found)
         return tn_fail(TN_ERROR_MISMATCH, "%s: the checkpoint has no tensor '%s', which config.json calls for", network->dir,
@@ -89,6 +95,7 @@ static tn_status find_tensor(const tn_network *network, const char *module, cons
         return tn_fail(TN_ERROR_NUMERIC,
                        "%s: tensor '%s' holds a NaN or infinity at element %lld; the checkpoint is damaged", network->dir,
                        name, (long long)bad);
+    tn_checkpoint_forget(&network->checkpoint, found);
     *tensor = *found;
     return TN_OK;
 }
@@ -180,7 +187,7 @@ static void count_unused(tn_network *network) {
             tn_module *module;
             int part;
             if (tn_network_find_part(network, name, &module, &part) || is_buffer(name) ||
-                !tn_checkpoint_find(&network->checkpoint, name))
+                tn_network_is_quantised_piece(network, name) || !tn_checkpoint_find(&network->checkpoint, name))
                 continue;
             if (network->unused_tensors++ == 0)
                 network->first_unused = name;

@@ -6,6 +6,7 @@
 #include "format/json.h"
 #include "nn/module.h"
 #include "tensor/checkpoint.h"
+#include "tensor/quant.h"
 
 typedef struct tn_network tn_network;
 
@@ -14,6 +15,12 @@ typedef struct tn_network_kind {
     tn_status (*replicate)(tn_network *network, const int64_t (*ranges)[2], int64_t count); /* layer_replication */
     void (*unreplicate)(tn_network *network);
 } tn_network_kind;
+
+/* A quantised weight of a network. */
+typedef struct tn_quantised_node {
+    struct tn_quantised_node *next;
+    tn_quantised array;
+} tn_quantised_node;
 
 struct tn_network {
     const tn_network_kind *kind;
@@ -35,6 +42,7 @@ struct tn_network {
     int64_t random_bytes;
     float *vectors; /* norms and biases widened to f32: kernels read those as such */
     int64_t vector_bytes;
+    tn_quantised_node *quantised;
     int64_t unused_tensors; /* in the checkpoint, but not of this architecture; first one named */
     const char *first_unused;
     tn_arena arena;

@@ -37,7 +37,7 @@ tn_status tn_params_build(tn_params *params, bool with_grads) {
         tn_tensor *tensor = &param->weight->tensor;
         float *values = params->values + param->offset;
         if (tensor->data)
-            tn_convert_to_f32(values, tensor->data, tensor->dtype, param->count);
+            tn_tensor_read(values, tensor, 0, param->count);
         tensor->data = values;
         tensor->dtype = TN_DTYPE_F32;
         param->weight->trainable = with_grads;

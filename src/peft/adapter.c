@@ -281,10 +281,9 @@ static tn_status start_values(tn_adapter *adapter, uint64_t seed) {
         }
         tn_token_rows_slot *rows = (tn_token_rows_slot *)s->slot;
         const tn_tensor *table = &tn_module_weight(s->module)->tensor;
-        int64_t cols = table->shape[1], size = tn_dtype_size(table->dtype);
+        int64_t cols = table->shape[1];
         for (int64_t k = 0; k < rows->rows->tensor.shape[0]; k++)
-            tn_convert_to_f32((float *)rows->rows->tensor.data + k * cols,
-                              (const char *)table->data + rows->indices[k] * cols * size, table->dtype, cols);
+            tn_tensor_read((float *)rows->rows->tensor.data + k * cols, table, rows->indices[k] * cols, cols);
     }
     return TN_OK;
 }

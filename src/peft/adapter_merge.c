@@ -167,7 +167,7 @@ static tn_status change_of(const tn_adapter *adapter, const tn_module *module, d
     tn_status status = merged && original ? tn_adapter_merged_weight(adapter, module, merged, NULL, &has_bias)
                                           : tn_fail_memory("the norm of the change");
     if (status == TN_OK) {
-        tn_convert_to_f32(original, base->data, base->dtype, tn_tensor_count(base));
+        tn_tensor_read(original, base, 0, tn_tensor_count(base));
         if (tn_adapter_widens(adapter, module))
             tn_widen_groups(module, original);
         *base_square += kernels->sum_squares(original, count);

@@ -27,7 +27,7 @@ static tn_status square_norms(const tn_lora_slot *slot, const tn_module *module,
     if (!row)
         return tn_fail_memory("DoRA's norms");
     for (int64_t i = 0; i < rows; i++) {
-        tn_convert_to_f32(row, (const char *)w->data + i * cols * tn_dtype_size(w->dtype), w->dtype, cols);
+        tn_tensor_read(row, w, i * cols, cols);
         for (int64_t j = 0; j < cols; j++)
             squares[by_columns ? j : i] += (double)row[j] * row[j];
     }

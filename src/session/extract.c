@@ -61,8 +61,8 @@ static void subtract(float *out, const tn_tensor *base, const tn_tensor *tuned, 
     *difference = *original = 0;
     for (int64_t at = 0; at < count; at += PIECE) {
         int64_t n = count - at < PIECE ? count - at : PIECE;
-        tn_convert_to_f32(x, (const char *)base->data + at * tn_dtype_size(base->dtype), base->dtype, n);
-        tn_convert_to_f32(y, (const char *)tuned->data + at * tn_dtype_size(tuned->dtype), tuned->dtype, n);
+        tn_tensor_read(x, base, at, n);
+        tn_tensor_read(y, tuned, at, n);
         for (int64_t i = 0; i < n; i++) {
             double d = (double)y[i] - x[i];
             *difference += d * d;

@@ -25,7 +25,13 @@ static int64_t largest_tensor(const tn_model *model) {
     return most;
 }
 
-/* A model made from a config.json alone has no stored type to keep: the one that config.json names is meant. */
+/* Tensors are written as the checkpoint has them; not so when there is none, or its weights are codes. */
+static bool follows_files(const tn_network *network) {
+    return network->checkpoint.file_count > 0 && !network->quantised;
+}
+
+/* A model made from a config.json alone has no stored type to keep, nor has one of codes: the one that config.json names is
+ * meant. */
 static const char *named_dtype(const tn_model *model) {
     static const char *const names[][2] = {{"float32", "f32"}, {"bfloat16", "bf16"}, {"float16", "f16"}};
     const cJSON *json = model->network->json, *named = tn_json_get(json, "dtype");
@@ -38,7 +44,7 @@ static const char *named_dtype(const tn_model *model) {
 
 static tn_status merger_init(tn_merger *m, tn_model *model, const char *dtype, int direction) {
     bool keep = !dtype || strcmp(dtype, "keep") == 0;
-    if (keep && !model->network->checkpoint.file_count)
+    if (keep && !follows_files(model->network))
         dtype = named_dtype(model);
     *m = (tn_merger){.model = model, .direction = direction, .keep_dtype = !dtype || strcmp(dtype, "keep") == 0};
     if (!m->keep_dtype && (!tn_dtype_from_name(dtype, &m->dtype) || m->dtype > TN_DTYPE_BF16))
@@ -155,7 +161,7 @@ static tn_status write_tensor(tn_merger *m, tn_safetensors_writer *writer, const
     else if (changed)
         TN_TRY(tn_merger_values(m, t, &values));
     else
-        tn_convert_to_f32(m->weight, shape->data, shape->dtype, count);
+        tn_tensor_read(m->weight, shape, 0, count);
     m->model->kernels->from_f32(m->stored, dtype, values, count);
     const tn_tensor stored = {.dtype = dtype, .ndim = 1, .shape = {count}, .data = m->stored};
     int64_t bad = tn_tensor_first_nonfinite(&stored);
@@ -325,6 +331,10 @@ static tn_status write_index(const tn_network *network, const char *dir, bool wi
     return status;
 }
 
+static bool writes_shards(const tn_network *network) {
+    return network->checkpoint.sharded && follows_files(network);
+}
+
 static tn_status write_weights(tn_merger *m, const char *dir, bool with_head) {
     const tn_network *d = m->model->network;
     char path[TN_PATH_MAX];
@@ -337,9 +347,9 @@ static tn_status write_weights(tn_merger *m, const char *dir, bool with_head) {
     tn_output_tensor *list = tn_calloc(most, sizeof *list);
     if (!list)
         return tn_fail_memory("the list of tensors");
-    size_t files = d->checkpoint.file_count ? d->checkpoint.file_count : 1;
+    size_t files = follows_files(d) ? d->checkpoint.file_count : 1;
     for (size_t f = 0; f < files; f++) {
-        bool from_disk = d->checkpoint.file_count > 0;
+        bool from_disk = follows_files(d);
         size_t count = from_disk ? list_file(m->model, &d->checkpoint.files[f], with_head, list, &names)
                                  : list_created(m->model, list, &names);
         const char *name = from_disk ? base_name(d->checkpoint.files[f].path) : "model.safetensors";
@@ -348,7 +358,7 @@ static tn_status write_weights(tn_merger *m, const char *dir, bool with_head) {
         TN_TRY_GOTO(tn_path_join(path, dir, name));
         TN_TRY_GOTO(write_file(m, path, list, count, &bytes));
     }
-    if (d->checkpoint.sharded)
+    if (writes_shards(d))
         status = write_index(d, dir, with_head, bytes);
 fail:
     tn_arena_free(&names);
@@ -378,6 +388,7 @@ static tn_status write_config(const tn_merger *m, const char *dir, bool untied) 
         cJSON_AddFalseToObject(json, "tie_word_embeddings");
     }
     drop_groups(m->model, json);
+    cJSON_DeleteItemFromObjectCaseSensitive(json, "quantization_config");
     if (!m->keep_dtype) {
         const char *key = tn_json_get(json, "dtype") ? "dtype" : "torch_dtype";
         cJSON_DeleteItemFromObjectCaseSensitive(json, key);
@@ -436,8 +447,7 @@ static tn_status check_folder(const tn_model *model, const char *dir) {
         return tn_fail(TN_ERROR_ARGUMENT, "%s is the model's own folder; choose another one for the output", dir);
     if (model->adapter_dir && same_folder(model->adapter_dir, dir))
         return tn_fail(TN_ERROR_ARGUMENT, "%s is the adapter's folder; choose another one for the output", dir);
-    TN_TRY(
-        tn_path_join(path, dir, model->network->checkpoint.sharded ? "model.safetensors" : "model.safetensors.index.json"));
+    TN_TRY(tn_path_join(path, dir, writes_shards(model->network) ? "model.safetensors" : "model.safetensors.index.json"));
     if (tn_path_exists(path))
         return tn_fail(TN_ERROR_ARGUMENT,
                        "%s belongs to another checkpoint; remove it or choose another folder for the output", path);

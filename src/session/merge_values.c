@@ -25,7 +25,7 @@ static tn_status measure_factors(tn_merger *m, const tn_output_tensor *t, const 
 static tn_status restored_values(tn_merger *m, const tn_output_tensor *t, const tn_tensor *merged, const float **values) {
     TN_TRY(tn_adapter_unmerged_weight(m->model->adapter, t->module, 1, m->weight, m->bias));
     *values = t->is_bias ? m->bias : m->weight;
-    tn_convert_to_f32(m->original, merged->data, merged->dtype, tn_tensor_count(merged));
+    tn_tensor_read(m->original, merged, 0, tn_tensor_count(merged));
     return measure_factors(m, t, *values, tn_tensor_count(merged));
 }
 
@@ -49,7 +49,7 @@ tn_status tn_merger_values(tn_merger *m, const tn_output_tensor *t, const float 
     TN_TRY(tn_adapter_merged_weight(m->model->adapter, t->module, m->weight, m->bias, &has_bias));
     float *merged = t->is_bias ? m->bias : m->weight;
     if (m->direction < 0) {
-        tn_convert_to_f32(m->original, base->data, base->dtype, count);
+        tn_tensor_read(m->original, base, 0, count);
         for (int64_t i = 0; i < count; i++)
             merged[i] = m->original[i] - (merged[i] - m->original[i]);
     }

@@ -129,7 +129,7 @@ void tn_model_free(tn_model *model) {
 static const char *stored_dtype(const tn_network *network) {
     for (int64_t i = 0; i < network->module_count; i++)
         if (network->modules[i].weight.tensor.ndim > 1)
-            return tn_dtype_name(network->modules[i].weight.tensor.dtype);
+            return tn_tensor_type(&network->modules[i].weight.tensor);
     return tn_dtype_name(TN_DTYPE_F32);
 }
 

@@ -131,6 +131,15 @@ void tn_checkpoint_close(tn_checkpoint *checkpoint) {
     *checkpoint = (tn_checkpoint){0};
 }
 
+void tn_checkpoint_forget(const tn_checkpoint *checkpoint, const tn_tensor *tensor) {
+    const uint8_t *data = tensor->data;
+    for (size_t i = 0; i < checkpoint->file_count; i++) {
+        const tn_mapping *mapping = &checkpoint->files[i].mapping;
+        if (data >= mapping->data && data < mapping->data + mapping->size)
+            tn_file_forget(data, (size_t)tn_tensor_bytes(tensor));
+    }
+}
+
 const tn_tensor *tn_checkpoint_find(const tn_checkpoint *checkpoint, const char *name) {
     int64_t at;
     if (!tn_map_get_text(&checkpoint->by_name, name, &at))

@@ -16,6 +16,9 @@ typedef struct tn_checkpoint {
 tn_status tn_checkpoint_open(const char *dir, tn_checkpoint *out);
 void tn_checkpoint_close(tn_checkpoint *checkpoint);
 
+/* Lets the pages of a mapped tensor go; they are read again when touched. Nothing happens when it lies elsewhere. */
+void tn_checkpoint_forget(const tn_checkpoint *checkpoint, const tn_tensor *tensor);
+
 /* NULL when absent. */
 const tn_tensor *tn_checkpoint_find(const tn_checkpoint *checkpoint, const char *name);
 

@@ -22,6 +22,17 @@ const tn_quant_codec *const tn_quant_codecs[] = {
     &tn_codec_int8_affine,
     &tn_codec_dynamic8,
     &tn_codec_dynamic8_unsigned,
+    &tn_codec_q4_0,
+    &tn_codec_q4_1,
+    &tn_codec_q5_0,
+    &tn_codec_q5_1,
+    &tn_codec_q8_0,
+    &tn_codec_iq4_nl,
+    &tn_codec_q2_k,
+    &tn_codec_q3_k,
+    &tn_codec_q4_k,
+    &tn_codec_q5_k,
+    &tn_codec_q6_k,
     NULL,
 };
 enum { CODEC_COUNT = sizeof tn_quant_codecs / sizeof *tn_quant_codecs - 1 };
@@ -39,6 +50,13 @@ tn_status tn_quant_codec_find(const char *name, const tn_quant_codec **out) {
     return tn_fail(TN_ERROR_ARGUMENT, "there is no quantisation '%s'; did you mean '%s'?", name, nearest ? nearest : "nf4");
 }
 
+const tn_quant_codec *tn_quant_codec_of_ggml(uint32_t type) {
+    for (int i = 0; i < CODEC_COUNT; i++)
+        if (tn_quant_codecs[i]->block_bytes && tn_quant_codecs[i]->ggml_type == type)
+            return tn_quant_codecs[i];
+    return NULL;
+}
+
 static bool is_power_of_two(int64_t n) {
     return n > 0 && (n & (n - 1)) == 0;
 }
@@ -53,6 +71,9 @@ static tn_status check_block(const tn_quant_codec *codec, int64_t block, int64_t
     }
     if (block == 0 && codec->whole)
         return TN_OK;
+    if (codec->block_bytes && block == codec->min_block && count % block)
+        return tn_fail(TN_ERROR_ARGUMENT, "%s takes whole blocks of %lld elements, which %lld are not", name,
+                       (long long)block, (long long)count);
     if (block < codec->min_block || block > codec->max_block || !is_power_of_two(block))
         return tn_fail(TN_ERROR_ARGUMENT, "the block size of %s is a power of two from %lld to %lld%s, not %lld", name,
                        (long long)codec->min_block, (long long)codec->max_block, codec->whole ? ", or 0 for one scale" : "",
@@ -88,9 +109,11 @@ tn_status tn_quant_sizes_of(const tn_quant_codec *codec, const tn_quant_params *
     if (!tn_mul_i64(count, 64, &bits))
         return tn_fail(TN_ERROR_ARGUMENT, "%s cannot hold %lld elements", codec->name, (long long)count);
     sizes.blocks = params->block ? tn_quant_ceil(count, params->block) : 1;
-    sizes.codes = tn_quant_ceil(count * codec->bits, 8);
+    sizes.codes = codec->block_bytes ? sizes.blocks * codec->block_bytes : tn_quant_ceil(count * codec->bits, 8);
     sizes.zeros = codec->zero_point ? sizes.blocks : 0;
-    if (params->nested_block) {
+    if (codec->block_bytes) {
+        sizes.scales = 0; /* they are in the blocks */
+    } else if (params->nested_block) {
         sizes.scale_codes = sizes.blocks;
         sizes.nested_scales = tn_quant_ceil(sizes.blocks, params->nested_block) * (int64_t)sizeof(float);
     } else {
@@ -150,6 +173,8 @@ static tn_status check_piece(const char *name, const tn_quant_piece *piece, int6
 
 /* A sum or product of scales may overflow though each of them is finite. */
 static tn_status check_scales(const tn_quantised *array, tn_status error) {
+    if (array->codec->block_bytes)
+        return TN_OK;
     for (int64_t block = 0; block < array->sizes.blocks; block++) {
         float scale = tn_quantised_scale(array, block);
         if (!isfinite(scale))
@@ -260,6 +285,8 @@ tn_status tn_quantise(tn_quantised *array, const tn_tensor *x) {
     if (tn_tensor_count(x) != array->count || !tn_dtype_is_float(x->dtype))
         return tn_fail(TN_ERROR_MISMATCH, "a tensor %s %s cannot fill a quantised array of %lld elements",
                        tn_dtype_name(x->dtype), tn_shape_text(x, shape), (long long)array->count);
+    if (!array->codec->encode)
+        return tn_fail(TN_ERROR_UNSUPPORTED, "%s is only read, not written", array->codec->name);
     int64_t chunk = array->block < CHUNK ? CHUNK / array->block * array->block : array->block;
     float *converted = NULL, *scales = NULL;
     tn_status status = TN_OK;

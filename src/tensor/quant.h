@@ -33,7 +33,9 @@ typedef struct tn_quantised tn_quantised;
 /* A codec. Block sizes are powers of two but where `rows` is set: there a block is a row of the matrix, of any length. */
 typedef struct tn_quant_codec {
     const char *name;
-    int bits; /* per code */
+    int bits;        /* per code; of codecs of blocks, see below, 0 */
+    int block_bytes; /* not 0: codes are blocks of params.block elements, min_block = max_block, with their scales inside */
+    uint32_t ggml_type; /* of codecs of blocks */
     int64_t min_block, max_block;
     bool rows;       /* a block is a row, and there are whole rows only */
     bool whole;      /* params.block may be 0 */
@@ -41,9 +43,9 @@ typedef struct tn_quant_codec {
     bool nests;      /* scales may be quantised; nested blocks are powers of two from 32 to 4096 */
     unsigned ranges; /* bit set of tn_quant_range */
     tn_quant_params defaults;
-    /* Encodes x [count] as elements first .. first + count - 1; `first` and `first + count` begin blocks or end the array.
-     * All x are finite. Sets codes, scales and zeros; scales are f32 at this point. Fails with TN_ERROR_NUMERIC for values
-     * that the codec cannot hold, and sets *bad to their index into x. */
+    /* NULL: only read. Encodes x [count] as elements first .. first + count - 1; `first` and `first + count` begin blocks or
+     * end the array. All x are finite. Sets codes, scales and zeros; scales are f32 at this point. Fails with
+     * TN_ERROR_NUMERIC for values that the codec cannot hold, and sets *bad to their index into x. */
     tn_status (*encode)(const tn_quantised *array, const float *x, int64_t first, int64_t count, int64_t *bad);
     /* Decodes elements first .. first + count - 1, any within the array. */
     void (*decode)(float *out, const tn_quantised *array, int64_t first, int64_t count);
@@ -55,6 +57,13 @@ extern const tn_quant_codec tn_codec_nf4, tn_codec_fp4, tn_codec_int8_row;
 extern const tn_quant_codec tn_codec_int4, tn_codec_int5, tn_codec_int6, tn_codec_int8;
 extern const tn_quant_codec tn_codec_int4_affine, tn_codec_int5_affine, tn_codec_int6_affine, tn_codec_int8_affine;
 extern const tn_quant_codec tn_codec_dynamic8, tn_codec_dynamic8_unsigned;
+
+/* The types of ggml (quant_ggml.h) that can be read. */
+extern const tn_quant_codec tn_codec_q4_0, tn_codec_q4_1, tn_codec_q5_0, tn_codec_q5_1, tn_codec_q8_0, tn_codec_iq4_nl;
+extern const tn_quant_codec tn_codec_q2_k, tn_codec_q3_k, tn_codec_q4_k, tn_codec_q5_k, tn_codec_q6_k;
+
+/* The codec of a ggml type, or NULL. */
+const tn_quant_codec *tn_quant_codec_of_ggml(uint32_t type);
 
 /* All of them; ends with NULL. */
 extern const tn_quant_codec *const tn_quant_codecs[];

@@ -1,5 +1,5 @@
 /* Element types, shapes and scalar conversions. */
-#include "tensor/tensor.h"
+#include "tensor/quant.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -9,11 +9,18 @@ static const struct {
     const char *name;
     int size;
     bool is_float;
-} dtypes[TN_DTYPE_COUNT] = {
-    [TN_DTYPE_F32] = {"F32", 4, true},    [TN_DTYPE_F16] = {"F16", 2, true},  [TN_DTYPE_BF16] = {"BF16", 2, true},
-    [TN_DTYPE_F64] = {"F64", 8, true},    [TN_DTYPE_I64] = {"I64", 8, false}, [TN_DTYPE_I32] = {"I32", 4, false},
-    [TN_DTYPE_I16] = {"I16", 2, false},   [TN_DTYPE_I8] = {"I8", 1, false},   [TN_DTYPE_U8] = {"U8", 1, false},
+} dtypes[TN_DTYPE_COUNT + 1] = {
+    [TN_DTYPE_F32] = {"F32", 4, true},
+    [TN_DTYPE_F16] = {"F16", 2, true},
+    [TN_DTYPE_BF16] = {"BF16", 2, true},
+    [TN_DTYPE_F64] = {"F64", 8, true},
+    [TN_DTYPE_I64] = {"I64", 8, false},
+    [TN_DTYPE_I32] = {"I32", 4, false},
+    [TN_DTYPE_I16] = {"I16", 2, false},
+    [TN_DTYPE_I8] = {"I8", 1, false},
+    [TN_DTYPE_U8] = {"U8", 1, false},
     [TN_DTYPE_BOOL] = {"BOOL", 1, false},
+    [TN_DTYPE_QUANTISED] = {"quantised", 0, false},
 };
 
 const char *tn_dtype_name(tn_dtype dtype) {
@@ -46,6 +53,8 @@ int64_t tn_tensor_count(const tn_tensor *tensor) {
 }
 
 int64_t tn_tensor_bytes(const tn_tensor *tensor) {
+    if (tensor->dtype == TN_DTYPE_QUANTISED)
+        return ((const tn_quantised *)tensor->data)->sizes.total;
     return tn_tensor_count(tensor) * tn_dtype_size(tensor->dtype);
 }
 
@@ -56,6 +65,18 @@ bool tn_tensor_same_shape(const tn_tensor *a, const tn_tensor *b) {
         if (a->shape[i] != b->shape[i])
             return false;
     return true;
+}
+
+const char *tn_tensor_type(const tn_tensor *tensor) {
+    return tensor->dtype == TN_DTYPE_QUANTISED ? ((const tn_quantised *)tensor->data)->codec->name
+                                               : tn_dtype_name(tensor->dtype);
+}
+
+void tn_tensor_read(float *out, const tn_tensor *tensor, int64_t first, int64_t count) {
+    if (tensor->dtype == TN_DTYPE_QUANTISED)
+        tn_dequantise(out, tensor->data, first, count);
+    else
+        tn_convert_to_f32(out, (const char *)tensor->data + first * tn_dtype_size(tensor->dtype), tensor->dtype, count);
 }
 
 const char *tn_shape_text(const tn_tensor *tensor, char out[TN_SHAPE_TEXT]) {
@@ -176,6 +197,18 @@ DEFINE_SCAN(scan_bf16, uint16_t, 0x7f80u)
 DEFINE_SCAN(scan_f32, uint32_t, 0x7f800000u)
 DEFINE_SCAN(scan_f64, uint64_t, UINT64_C(0x7ff0000000000000))
 
+static int64_t scan_quantised(const tn_quantised *array, int64_t count) {
+    float values[SCAN_BLOCK];
+    for (int64_t at = 0; at < count; at += SCAN_BLOCK) {
+        int64_t length = count - at < SCAN_BLOCK ? count - at : SCAN_BLOCK;
+        tn_dequantise(values, array, at, length);
+        int64_t bad = scan_f32((const uint32_t *)(const void *)values, length);
+        if (bad >= 0)
+            return at + bad;
+    }
+    return -1;
+}
+
 int64_t tn_tensor_first_nonfinite(const tn_tensor *tensor) {
     int64_t count = tn_tensor_count(tensor);
     switch (tensor->dtype) {
@@ -183,6 +216,7 @@ int64_t tn_tensor_first_nonfinite(const tn_tensor *tensor) {
     case TN_DTYPE_F64: return scan_f64(tensor->data, count);
     case TN_DTYPE_BF16: return scan_bf16(tensor->data, count);
     case TN_DTYPE_F16: return scan_f16(tensor->data, count);
+    case TN_DTYPE_QUANTISED: return scan_quantised(tensor->data, count);
     default: return -1;
     }
 }

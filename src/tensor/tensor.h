@@ -22,13 +22,14 @@ typedef enum tn_dtype {
     TN_DTYPE_I8,
     TN_DTYPE_U8,
     TN_DTYPE_BOOL,
-    TN_DTYPE_COUNT
+    TN_DTYPE_COUNT,                     /* of those that safetensors files hold */
+    TN_DTYPE_QUANTISED = TN_DTYPE_COUNT /* codes of a tn_quantised (quant.h): elements have no address of their own */
 } tn_dtype;
 
 /* "F32", "BF16", ... as safetensors spells them. */
 const char *tn_dtype_name(tn_dtype dtype);
 bool tn_dtype_from_name(const char *name, tn_dtype *dtype); /* exact upper-case spelling, or f32/bf16/f16 */
-int64_t tn_dtype_size(tn_dtype dtype);                      /* bytes per element */
+int64_t tn_dtype_size(tn_dtype dtype);                      /* bytes per element; 0 when quantised */
 bool tn_dtype_is_float(tn_dtype dtype);
 
 enum { TN_MAX_DIMS = 4 };
@@ -38,12 +39,18 @@ typedef struct tn_tensor {
     tn_dtype dtype;
     int ndim;
     int64_t shape[TN_MAX_DIMS];
-    void *data; /* never written when it points into a mapping */
+    void *data; /* never written when it points into a mapping; quantised: a tn_quantised over all elements in order */
 } tn_tensor;
 
 int64_t tn_tensor_count(const tn_tensor *tensor); /* elements; shapes are checked for overflow where they enter */
-int64_t tn_tensor_bytes(const tn_tensor *tensor);
+int64_t tn_tensor_bytes(const tn_tensor *tensor); /* as stored, with the scales of quantised ones */
 bool tn_tensor_same_shape(const tn_tensor *a, const tn_tensor *b);
+
+/* How elements are stored: "BF16", or the codec's name when quantised: "nf4". */
+const char *tn_tensor_type(const tn_tensor *tensor);
+
+/* out [count] = elements first .. first + count - 1 of a tensor of any float type or a quantised one, as f32. */
+void tn_tensor_read(float *out, const tn_tensor *tensor, int64_t first, int64_t count);
 
 /* "[32, 64]" in a buffer of the caller's. */
 enum { TN_SHAPE_TEXT = 96 };
@@ -59,7 +66,7 @@ uint16_t tn_f32_to_f16(float value);
 void tn_convert_to_f32(float *out, const void *in, tn_dtype dtype, int64_t count);
 void tn_convert_from_f32(void *out, tn_dtype dtype, const float *in, int64_t count);
 
-/* Index of the first element that is NaN or infinite, or -1. */
+/* Index of the first element that is NaN or infinite, or -1. A quantised tensor's blocks are decoded for that. */
 int64_t tn_tensor_first_nonfinite(const tn_tensor *tensor);
 
 #endif

@@ -14,6 +14,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "format/safetensors.h"
+#include "tensor/quant.h"
 #include "tensor/quant_ggml.h"
 
 #define GOLDEN TENON_SOURCE_ROOT "/tests/golden_quant/ggml_blocks.safetensors"
@@ -296,6 +297,41 @@ static void types_have_names_and_sizes_and_refusals(void **state) {
     check_fails(tn_ggml_decode(TN_GGML_I32, x, x, 1, 256), TN_ERROR_UNSUPPORTED, "I32 cannot be read");
 }
 
+/* As codecs of quantised arrays: the same blocks and values, from any element to any other. */
+static void codecs_hold_the_same_blocks(void **state) {
+    (void)state;
+    enum { COUNT = 1024 };
+    float x[COUNT], want[COUNT], got[COUNT];
+    uint8_t bytes[COUNT * 2];
+    tn_fill_normal(x, COUNT, 4, 4, 0, 1);
+    for (int i = 0; i < TYPES; i++) {
+        const tn_quant_codec *codec = tn_quant_codec_of_ggml(types[i].type);
+        assert_non_null(codec);
+        assert_string_equal(codec->name, types[i].name);
+        tn_tensor values = {TN_DTYPE_F32, 1, {COUNT}, x};
+        tn_quantised array;
+        check_ok(tn_quantised_new(&array, codec, &codec->defaults, COUNT));
+        if (types[i].read_only) {
+            check_fails(tn_quantise(&array, &values), TN_ERROR_UNSUPPORTED, "only read");
+            memset(array.codes, 0x35, (size_t)array.sizes.codes);
+        } else {
+            check_ok(tn_quantise(&array, &values));
+            check_ok(tn_ggml_encode(types[i].type, bytes, x, 1, COUNT));
+            assert_memory_equal(array.codes, bytes, (size_t)array.sizes.total);
+        }
+        check_ok(tn_ggml_decode(types[i].type, want, array.codes, 1, COUNT));
+        for (int64_t first = 0; first < COUNT; first += 37) {
+            int64_t count = first * 7 % (COUNT - first) + 1;
+            tn_dequantise(got, &array, first, count);
+            assert_memory_equal(got, want + first, (size_t)count * sizeof *got);
+        }
+        tn_quantised_free(&array);
+        check_fails(tn_quantised_new(&array, codec, &codec->defaults, codec->min_block * 3 + 1), TN_ERROR_ARGUMENT,
+                    "whole blocks");
+    }
+    assert_null(tn_quant_codec_of_ggml(TN_GGML_F16));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_type_decodes_to_the_bits_of_ggml),
@@ -307,6 +343,7 @@ int main(void) {
         cmocka_unit_test(any_bytes_decode),
         cmocka_unit_test(float_types_are_converted),
         cmocka_unit_test(types_have_names_and_sizes_and_refusals),
+        cmocka_unit_test(codecs_hold_the_same_blocks),
     };
     return cmocka_run_group_tests_name("quant_ggml", tests, NULL, NULL);
 }

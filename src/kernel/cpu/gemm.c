@@ -73,8 +73,8 @@ static void scale_only(const product *job) {
 static void transpose_product(product *job) {
     tn_operand a = job->a;
     int64_t m = job->m;
-    job->a = transposed(job->b);
-    job->b = transposed(a);
+    job->a = tn_operand_transposed(job->b);
+    job->b = tn_operand_transposed(a);
     job->m = job->n;
     job->n = m;
     job->c = (matrix){job->c.data, job->c.col_stride, job->c.row_stride};

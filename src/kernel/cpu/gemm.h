@@ -20,9 +20,11 @@ typedef struct tn_gemm_kernel {
     int64_t unit;       /* elements of depth in each step of a panel: 1, or 2 in the place of a float. kc counts steps. */
     int64_t group;      /* few-row kernels take at most this many rows at once */
 
-    /* out[r * out_stride + c] = src(r, c) as f32 for r < rows, c < cols; 0 for cols <= c < width. width is a multiple
-     * of W and may be below neither cols nor W. This packs both operands and widens small ones. With units of 2, rows
-     * 2 i and 2 i + 1 as bf16 share row i of out; a missing last one is 0. */
+    void (*dequantise)(float *out, const tn_quantised *array, int64_t first, int64_t count); /* as in the table */
+
+    /* out[r * out_stride + c] = src(r, c), not quantised, as f32 for r < rows, c < cols; 0 for cols <= c < width. width is a
+     * multiple of W and may be below neither cols nor W. This packs both operands and widens small ones. With units of 2,
+     * rows 2 i and 2 i + 1 as bf16 share row i of out; a missing last one is 0. */
     void (*widen)(float *out, int64_t out_stride, tn_operand src, int64_t rows, int64_t cols, int64_t width);
 
     /* C[rows, cols] = alpha * A B + beta * C; rows <= mr, cols <= nr. Element (i, p) of A is a[i * a_row + p * a_step]: 1

@@ -6,7 +6,18 @@
 #include "kernel/cpu/gemm_product.h"
 
 #define INLINE static inline __attribute__((always_inline))
-enum { MR = 14, NR = 2 * W, MC = 1120, NC = 2048, KC = 576, PAIR = 2, LEAST_SIDE = 32, LEAST_DEPTH = 32, AHEAD = 8, FURTHER = 2 };
+enum {
+    MR = 14,
+    NR = 2 * W,
+    MC = 1120,
+    NC = 2048,
+    KC = 576,
+    PAIR = 2,
+    LEAST_SIDE = 32,
+    LEAST_DEPTH = 32,
+    AHEAD = 8,
+    FURTHER = 2
+};
 
 INLINE vec v_step(vec a, vec b, vec c) {
     return _mm512_dpbf16_ps(c, (__m512bh)_mm512_castps_si512(a), (__m512bh)_mm512_castps_si512(b));
@@ -115,6 +126,7 @@ static void pack(float *out, int64_t out_stride, tn_operand src, int64_t rows, i
 
 static const tn_gemm_kernel kernel = {
     .width = W,
+    .dequantise = tn_dequantise,
     .mr = MR,
     .nr = NR,
     .panel_a = W,

@@ -33,16 +33,17 @@ static void pack_b(const product *job, const block *at, int64_t panel, float *pa
     const tn_gemm_kernel *kernel = job->kernel;
     int64_t from = panel * kernel->nr, cols = smaller(at->cols - from, kernel->nr);
     if (!job->b_in_place || cols < kernel->nr)
-        kernel->widen(packed + from * at->depth, kernel->nr, part(job->b, at->depth_at * kernel->unit, at->col + from),
-                      elements(job, at), cols, kernel->nr);
+        tn_gemm_widen(kernel, packed + from * at->depth, kernel->nr,
+                      tn_operand_part(job->b, at->depth_at * kernel->unit, at->col + from), elements(job, at), cols,
+                      kernel->nr);
 }
 
 static void pack_a(product *job, const block *at, int64_t panel) {
     const tn_gemm_kernel *kernel = job->kernel;
     int64_t from = panel * kernel->mr;
-    kernel->widen(job->packed_a + panel * kernel->panel_a * at->depth, kernel->panel_a,
-                  transposed(part(job->a, at->row + from, at->depth_at * kernel->unit)), elements(job, at),
-                  smaller(at->rows - from, kernel->mr), kernel->panel_a);
+    tn_gemm_widen(kernel, job->packed_a + panel * kernel->panel_a * at->depth, kernel->panel_a,
+                  tn_operand_transposed(tn_operand_part(job->a, at->row + from, at->depth_at * kernel->unit)),
+                  elements(job, at), smaller(at->rows - from, kernel->mr), kernel->panel_a);
 }
 
 static void pack_panels(product *job, const block *at, bool with_b) {
@@ -62,7 +63,7 @@ static const float *panel_of_b(const product *job, const block *at, const float 
     const tn_gemm_kernel *kernel = job->kernel;
     if (job->b_in_place && at->cols - j * kernel->nr >= kernel->nr) {
         *step = job->b.row_stride;
-        return part(job->b, at->depth_at + from, at->col + j * kernel->nr).data;
+        return tn_operand_part(job->b, at->depth_at + from, at->col + j * kernel->nr).data;
     }
     *step = kernel->nr;
     return packed + (j * at->depth + from) * kernel->nr;
@@ -78,7 +79,7 @@ static const float *panel_of_a(const product *job, const block *at, int64_t i, i
     if (job->a_in_place) {
         *row = job->a.row_stride;
         *step = job->a.col_stride;
-        return part(job->a, at->row + i * kernel->mr, at->depth_at + from).data;
+        return tn_operand_part(job->a, at->row + i * kernel->mr, at->depth_at + from).data;
     }
     *row = 1;
     *step = kernel->panel_a;
@@ -90,7 +91,7 @@ static void copy_rows(const tn_gemm_kernel *kernel, float *to, int64_t stride, t
                       int64_t depth) {
     for (int64_t p = 0; p < depth; p += COPY_DEPTH) {
         int64_t piece = smaller(depth - p, COPY_DEPTH);
-        kernel->widen(to + p, stride, part(from, 0, p), rows, piece, round_up(piece, kernel->panel_a));
+        tn_gemm_widen(kernel, to + p, stride, tn_operand_part(from, 0, p), rows, piece, round_up(piece, kernel->panel_a));
     }
 }
 
@@ -106,7 +107,7 @@ static void multiply_panels(const product *job, const block *at, const float *pa
         if (job->a_by_rows) {
             a_row = round_up(depth, kernel->panel_a);
             a_step = 1;
-            copy_rows(kernel, rows_of_a, a_row, part(job->a, at->row + row, at->depth_at + from), rows, depth);
+            copy_rows(kernel, rows_of_a, a_row, tn_operand_part(job->a, at->row + row, at->depth_at + from), rows, depth);
         } else {
             a = panel_of_a(job, at, i, from, &a_row, &a_step);
         }

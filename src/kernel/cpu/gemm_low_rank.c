@@ -23,12 +23,12 @@ static void run_shallow(const product *job, int64_t row, int64_t col) {
     float packed[PANELS * MAX_SHALLOW * MAX_NR];
     int64_t end = smaller(job->m, row + ROWS), cols = smaller(job->n - col, PANELS * kernel->nr), size = job->k * kernel->nr;
     for (int64_t j = 0; j < cols; j += kernel->nr)
-        kernel->widen(packed + j * job->k, kernel->nr, part(job->b, 0, col + j), job->k, smaller(cols - j, kernel->nr),
-                      kernel->nr);
+        tn_gemm_widen(kernel, packed + j * job->k, kernel->nr, tn_operand_part(job->b, 0, col + j), job->k,
+                      smaller(cols - j, kernel->nr), kernel->nr);
     for (int64_t i = 0; i < (cols + kernel->nr - 1) / kernel->nr * size && job->alpha != 1.0f; i++)
         packed[i] *= job->alpha;
     for (; row < end; row += ROWS_AT_ONCE) {
-        const float *a = part(job->a, row, 0).data;
+        const float *a = tn_operand_part(job->a, row, 0).data;
         float *c = job->c.data + row * job->c.row_stride + col;
         for (int64_t j = 0; j < cols; j += kernel->nr)
             kernel->shallow(c + j, job->c.row_stride, a, job->a.row_stride, job->a.col_stride, packed + j * job->k,
@@ -48,8 +48,8 @@ static void run_narrow(const product *job, int64_t row, int64_t rows) {
     float packed[DEPTH * MAX_W];
     for (int64_t p = 0; p < job->k; p += DEPTH) {
         int64_t depth = smaller(job->k - p, DEPTH);
-        kernel->widen(packed, kernel->width, part(job->b, p, 0), depth, job->n, kernel->width);
-        kernel->narrow(job->c.data + row * job->c.row_stride, job->c.row_stride, part(job->a, row, p).data,
+        tn_gemm_widen(kernel, packed, kernel->width, tn_operand_part(job->b, p, 0), depth, job->n, kernel->width);
+        kernel->narrow(job->c.data + row * job->c.row_stride, job->c.row_stride, tn_operand_part(job->a, row, p).data,
                        job->a.row_stride, job->a.col_stride, packed, job->alpha, p ? 1.0f : job->beta, rows, job->n, depth);
     }
 }

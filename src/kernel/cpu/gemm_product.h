@@ -54,15 +54,6 @@ static inline int64_t even_block(int64_t size, int64_t most, int64_t unit) {
     return round_up((size + blocks - 1) / blocks, unit);
 }
 
-static inline tn_operand part(tn_operand x, int64_t row, int64_t col) {
-    x.data = (const char *)x.data + (row * x.row_stride + col * x.col_stride) * tn_dtype_size(x.dtype);
-    return x;
-}
-
-static inline tn_operand transposed(tn_operand x) {
-    return (tn_operand){x.data, x.dtype, x.col_stride, x.row_stride};
-}
-
 /* Of the team that works on the job, which may be smaller than was asked for. */
 static inline int team_size(const product *job) {
 #ifdef _OPENMP
@@ -102,6 +93,10 @@ static inline void run(product *job, void (*work)(product *)) {
 #pragma omp parallel num_threads(job->threads)
     work(job);
 }
+
+/* kernel->widen, of quantised operands too. */
+void tn_gemm_widen(const tn_gemm_kernel *kernel, float *out, int64_t out_stride, tn_operand src, int64_t rows, int64_t cols,
+                   int64_t width);
 
 /* At least `count` floats that the calling thread owns until its next call, or NULL. */
 float *tn_gemm_scratch(int64_t count);

@@ -254,7 +254,8 @@ static bool worth_waking(const product *job, int64_t n) {
 
 void TN_FOR_ISA(tn_product_, )(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m,
                                int64_t n, int64_t k) {
-    bool few = m <= FEW_ROWS && a.dtype == TN_DTYPE_F32 && a.col_stride == 1 && b.row_stride == 1 && n >= m;
+    bool few = m <= FEW_ROWS && a.dtype == TN_DTYPE_F32 && a.col_stride == 1 && b.row_stride == 1 && n >= m &&
+               b.dtype != TN_DTYPE_QUANTISED;
     if (!few || m < 1 || k < 1) {
         TN_FOR_ISA(tn_gemm_, )(c, ldc, a, b, alpha, beta, m, n, k);
         return;

@@ -345,7 +345,10 @@ static void embedding_forward(float *y, const int32_t *ids, const void *table, t
     int64_t size = tn_dtype_size(dtype);
 #pragma omp parallel for schedule(static) if (tn_worth_threads(rows * cols))
     for (int64_t row = 0; row < rows; row++)
-        widen(y + row * cols, (const char *)table + ids[row] * cols * size, dtype, cols);
+        if (dtype == TN_DTYPE_QUANTISED)
+            tn_dequantise(y + row * cols, table, ids[row] * cols, cols);
+        else
+            widen(y + row * cols, (const char *)table + ids[row] * cols * size, dtype, cols);
 }
 
 static void embedding_backward(float *dtable, const int32_t *ids, const float *dy, int64_t rows, int64_t cols) {
@@ -611,6 +614,7 @@ const tn_kernels TN_FOR_ISA(tn_kernels_, ) = {
     .adamw = adamw,
     .sum_squares = sum_squares,
     .all_finite = all_finite,
+    .dequantise = tn_dequantise,
     .to_f32 = to_f32,
     .from_f32 = from_f32,
 };
