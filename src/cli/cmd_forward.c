@@ -52,6 +52,7 @@ const tn_command tn_command_forward = {
         "sequential model it is the mean over the rows of x of the cross-entropy (or squared error) of target.",
     .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, model)},
                                         {tn_cli_precision_options, offsetof(config, model)},
+                                        {tn_cli_load_quantized_options, offsetof(config, model.quantize)},
                                         {tn_cli_adapter_options, offsetof(config, model)},
                                         {options, 0},
                                         {0}},

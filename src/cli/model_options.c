@@ -86,6 +86,8 @@ tn_status tn_cli_load_model(const tn_cli_model *options, bool trainable, tn_mode
     TN_TRY(tn_model_load(options->model, out));
     tn_cli_warn_about_model(*out);
     tn_status status = tn_cli_set_precision(options, *out);
+    if (status == TN_OK)
+        status = tn_cli_quantize_loaded(*out, &options->quantize);
     if (status == TN_OK && options->adapter)
         status =
             tn_model_load_named_adapter(*out, options->adapter, options->adapter_name, trainable, options->allow_partial);

@@ -348,6 +348,7 @@ static const tn_option training[] = {
 const tn_option_table tn_cli_train_tables[] = {
     {tn_cli_model_options, offsetof(tn_cli_train, model)},
     {tn_cli_precision_options, offsetof(tn_cli_train, model)},
+    {tn_cli_load_quantized_options, offsetof(tn_cli_train, model.quantize)},
     {files, 0},
     {tn_cli_feature_options, offsetof(tn_cli_train, features)},
     {tn_cli_method_options, 0},
@@ -391,6 +392,8 @@ tn_status tn_cli_prepare_model(const tn_invocation *call, const tn_cli_train *c,
     TN_TRY(create ? tn_model_create(c->model.model, c->train.seed, out) : tn_model_load(c->model.model, out));
     tn_cli_warn_about_model(*out);
     tn_status status = tn_cli_set_precision(&c->model, *out);
+    if (status == TN_OK)
+        status = tn_cli_quantize_loaded(*out, &c->model.quantize);
     if (status == TN_OK && c->from_adapter) {
         status = tn_model_continue_adapter(*out, c->from_adapter, c->adapter.method);
         if (status == TN_OK)

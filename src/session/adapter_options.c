@@ -53,17 +53,6 @@ static tn_status parse_bias(const tn_peft_method *method, const char *text, tn_b
                    method->bias_name ? method->bias_name : "");
 }
 
-/* Lists on the command line are the target syntax without "all-linear". */
-static tn_status parse_names(tn_peft_config *config, const char *text, tn_text_list *out) {
-    tn_peft_config kept = *config;
-    tn_status status = tn_peft_config_set_targets(config, text);
-    *out = config->target_modules;
-    config->target_modules = kept.target_modules;
-    config->target_regex = kept.target_regex;
-    config->all_linear = kept.all_linear;
-    return status;
-}
-
 /* Options that this method would not heed are mistakes. */
 static tn_status refuse_unused(const tn_adapter_options *o, const tn_peft_method *m) {
     bool lora = m == &tn_lora, other_init = o->init && strcmp(o->init, "kaiming") != 0;
@@ -128,9 +117,9 @@ static tn_status config_of_options(const tn_adapter_options *o, tn_peft_config *
     if (o->target_modules)
         TN_TRY(tn_peft_config_set_targets(config, o->target_modules));
     if (o->exclude_modules)
-        TN_TRY(parse_names(config, o->exclude_modules, &config->exclude_modules));
+        TN_TRY(tn_peft_config_parse_names(config, o->exclude_modules, &config->exclude_modules));
     if (o->modules_to_save)
-        TN_TRY(parse_names(config, o->modules_to_save, &config->modules_to_save));
+        TN_TRY(tn_peft_config_parse_names(config, o->modules_to_save, &config->modules_to_save));
     if (o->rank_pattern)
         TN_TRY(tn_peft_config_set_pattern(config, o->rank_pattern, "rank-pattern", &config->rank_pattern,
                                           &config->rank_pattern_count));

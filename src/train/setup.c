@@ -89,11 +89,17 @@ static tn_status apply_groups(tn_trainer *t) {
 /* Tells another base from this one: the beginnings of all frozen weights. What is trained stands in the checkpoint. */
 static void print_fingerprint(const tn_network *model, char text[static 24]) {
     enum { BYTES_OF_EACH = 4096 };
+    float decoded[BYTES_OF_EACH / sizeof(float)];
     uint64_t hash = TN_HASH_START;
     for (int64_t i = 0; i < model->module_count; i++) {
         const tn_weight *weight = &model->modules[i].weight;
         int64_t bytes = tn_tensor_bytes(&weight->tensor);
-        if (weight->tensor.data && !weight->trainable)
+        if (weight->tensor.dtype == TN_DTYPE_QUANTISED) {
+            int64_t count = tn_tensor_count(&weight->tensor), most = sizeof decoded / sizeof *decoded;
+            count = count < most ? count : most;
+            tn_tensor_read(decoded, &weight->tensor, 0, count);
+            hash = tn_hash(hash, decoded, (size_t)count * sizeof *decoded);
+        } else if (weight->tensor.data && !weight->trainable)
             hash = tn_hash(hash, weight->tensor.data, (size_t)(bytes < BYTES_OF_EACH ? bytes : BYTES_OF_EACH));
     }
     snprintf(text, 24, "%016llx", (unsigned long long)hash);
