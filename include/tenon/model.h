@@ -79,7 +79,7 @@ typedef struct tn_adapter_options {
     const char *bias;            /* "none", "all", "lora_only" (another method's name for it: "vera_only") */
     bool rslora;                 /* scaling alpha / sqrt(rank) instead of alpha / rank */
     bool lora_bias;              /* B has a bias */
-    const char *init;            /* "kaiming", "gaussian", "pissa", "pissa_niter_K", "olora", "orthogonal" */
+    const char *init;            /* "kaiming", "gaussian", "pissa", "pissa_niter_K", "olora", "loftq", "orthogonal" */
     const char *rank_pattern;    /* "NAME=RANK,..." by regular expression, or NULL */
     const char *alpha_pattern;   /* "NAME=ALPHA,..." or NULL */
     const char *layers;          /* layers_to_transform: "0,1,5-8" or NULL */
@@ -88,6 +88,7 @@ typedef struct tn_adapter_options {
     bool ensure_weight_tying;    /* a tied head follows an embedding in modules_to_save */
     const tn_method_setting *settings; /* [setting_count] what only this method has to set */
     size_t setting_count;
+    int64_t loftq_bits, loftq_iterations; /* of init "loftq": 4 or 8, 0 for 4; 0 for 1 */
 } tn_adapter_options;
 TN_API void tn_adapter_options_default(tn_adapter_options *options);
 

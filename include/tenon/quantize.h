@@ -11,7 +11,7 @@ extern "C" {
 
 /* How weights are quantised. Zero-initialise: a zero or NULL takes the default. Strings are the caller's.
  *
- * Types: nf4, fp4 (4-bit floats of bitsandbytes); int4, int5, int6, int8 and int4_affine .. int8_affine (with a zero point);
+ * Types: nf4, fp4 (4-bit floats of bitsandbytes); nf8 (LoftQ in 8 bits); int4, int5, int6, int8 and int4_affine .. int8_affine (with a zero point);
  * int8_row (LLM.int8); q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k (ggml). */
 typedef struct tn_quantize_options {
     const char *type;    /* NULL: "nf4" */

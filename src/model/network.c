@@ -75,11 +75,12 @@ const tn_tensor *tn_network_stored(const tn_network *network, const char *module
     return tn_checkpoint_find(&network->checkpoint, name);
 }
 
-static tn_status find_tensor(tn_network *network, const char *module, const char *part, tn_tensor *tensor) {
+static tn_status find_tensor(tn_network *network, const char *module, const char *part, tn_weight *weight) {
+    tn_tensor *tensor = &weight->tensor;
     char name[NAME_SIZE], want[TN_SHAPE_TEXT], got[TN_SHAPE_TEXT];
     bool quantised;
     stored_name(network, module, part, name);
-    TN_TRY(tn_network_find_quantised(network, name, tensor, &quantised));
+    TN_TRY(tn_network_find_quantised(network, name, weight, &quantised));
     if (quantised)
         return TN_OK;
     const tn_tensor *found = tn_checkpoint_find(&network->checkpoint, name);
@@ -130,7 +131,7 @@ static tn_status load_weights(tn_network *network) {
         tn_weight *weight = tn_module_part(m, part);
         if (!weight)
             continue;
-        TN_TRY(find_tensor(network, m->name, tn_module_part_name(part), &weight->tensor));
+        TN_TRY(find_tensor(network, m->name, tn_module_part_name(part), weight));
         vectors += weight->tensor.ndim == 1 ? weight->tensor.shape[0] : 0;
     }
     network->vector_bytes = vectors * (int64_t)sizeof(float);

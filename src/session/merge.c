@@ -74,7 +74,7 @@ static void merger_free(tn_merger *m) {
 /* What is replaced whole cannot be found again from the adapter, nor can what was computed from a base that is not there. */
 static tn_status check_can_unmerge(const tn_adapter *adapter) {
     const tn_peft_method *method = adapter->method;
-    if (adapter->replaced_count)
+    if (adapter->replaced_count && !adapter->replaced[0].quantised)
         return tn_fail(
             TN_ERROR_UNSUPPORTED,
             "this adapter replaced '%s' in full (modules_to_save or bias), so the base's own weights cannot be restored "

@@ -394,6 +394,25 @@ static void targets_that_match_nothing_list_near_names(void **state) {
     tenon_badly("train --model base --data data.jsonl --out never --target-modules '.*attention.*'", "attention");
 }
 
+/* Another base than the one that is quantised on loading, by one step and by more. */
+static void loftq_starts_from_the_checkpoint_whatever_was_quantised_on_loading(void **state) {
+    (void)state;
+    static const char run[] = COMMON "--steps 4 --target-modules all-linear --init loftq ";
+    char line[512];
+    snprintf(line, sizeof line, "%s --out loftq-plain --loftq-iter 2", run);
+    tenon_well(line);
+    snprintf(line, sizeof line, "%s --out loftq-codes --loftq-iter 2 --quantize nf4", run);
+    tenon_well(line);
+    tiny_assert_same_file("loftq-plain", "loftq-codes", "adapter_model.safetensors");
+    snprintf(line, sizeof line, "%s --out loftq-once", run);
+    tenon_well(line);
+    tiny_assert_other_file("loftq-plain", "loftq-once", "adapter_model.safetensors");
+    tenon_well("merge --model base --adapter loftq-plain --out loftq-merged");
+    tenon_badly("train --model base --data data.jsonl --out never --loftq-bits 4", "is for init_lora_weights loftq");
+    tenon_badly("train --model base --data data.jsonl --out never --init loftq --loftq-bits 3", "choose 4 or 8");
+    tenon_badly("train --model base --data data.jsonl --out never --method full --quantize nf4", "codes cannot be trained");
+}
+
 static void other_architectures_list_the_supported_ones(void **state) {
     (void)state;
     assert_int_equal(tn_dir_create(tiny_path("bloom")), TN_OK);
@@ -447,6 +466,7 @@ int main(void) {
         cmocka_unit_test(predicted_memory_is_what_training_takes),
         cmocka_unit_test(the_config_of_a_run_gives_the_same_bytes_again),
         cmocka_unit_test(settings_of_methods_are_part_of_the_run),
+        cmocka_unit_test(loftq_starts_from_the_checkpoint_whatever_was_quantised_on_loading),
         cmocka_unit_test(profile_says_where_the_time_went),
         cmocka_unit_test(the_end_of_a_run_says_which_ranks_are_left),
         cmocka_unit_test(flags_win_over_the_run_file),
