@@ -11,7 +11,7 @@ extern "C" {
 
 /* How weights are quantised. Zero-initialise: a zero or NULL takes the default. Strings are the caller's.
  *
- * Types: nf4, fp4 (4-bit floats of bitsandbytes); int4, int5, int6, int8 and int4_affine .. int8_affine (with a zero point);
+ * Types: nf4, fp4 (4-bit floats of bitsandbytes); nf8 (LoftQ in 8 bits); int4, int5, int6, int8 and int4_affine .. int8_affine (with a zero point);
  * int8_row (LLM.int8); q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k (ggml). */
 typedef struct tn_quantize_options {
     const char *type;    /* NULL: "nf4" */
@@ -63,6 +63,23 @@ typedef struct tn_quantize_summary {
 } tn_quantize_summary;
 TN_API void tn_model_describe_quantized(const tn_model *model, tn_quantize_summary *out);
 
+/* Bytes of weights by a way of training them with AdamW: the base as stored, the adapter (or, trained in full, an f32 copy
+ * of the base in its place), gradients and moments in f32. Activations, which all of them need, are not in it. */
+typedef struct tn_memory_row {
+    const char *name; /* "full", "lora", "dora", "qlora", "qlora, double quant", "qdora", "qdora, double quant" */
+    int64_t trained;  /* numbers */
+    int64_t base, adapter, gradients, optimizer, total;
+} tn_memory_row;
+enum { TN_MEMORY_ROWS = 7 };
+
+/* The table of a model, adapters having `options`' rank and target modules; quantised rows have all linear layers but the
+ * head in NF4 with blocks of 64. Weights that are quantised already count as bf16 in the other rows. Errors: those of
+ * tn_model_add_adapter. */
+TN_API tn_status tn_memory_table(tn_model *model, const tn_adapter_options *options, tn_memory_row table[TN_MEMORY_ROWS]);
+
+/* The table of one linear layer [rows, cols], its base in f32. TN_ERROR_ARGUMENT for sizes or a rank that do not fit. */
+TN_API tn_status tn_memory_table_of_layer(int64_t rows, int64_t cols, int64_t rank, tn_memory_row table[TN_MEMORY_ROWS]);
+
 /* Writes a model with quantised weights as a folder: model.safetensors, config.json with quantization_config, tokenizer
  * files. 4-bit floats and int8_row are stored as bitsandbytes does, so that transformers reads them too; other types in the
  * same manner under names of our own (docs/formats.md). Other tensors keep the type they have. Errors: TN_ERROR_ARGUMENT for
@@ -71,7 +88,8 @@ TN_API tn_status tn_model_save_quantized(tn_model *model, const char *dir);
 
 /* Merges the adapter and writes a base that is quantised as before: each merged weight is quantised again in its own form,
  * which loses a part of the adapter. The callbacks get that loss for each module, `report` (may be NULL) the largest
- * |stored - exact| weight and the largest difference between the logits of base + adapter and of what was written. Errors:
+ * |stored - exact| weight and the largest difference between the logits of base + adapter and of what was written. A base
+ * that came from GGUF is written as DIR/model.gguf. Errors:
  * as tn_model_merge and tn_model_save_quantized. */
 TN_API tn_status tn_model_merge_requantized(tn_model *model, const char *dir, const tn_quantize_callbacks *callbacks,
                                             tn_merge_report *report);

@@ -11,7 +11,7 @@ const tn_option tn_cli_model_options[] = {
      TN_FIELD(tn_cli_model, model),
      .value_name = "DIR",
      .group = "Model",
-     .help = "folder with config.json, model.safetensors and tokenizer.json",
+     .help = "folder with config.json, model.safetensors and tokenizer.json, or a GGUF file",
      .flags = TN_OPTION_REQUIRED},
     {.name = "threads",
      .type = TN_OPTION_INT,

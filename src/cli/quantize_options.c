@@ -8,7 +8,7 @@
 #include "cli/output_files.h"
 
 #define TYPES                                                                                                               \
-    "nf4, fp4, int4 to int8, int4_affine to int8_affine, int8_row, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k or q6_k"
+    "nf4, fp4, nf8, int4 to int8, int4_affine to int8_affine, int8_row, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k or q6_k"
 
 #define HOW                                                                                                                 \
     {.name = "quant-block",                                                                                                 \
@@ -66,6 +66,17 @@ const tn_option tn_cli_quantize_options[] = {
     HOW,
     {0},
 };
+
+void tn_cli_print_memory_table(tn_buf *out, const tn_memory_row table[TN_MEMORY_ROWS]) {
+    tn_buf_printf(out, "  %-20s %14s %10s %10s %10s %10s %10s\n", "", "trained", "base", "adapter", "gradients", "optimiser",
+                  "total, MB");
+    for (int i = 0; i < TN_MEMORY_ROWS; i++) {
+        const tn_memory_row *r = &table[i];
+        tn_buf_printf(out, "  %-20s %14lld %10.2f %10.2f %10.2f %10.2f %10.2f\n", r->name, (long long)r->trained,
+                      (double)r->base / 1e6, (double)r->adapter / 1e6, (double)r->gradients / 1e6,
+                      (double)r->optimizer / 1e6, (double)r->total / 1e6);
+    }
+}
 
 void tn_cli_print_quantized_layer(tn_buf *out, const tn_quantize_layer *layer) {
     enum { NAME_WIDTH = 40 };

@@ -9,6 +9,9 @@
 extern const tn_option tn_cli_load_quantized_options[]; /* of a tn_quantize_options: --quantize TYPE and how */
 extern const tn_option tn_cli_quantize_options[];       /* --type TYPE and how */
 
+/* Memory by ways of training, in MB. */
+void tn_cli_print_memory_table(tn_buf *out, const tn_memory_row table[TN_MEMORY_ROWS]);
+
 /* What happened to a module, as a line of a table. */
 void tn_cli_print_quantized_layer(tn_buf *out, const tn_quantize_layer *layer);
 

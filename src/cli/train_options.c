@@ -9,6 +9,7 @@
 
 static const char *const too_long_choices[] = {"cut", "drop", NULL};
 static const char *const schedule_choices[] = {"constant", "linear", "cosine", NULL};
+static const char *const optimizer_choices[] = {"adamw", "adamw8bit", NULL};
 static const char *const checkpointing_choices[] = {"auto", "on", "off", NULL};
 
 static const tn_option files[] = {
@@ -174,7 +175,24 @@ const tn_option tn_cli_method_options[] = {
      TN_FIELD(tn_cli_train, adapter.init),
      .initial = "kaiming",
      .value_name = "NAME",
-     .help = "kaiming, gaussian, pissa, pissa_niter_K, olora, orthogonal; random: a new model from config.json alone"},
+     .help = "kaiming, gaussian, pissa, pissa_niter_K, olora, loftq, orthogonal; random: a new model from config.json "
+             "alone"},
+    {.name = "loftq-bits",
+     .type = TN_OPTION_INT,
+     TN_FIELD(tn_cli_train, adapter.loftq_bits),
+     .initial = "0",
+     .low = 0,
+     .high = 8,
+     .value_name = "N",
+     .help = "bits of the base's weights with --init loftq: 4 or 8 (0: 4)"},
+    {.name = "loftq-iter",
+     .type = TN_OPTION_INT,
+     TN_FIELD(tn_cli_train, adapter.loftq_iterations),
+     .initial = "0",
+     .low = 0,
+     .high = 1000,
+     .value_name = "N",
+     .help = "alternating steps of --init loftq (0: 1)"},
     {.name = "rank-pattern",
      .type = TN_OPTION_STRING,
      TN_FIELD(tn_cli_train, adapter.rank_pattern),
@@ -262,6 +280,13 @@ static const tn_option training[] = {
      .high = INFINITY,
      .value_name = "X",
      .help = "learning rate"},
+    {.name = "optimizer",
+     .type = TN_OPTION_STRING,
+     TN_FIELD(tn_cli_train, train.optimizer),
+     .initial = "adamw",
+     .choices = optimizer_choices,
+     .value_name = "NAME",
+     .help = "adamw8bit keeps the moments of large tensors, but not of embeddings, in 8 bits"},
     {.name = "schedule",
      .type = TN_OPTION_STRING,
      TN_FIELD(tn_cli_train, train.schedule),

@@ -16,6 +16,7 @@ static tn_status declare(tn_adapter *adapter, tn_params *store, const tn_module 
     tn_param *param = &store->entries[store->count - 1];
     param->shared = !module;
     param->in_file = in_file;
+    param->is_sparse = module && module->kind == TN_MODULE_EMBEDDING;
     return TN_OK;
 }
 
@@ -66,9 +67,7 @@ static tn_status add_method_slot(tn_adapter *adapter, tn_module *module) {
     return adapter->method->create(adapter, slot, module, (int64_t)rank, alpha);
 }
 
-/* The trained copy starts from the base's tensor; until then `weight` still points at it. */
-static tn_status replace_part(tn_adapter *adapter, tn_module *module, tn_weight *weight, const char *key) {
-    bool is_bias = weight == &module->bias;
+static tn_status add_replaced(tn_adapter *adapter, tn_module *module, tn_weight *weight, tn_replaced **out) {
     if (adapter->replaced_count == adapter->replaced_capacity) {
         int64_t capacity = adapter->replaced_capacity ? adapter->replaced_capacity * 2 : 32;
         tn_replaced *replaced = tn_realloc_array(adapter->replaced, (size_t)capacity, sizeof *replaced);
@@ -77,13 +76,20 @@ static tn_status replace_part(tn_adapter *adapter, tn_module *module, tn_weight 
         adapter->replaced = replaced;
         adapter->replaced_capacity = capacity;
     }
-    tn_replaced *r = &adapter->replaced[adapter->replaced_count++];
-    *r = (tn_replaced){.module = module,
-                       .place = weight,
-                       .is_bias = is_bias,
-                       .original = *weight,
-                       .tied = module->tied,
-                       .was_tied = weight == &module->weight && module->tied};
+    *out = &adapter->replaced[adapter->replaced_count++];
+    **out = (tn_replaced){.module = module,
+                          .place = weight,
+                          .is_bias = weight == &module->bias,
+                          .original = *weight,
+                          .tied = module->tied,
+                          .was_tied = weight == &module->weight && module->tied};
+    return TN_OK;
+}
+
+/* The trained copy starts from the base's tensor; until then `weight` still points at it. */
+static tn_status replace_part(tn_adapter *adapter, tn_module *module, tn_weight *weight, const char *key) {
+    tn_replaced *r;
+    TN_TRY(add_replaced(adapter, module, weight, &r));
     if (r->was_tied) {
         weight->tensor = module->tied->weight.tensor;
         module->tied = NULL;
@@ -91,7 +97,25 @@ static tn_status replace_part(tn_adapter *adapter, tn_module *module, tn_weight 
     const char *name = tn_arena_printf(&adapter->arena, "%s.%s", module->name, key);
     if (!name)
         return tn_fail_memory("the adapter");
-    return tn_params_add(&adapter->params, name, weight);
+    TN_TRY(tn_params_add(&adapter->params, name, weight));
+    adapter->params.entries[adapter->params.count - 1].is_sparse = module->kind == TN_MODULE_EMBEDDING;
+    return TN_OK;
+}
+
+tn_status tn_adapter_replace_weight(tn_adapter *adapter, tn_module *module, tn_quantised *array) {
+    tn_replaced *r;
+    tn_quantised *kept = tn_arena_alloc(&adapter->arena, sizeof *kept);
+    tn_status status = kept ? add_replaced(adapter, module, &module->weight, &r) : tn_fail_memory("the adapter");
+    if (status != TN_OK) {
+        tn_quantised_free(array);
+        return status;
+    }
+    *kept = *array;
+    r->quantised = kept;
+    module->weight.tensor.dtype = TN_DTYPE_QUANTISED;
+    module->weight.tensor.data = kept;
+    tn_checkpoint_forget(&adapter->model->checkpoint, &r->original.tensor);
+    return TN_OK;
 }
 
 static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_bias, const char *key) {

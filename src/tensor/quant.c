@@ -11,6 +11,7 @@
 const tn_quant_codec *const tn_quant_codecs[] = {
     &tn_codec_nf4,
     &tn_codec_fp4,
+    &tn_codec_nf8,
     &tn_codec_int8_row,
     &tn_codec_int4,
     &tn_codec_int5,

@@ -115,7 +115,7 @@ tn_status tn_trainer_plan(tn_trainer *t, bool with_calibration, tn_train_plan *p
     plan->base_bytes = tn_network_bytes(t->model->network);
     plan->adapter_bytes = store;
     plan->gradient_bytes = store;
-    plan->optimizer_bytes = 2 * store;
+    plan->optimizer_bytes = tn_optimizer_bytes(&adapter->params, t->optimizer_kind);
     plan->activation_bytes = t->heap_bytes;
     TN_TRY(mean_flops(t, &plan->flops_per_step));
     /* adapter, data and program are resident now; of the base what was not let go since it was checked */
@@ -123,7 +123,8 @@ tn_status tn_trainer_plan(tn_trainer *t, bool with_calibration, tn_train_plan *p
     int64_t absent = tn_network_absent_bytes(t->model->network);
     int64_t known = plan->base_bytes - absent + plan->adapter_bytes + plan->data_bytes;
     plan->runtime_bytes = (resident > known ? resident - known : 0) + product_scratch(t);
-    int64_t coming = absent + 3 * resident_bytes(store) + resident_bytes(plan->activation_bytes) + product_scratch(t);
+    int64_t coming = absent + resident_bytes(store) + resident_bytes(plan->optimizer_bytes) +
+                     resident_bytes(plan->activation_bytes) + product_scratch(t);
     plan->peak_bytes = resident + coming > peak ? resident + coming : peak;
     if (with_calibration)
         plan->seconds_per_step = plan->flops_per_step * calibrate(t);

@@ -15,6 +15,7 @@ void tn_train_options_default(tn_train_options *options) {
         .shuffle = true,
         .valid_fraction = 0.05,
         .lr = 1e-4,
+        .optimizer = "adamw",
         .beta1 = 0.9,
         .beta2 = 0.999,
         .eps = 1e-8,
@@ -134,6 +135,7 @@ static tn_status describe_settings(tn_trainer *t) {
     cJSON_AddNumberToObject(s, "steps", (double)t->steps);
     cJSON_AddBoolToObject(s, "shuffle", o->shuffle);
     cJSON_AddNumberToObject(s, "lr", o->lr);
+    cJSON_AddStringToObject(s, "optimizer", o->optimizer);
     cJSON_AddNumberToObject(s, "beta1", o->beta1);
     cJSON_AddNumberToObject(s, "beta2", o->beta2);
     cJSON_AddNumberToObject(s, "eps", o->eps);
@@ -191,6 +193,7 @@ tn_status tn_trainer_init(tn_trainer *t, tn_model *model, const tn_train_options
         return tn_fail(TN_ERROR_ARGUMENT, "%s holds several adapters; train one of them, such as the one in %s/%s",
                        model->adapter_dir, model->adapter_dir, model->adapter->next->name);
     TN_TRY(check_options(options));
+    TN_TRY(tn_optimizer_from_name(options->optimizer, &t->optimizer_kind));
     t->source = model->sequential ? &tn_feature_source : &tn_text_source;
     return tn_schedule_from_name(options->schedule, &t->schedule);
 }

@@ -234,8 +234,9 @@ static void predicted_memory_is_what_training_takes(void **state) {
     (void)state;
     if (SANITIZED)
         skip(); /* its shadow is resident as well */
-    static const char *const variants[] = {"--init random --method full", "--init random --method lora",
-                                           "--method lora --target-modules all-linear --checkpointing on"};
+    static const char *const variants[] = {
+        "--init random --method full", "--init random --method full --optimizer adamw8bit", "--init random --method lora",
+        "--method lora --target-modules all-linear --checkpointing on"};
     tn_buf rows = {0};
     for (int row = 0; row < 16; row++) {
         tn_buf_puts(&rows, "{\"input_ids\": [1");
@@ -246,7 +247,7 @@ static void predicted_memory_is_what_training_takes(void **state) {
     assert_int_equal(tn_file_write(tiny_path("long.jsonl"), rows.data, rows.length), TN_OK);
     tn_buf_free(&rows);
     tiny_write_model(tiny_path("middle"), "llama", "", 256, 4, 4096, 5);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         char line[512];
         snprintf(line, sizeof line,
                  "plan --model middle --data long.jsonl --batch-size 8 --steps 1 --valid-fraction 0 --threads 2 %s",
@@ -372,6 +373,16 @@ static void flags_win_over_the_run_file(void **state) {
     tn_buf_free(&config);
 }
 
+static void the_optimizer_of_a_run_file_is_used_and_kept(void **state) {
+    (void)state;
+    tiny_write_text(tiny_path("eight.yaml"), "model: base\ndata: data.jsonl\nsteps: 4\nthreads: 1\noptimizer: adamw8bit\n");
+    tenon_well("train --config eight.yaml --profile --out eight");
+    PRINTED("\n  adamw8bit                    4 ");
+    tn_buf config = tiny_read(tiny_path("eight/config.yaml"));
+    assert_non_null(strstr(tn_buf_text(&config), "optimizer: adamw8bit\n"));
+    tn_buf_free(&config);
+}
+
 static void wrong_options_and_keys_name_the_nearest(void **state) {
     (void)state;
     tiny_write_text(tiny_path("typo.yaml"), "model: base\ndata: data.jsonl\nlearning-rat: 3\nstepps: 5\n");
@@ -380,6 +391,8 @@ static void wrong_options_and_keys_name_the_nearest(void **state) {
     tenon_badly("train --config typo.yaml --out never", "did you mean steps?");
     tenon_badly("train --model base --data data.jsonl --out never --batchsize 3", "did you mean --batch-size?");
     tenon_badly("train --model base --data data.jsonl --out never --schedule cosin", "cosine");
+    tenon_badly("train --model base --data data.jsonl --out never --optimizer adamw8", "adamw, adamw8bit");
+    tenon_badly("plan --model base --data data.jsonl --optimizer sgd", "adamw, adamw8bit");
     tenon_badly("train --model base --data data.jsonl", "--out is missing");
     tenon_badly("train --out never", "missing: --model, --data");
     assert_false(tn_path_exists(tiny_path("never")));
@@ -399,6 +412,25 @@ static void targets_that_match_nothing_list_near_names(void **state) {
     tenon_badly("train --model base --data data.jsonl --out never --target-modules q_prj", "q_prj");
     PRINTED("q_proj");
     tenon_badly("train --model base --data data.jsonl --out never --target-modules '.*attention.*'", "attention");
+}
+
+/* Another base than the one that is quantised on loading, by one step and by more. */
+static void loftq_starts_from_the_checkpoint_whatever_was_quantised_on_loading(void **state) {
+    (void)state;
+    static const char run[] = COMMON "--steps 4 --target-modules all-linear --init loftq ";
+    char line[512];
+    snprintf(line, sizeof line, "%s --out loftq-plain --loftq-iter 2", run);
+    tenon_well(line);
+    snprintf(line, sizeof line, "%s --out loftq-codes --loftq-iter 2 --quantize nf4", run);
+    tenon_well(line);
+    tiny_assert_same_file("loftq-plain", "loftq-codes", "adapter_model.safetensors");
+    snprintf(line, sizeof line, "%s --out loftq-once", run);
+    tenon_well(line);
+    tiny_assert_other_file("loftq-plain", "loftq-once", "adapter_model.safetensors");
+    tenon_well("merge --model base --adapter loftq-plain --out loftq-merged");
+    tenon_badly("train --model base --data data.jsonl --out never --loftq-bits 4", "is for init_lora_weights loftq");
+    tenon_badly("train --model base --data data.jsonl --out never --init loftq --loftq-bits 3", "choose 4 or 8");
+    tenon_badly("train --model base --data data.jsonl --out never --method full --quantize nf4", "codes cannot be trained");
 }
 
 static void other_architectures_list_the_supported_ones(void **state) {
@@ -454,10 +486,12 @@ int main(void) {
         cmocka_unit_test(predicted_memory_is_what_training_takes),
         cmocka_unit_test(the_config_of_a_run_gives_the_same_bytes_again),
         cmocka_unit_test(settings_of_methods_are_part_of_the_run),
+        cmocka_unit_test(loftq_starts_from_the_checkpoint_whatever_was_quantised_on_loading),
         cmocka_unit_test(profile_says_where_the_time_went),
         cmocka_unit_test(the_end_of_a_run_says_which_ranks_are_left),
         cmocka_unit_test(precision_is_an_option_of_a_run),
         cmocka_unit_test(flags_win_over_the_run_file),
+        cmocka_unit_test(the_optimizer_of_a_run_file_is_used_and_kept),
         cmocka_unit_test(wrong_options_and_keys_name_the_nearest),
         cmocka_unit_test(ranks_that_do_not_fit_are_explained),
         cmocka_unit_test(targets_that_match_nothing_list_near_names),

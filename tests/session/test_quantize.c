@@ -210,6 +210,45 @@ static void conv1d_weights_are_quantised_as_they_are_stored(void **state) {
     tn_model_free(loaded);
 }
 
+/* The rows agree with adapters and weights that are really there. */
+static void memory_tables_count_what_there_is(void **state) {
+    (void)state;
+    tn_model *model = base("f32");
+    tn_adapter_options adapter;
+    tn_memory_row table[TN_MEMORY_ROWS], layer[TN_MEMORY_ROWS];
+    tn_adapter_options_default(&adapter);
+    adapter.rank = 4;
+    adapter.target_modules = "all-linear";
+    assert_ok(tn_memory_table(model, &adapter, table));
+    assert_ok(tn_memory_table_of_layer(4096, 4096, 8, layer));
+    assert_int_equal(layer[1].base, INT64_C(64) << 20);
+    assert_int_equal(layer[1].adapter + layer[1].gradients, INT64_C(1) << 19);
+    assert_int_equal(layer[3].base, INT64_C(9) << 20);
+    assert_int_equal(layer[4].base, (INT64_C(8) << 20) + (INT64_C(1) << 18) + (INT64_C(1) << 12));
+    static const char *const methods[] = {"lora", "dora"};
+    tn_model_info info;
+    for (int quantised = 0; quantised < 2; quantised++) {
+        const tn_quantize_options options = {.type = "nf4", .double_quant = true};
+        if (quantised)
+            assert_ok(tn_model_quantize(model, &options, NULL));
+        tn_model_describe(model, &info);
+        for (int i = 0; i < 2; i++) {
+            const tn_memory_row *row = &table[quantised ? 4 + 2 * i : 1 + i];
+            tn_adapter_info described;
+            adapter.method = methods[i];
+            assert_ok(tn_model_add_adapter(model, &adapter, 1));
+            assert_ok(tn_model_describe_adapter(model, &described));
+            assert_int_equal(row->trained, described.parameters);
+            assert_int_equal(row->base, info.bytes);
+            assert_int_equal(row->total, row->base + 4 * 4 * row->trained);
+            tn_model_remove_adapter(model);
+        }
+    }
+    assert_int_equal(table[0].trained, info.parameters);
+    assert_fails(tn_memory_table_of_layer(0, 3, 8, layer), TN_ERROR_ARGUMENT, "0 x 3");
+    tn_model_free(model);
+}
+
 static void mistakes_are_refused_with_words(void **state) {
     (void)state;
     static const struct {
@@ -265,6 +304,7 @@ int main(void) {
         cmocka_unit_test(requantised_merging_says_what_it_lost),
         cmocka_unit_test(reports_of_logits_are_measured),
         cmocka_unit_test(conv1d_weights_are_quantised_as_they_are_stored),
+        cmocka_unit_test(memory_tables_count_what_there_is),
         cmocka_unit_test(mistakes_are_refused_with_words),
         cmocka_unit_test(a_value_that_is_not_finite_is_named),
     };
