@@ -345,12 +345,13 @@ tn_status tn_adapter_outline(tn_network *model, const tn_peft_method *method, tn
     return status;
 }
 
-tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
-                            uint64_t seed, tn_adapter **out) {
+static tn_status create(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
+                        bool from_file, uint64_t seed, tn_adapter **out) {
     tn_adapter *adapter;
     tn_status status;
     *out = NULL;
     TN_TRY(tn_adapter_outline(model, method, config, trainable, &adapter));
+    adapter->from_file = from_file;
     TN_TRY_GOTO(tn_params_build(&adapter->params, trainable));
     TN_TRY_GOTO(tn_params_build(&adapter->constants, false));
     TN_TRY_GOTO(start_values(adapter, seed));
@@ -360,6 +361,16 @@ tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_
 fail:
     tn_adapter_free(adapter);
     return status;
+}
+
+tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
+                            uint64_t seed, tn_adapter **out) {
+    return create(model, method, config, trainable, false, seed, out);
+}
+
+tn_status tn_adapter_create_for_file(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
+                                     tn_adapter **out) {
+    return create(model, method, config, trainable, true, 0, out);
 }
 
 tn_status tn_adapter_create_full(tn_network *model, bool trainable, tn_adapter **out) {

@@ -38,6 +38,7 @@ struct tn_adapter {
     int64_t replaced_count, replaced_capacity;
     tn_adapter_note *notes;
     bool trainable;   /* parameters have gradients */
+    bool from_file;   /* starting values are about to be replaced by a file's: what only they need can be left out */
     bool attached;    /* slots are on their modules */
     bool on;          /* switched on, as the whole list is */
     bool enabled;     /* acts: on, and of some weight */
@@ -54,6 +55,11 @@ struct tn_adapter {
  * With `trainable` the parameters have gradients. Fails when a target matches nothing, when a rank does not fit. */
 tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
                             uint64_t seed, tn_adapter **out);
+
+/* The same for values that all come from a file, which the caller reads next: starting values need not be computed, but for
+ * what they make of the base. */
+tn_status tn_adapter_create_for_file(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
+                                     tn_adapter **out);
 
 /* The same without values: tensors have shapes and no memory, and the model is left as it is. For counting. */
 tn_status tn_adapter_outline(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,

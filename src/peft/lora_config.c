@@ -113,6 +113,13 @@ static tn_status read_loftq(const tn_config_reader *r) {
         return TN_OK;
     if (!cJSON_IsObject(value))
         return tn_config_wrong_type(r, "loftq_config", "an object");
+    const cJSON *item;
+    cJSON_ArrayForEach(item,
+                       value) if (strcmp(item->string, "loftq_bits") != 0 &&
+                                  strcmp(item->string, "loftq_iter") !=
+                                      0) return tn_fail(TN_ERROR_UNSUPPORTED,
+                                                        "%s: 'loftq_config' holds '%s', which this build does not support",
+                                                        r->where, item->string);
     TN_TRY(tn_json_get_int(value, "loftq_bits", r->where, 1, INT32_MAX, &c->loftq_bits));
     return tn_json_get_int(value, "loftq_iter", r->where, 1, TN_MOST_LOFTQ_ITERATIONS, &c->loftq_iterations);
 }

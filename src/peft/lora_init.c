@@ -204,6 +204,8 @@ tn_status tn_lora_init(tn_adapter *adapter, tn_lora_slot *slot, tn_module *modul
     if (slot->embedding) {
         tn_fill_normal(slot->b.tensor.data, b_count, seed, stream_b, 0, 1);
     } else if (tn_lora_init_reduces_base(init)) {
+        if (adapter->from_file) /* tn_lora_init_residual follows */
+            return TN_OK;
         TN_TRY(tn_lora_init_residual(adapter, slot, module));
         memcpy(slot->a.tensor.data, slot->a0.tensor.data, a_count * sizeof(float));
         memcpy(slot->b.tensor.data, slot->b0.tensor.data, b_count * sizeof(float));

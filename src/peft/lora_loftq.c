@@ -110,8 +110,9 @@ static tn_status decompose(workspace *m, int64_t rank, float *a, float *b) {
     return TN_OK;
 }
 
-static tn_status alternate(workspace *m, const tn_weight *weight, int64_t iterations, int64_t rank, float *a, float *b,
-                           tn_quantised *array) {
+/* Without `last_product`, as Q of the last step does not depend on it, A and B stay those of the step before. */
+static tn_status alternate(workspace *m, const tn_weight *weight, int64_t iterations, bool last_product, int64_t rank,
+                           float *a, float *b, tn_quantised *array) {
     memcpy(m->rest, m->w, (size_t)(m->rows * m->cols) * sizeof *m->rest);
     for (int64_t i = 0; i < iterations; i++) {
         if (i > 0) {
@@ -120,7 +121,8 @@ static tn_status alternate(workspace *m, const tn_weight *weight, int64_t iterat
                                    -1, 1, m->rows, m->cols, rank);
         }
         TN_TRY(quantise(m, weight, array));
-        TN_TRY(decompose(m, rank, a, b));
+        if (last_product || i + 1 < iterations)
+            TN_TRY(decompose(m, rank, a, b));
     }
     return TN_OK;
 }
@@ -142,8 +144,8 @@ tn_status tn_lora_init_loftq(tn_adapter *adapter, tn_lora_slot *slot, tn_module 
     TN_TRY(original_weight(adapter, module, &original));
     TN_TRY_GOTO(workspace_init(&m, &original));
     TN_TRY_GOTO(tn_quantised_new(&array, codec_of(config), &blocks_of_64, m.rows * m.cols));
-    TN_TRY_GOTO(alternate(&m, &original, config->loftq_iterations ? config->loftq_iterations : 1, slot->a.tensor.shape[0],
-                          slot->a.tensor.data, slot->b.tensor.data, &array));
+    TN_TRY_GOTO(alternate(&m, &original, config->loftq_iterations ? config->loftq_iterations : 1, !adapter->from_file,
+                          slot->a.tensor.shape[0], slot->a.tensor.data, slot->b.tensor.data, &array));
     if (original.tensor.data != module->weight.tensor.data)
         tn_checkpoint_forget(&adapter->model->checkpoint, &original.tensor);
     workspace_free(&m);
