@@ -19,6 +19,10 @@ SHAPES = {
     "qwen": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864,
              "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936,
              "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 1000000, **COMMON},
+    "llama7b": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008,
+                "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000,
+                "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000, **COMMON,
+                "tie_word_embeddings": False},
 }
 STD = 0.03
 
@@ -30,6 +34,8 @@ def tensor_shapes(config: dict) -> dict[str, tuple[int, ...]]:
                "self_attn.v_proj": (kv_width, width), "self_attn.o_proj": (width, width), "mlp.gate_proj": (inner, width),
                "mlp.up_proj": (inner, width), "mlp.down_proj": (width, inner)}
     shapes = {"model.embed_tokens.weight": (vocab, width), "model.norm.weight": (width,)}
+    if not config["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = (vocab, width)
     for layer in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
         shapes[prefix + "input_layernorm.weight"] = shapes[prefix + "post_attention_layernorm.weight"] = (width,)
