@@ -37,6 +37,13 @@ TN_API tn_status tn_model_create(const char *config_path, uint64_t seed, tn_mode
 /* Frees the model with its adapter. NULL is fine. */
 TN_API void tn_model_free(tn_model *model);
 
+/* How matrix products are computed from now on: "f32", as a loaded model does, or "bf16", which rounds the operands of large
+ * products to bf16 and adds up in f32: about twice as fast, with three significant digits in each operand. Products of few
+ * rows, such as those of single tokens, and everything else stay in f32, what merging writes included. Set it before
+ * training, not during. TN_ERROR_UNSUPPORTED where the CPU has no AVX-512 BF16 (the model stays as it was), _ARGUMENT for
+ * another name. */
+TN_API tn_status tn_model_set_matmul_precision(tn_model *model, const char *precision);
+
 typedef struct tn_model_info {
     const char *family; /* "llama", ...; owned by the model */
     const char *dtype;  /* of most weights: "F32", "BF16", "F16", "nf4", "q4_0", ... */
@@ -48,6 +55,7 @@ typedef struct tn_model_info {
     int64_t unused_tensors;   /* of the checkpoint, that this family does not use */
     const char *first_unused; /* name of one, or NULL */
     bool has_tokenizer, has_chat_template;
+    const char *matmul_precision; /* "f32" or "bf16" */
 } tn_model_info;
 TN_API void tn_model_describe(const tn_model *model, tn_model_info *out);
 

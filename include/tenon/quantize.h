@@ -86,6 +86,12 @@ TN_API tn_status tn_memory_table_of_layer(int64_t rows, int64_t cols, int64_t ra
  * the model's own folder and when nothing is quantised, _UNSUPPORTED for ggml's types, which belong into a GGUF file. */
 TN_API tn_status tn_model_save_quantized(tn_model *model, const char *dir);
 
+/* Writes the base (an adapter on it is left out) as dir/model.gguf with llama.cpp's names, metadata and tokenizer: weights
+ * quantised to a type of ggml as they are, others in the float type they have, vectors in f32. Families llama and qwen2.
+ * Errors: TN_ERROR_ARGUMENT for the model's own folder, _UNSUPPORTED for families, types, settings or tokenizers that GGUF
+ * has no place for. */
+TN_API tn_status tn_model_save_gguf(tn_model *model, const char *dir);
+
 /* Merges the adapter and writes a base that is quantised as before: each merged weight is quantised again in its own form,
  * which loses a part of the adapter. The callbacks get that loss for each module, `report` (may be NULL) the largest
  * |stored - exact| weight and the largest difference between the logits of base + adapter and of what was written. A base

@@ -1,5 +1,7 @@
 #include "session/gguf_write.h"
 
+#include <tenon/quantize.h>
+
 #include <math.h>
 #include <string.h>
 
@@ -354,8 +356,22 @@ fail:
     return status;
 }
 
-tn_status tn_session_save_gguf(const tn_model *model, const char *dir) {
+/* Codes that are not ggml's would silently be written decoded. */
+static tn_status check_types(const tn_network *network) {
+    for (int64_t i = 0; i < network->module_count; i++) {
+        const tn_module *module = &network->modules[i];
+        const tn_tensor *weight = &module->weight.tensor;
+        if (weight->dtype == TN_DTYPE_QUANTISED && !((const tn_quantised *)weight->data)->codec->block_bytes)
+            return tn_fail(TN_ERROR_UNSUPPORTED,
+                           "'%s' is quantised as %s, which GGUF has no place for; choose a type of ggml, such as q4_0",
+                           module->name, tn_tensor_type(weight));
+    }
+    return TN_OK;
+}
+
+tn_status tn_model_save_gguf(tn_model *model, const char *dir) {
     char path[TN_PATH_MAX];
+    TN_TRY(check_types(model->network));
     TN_TRY(tn_path_join(path, dir, "model.gguf"));
     TN_TRY(tn_dir_create(dir));
     TN_TRY(tn_session_check_output(model, dir, false));

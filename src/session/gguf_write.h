@@ -14,7 +14,4 @@ typedef uint32_t tn_gguf_type_chooser(void *context, const char *name, const tn_
  * configuration or the tokenizer GGUF cannot say is TN_ERROR_UNSUPPORTED. The file appears whole or not at all. */
 tn_status tn_session_write_gguf(const tn_model *model, const char *path, tn_gguf_type_chooser *choose, void *context);
 
-/* The same as `dir`/model.gguf, every matrix in its own type; the folder is created and must not be the model's own. */
-tn_status tn_session_save_gguf(const tn_model *model, const char *dir);
-
 #endif

@@ -130,7 +130,7 @@ tn_status tn_model_merge_requantized(tn_model *model, const char *dir, const tn_
     tn_adapter_mute(model->adapter, true);
     status = tn_session_probe_logits(model, &merged, &count);
     if (status == TN_OK)
-        status = model->network->checkpoint.gguf ? tn_session_save_gguf(model, dir) : tn_model_save_quantized(model, dir);
+        status = model->network->checkpoint.gguf ? tn_model_save_gguf(model, dir) : tn_model_save_quantized(model, dir);
     tn_adapter_mute(model->adapter, false);
     if (status == TN_OK)
         r.report->logit_difference = tn_session_largest_difference(unmerged, merged, count);

@@ -59,6 +59,7 @@ static tn_status assemble(tn_decoder *decoder, tn_sequential *sequential, tn_mod
     model->decoder = decoder;
     model->sequential = sequential;
     model->kernels = tn_kernels_cpu();
+    model->matmul_precision = "f32";
     tn_status status = decoder ? load_words(model, model->network->dir) : TN_OK;
     if (status != TN_OK) {
         tn_model_free(model);
@@ -108,6 +109,20 @@ tn_status tn_model_create(const char *config_path, uint64_t seed, tn_model **out
     else
         TN_TRY(tn_decoder_create(config_path, seed, &decoder));
     return assemble(decoder, sequential, out);
+}
+
+tn_status tn_model_set_matmul_precision(tn_model *model, const char *precision) {
+    const bool rounded = strcmp(precision, "bf16") == 0;
+    if (!rounded && strcmp(precision, "f32") != 0)
+        return tn_fail(TN_ERROR_ARGUMENT, "matmul precision '%s' is neither f32 nor bf16", precision);
+    const tn_kernels *kernels = rounded ? tn_kernels_cpu_bf16() : tn_kernels_cpu();
+    if (!kernels)
+        return tn_fail(TN_ERROR_UNSUPPORTED,
+                       "matmul precision bf16 needs a CPU with AVX-512 BF16, and this one runs the %s kernels; use f32",
+                       tn_kernels_cpu()->name);
+    model->kernels = kernels;
+    model->matmul_precision = rounded ? "bf16" : "f32";
+    return TN_OK;
 }
 
 tn_status tn_session_need_decoder(const tn_model *model, const char *what) {
@@ -169,6 +184,7 @@ void tn_model_describe(const tn_model *model, tn_model_info *out) {
         .first_unused = n->first_unused,
         .has_tokenizer = model->tokenizer != NULL,
         .has_chat_template = model->chat_template != NULL,
+        .matmul_precision = model->matmul_precision,
     };
     if (model->decoder) {
         const tn_decoder_config *c = &model->decoder->config;

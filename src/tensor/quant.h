@@ -36,6 +36,7 @@ typedef struct tn_quant_codec {
     int bits;        /* per code; of codecs of blocks, see below, 0 */
     int block_bytes; /* not 0: codes are blocks of params.block elements, min_block = max_block, with their scales inside */
     uint32_t ggml_type; /* of codecs of blocks */
+    int halves[2];      /* where in such a block its f16 scales are, the only ones that can be other than finite; -1: none */
     int64_t min_block, max_block;
     bool rows;       /* a block is a row, and there are whole rows only */
     bool whole;      /* params.block may be 0 */

@@ -1,6 +1,8 @@
 /* tenon quantize, and the options that quantise a model as it is loaded, over a golden base and the bundled model. */
 #include "program.h"
 
+#include <math.h>
+
 #define LORA TENON_SOURCE_ROOT "/tests/golden/lora_basic/"
 #define MODEL TENON_SOURCE_ROOT "/assets/base-model"
 #define TEST_DATA TENON_SOURCE_ROOT "/assets/sql/test.jsonl"
@@ -27,6 +29,20 @@ static void checkpoint_and_report_are_written(void **state) {
     printed("nf4\n      weights            28");
     printed("bits per weight    4.1");
     exits(0, "$TENON_PROGRAM generate --model nf4 --prompt 'table' --max-tokens 5");
+}
+
+static void gguf_files_are_written_and_read(void **state) {
+    (void)state;
+    exits(0, "$TENON_PROGRAM quantize --model " MODEL " --type q8_0 --format gguf --out gguf");
+    printed("  gguf/model.gguf  ");
+    exits(0, "$TENON_PROGRAM inspect gguf");
+    printed("q8_0");
+    exits(0, "$TENON_PROGRAM eval --model " MODEL " --quantize q8_0 --data " TEST_DATA " --limit 10 --json");
+    double loaded = number_after("\"loss\":");
+    exits(0, "$TENON_PROGRAM eval --model gguf/model.gguf --data " TEST_DATA " --limit 10 --json");
+    assert_true(loaded > 0 && fabs(number_after("\"loss\":") - loaded) < 1e-4 * loaded);
+    exits(1, "$TENON_PROGRAM quantize --model " MODEL " --type nf4 --format gguf --out gguf-nf4");
+    printed("nf4");
 }
 
 /* The loss of an evaluation does not tell a written base from one that is quantised as it is loaded. */
@@ -99,6 +115,7 @@ static void wrong_use_is_explained(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(checkpoint_and_report_are_written),
+        cmocka_unit_test(gguf_files_are_written_and_read),
         cmocka_unit_test(loading_quantises_like_writing),
         cmocka_unit_test(an_adapter_is_trained_and_merged_on_a_quantised_base),
         cmocka_unit_test(resuming_on_another_quantisation_is_refused),
