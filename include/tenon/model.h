@@ -79,7 +79,7 @@ typedef struct tn_method_setting {
 typedef struct tn_adapter_options {
     const char *method;          /* "lora", "dora", ..., as `tenon methods` lists them, or "full" for every weight */
     int64_t rank;                /* 0: the method's default, 8 for LoRA */
-    double alpha;                /* 0: the method's default, 16 for LoRA */
+    double alpha;                /* 0: the method's default, 16 for LoRA; with init "loftq" what makes the scaling 1 */
     double dropout;              /* 0: on the adapter's input, while training */
     const char *target_modules;  /* "q_proj,v_proj", "all-linear", or one regular expression; NULL: by method and model, of a
                                   * sequential model all-linear: every linear and conv2d layer but the last */

@@ -79,10 +79,16 @@ static tn_status refuse_unused(const tn_adapter_options *o, const tn_peft_method
     return TN_OK;
 }
 
+/* LoftQ's B A makes up for what quantising loses when nothing scales it. */
+static double default_alpha(const tn_adapter_options *o, const tn_peft_config *config) {
+    if (o->init && tn_lora_init_quantises_base(o->init))
+        return config->use_rslora || o->rslora ? sqrt((double)config->rank) : (double)config->rank;
+    return config->method->new_alpha > 0 ? config->method->new_alpha : config->alpha;
+}
+
 static tn_status set_sizes(const tn_adapter_options *o, tn_peft_config *config) {
-    const tn_peft_method *m = config->method;
     config->rank = o->rank ? o->rank : config->rank;
-    config->alpha = o->alpha != 0 ? o->alpha : m->new_alpha > 0 ? m->new_alpha : config->alpha;
+    config->alpha = o->alpha != 0 ? o->alpha : default_alpha(o, config);
     config->dropout = o->dropout;
     if (!(o->dropout >= 0 && o->dropout < 1))
         return tn_fail(TN_ERROR_ARGUMENT, "dropout %g is not at least 0 and below 1", o->dropout);

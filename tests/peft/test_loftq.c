@@ -73,6 +73,21 @@ static void the_adapter_makes_up_for_what_quantising_loses(void **state) {
     }
 }
 
+static void unless_alpha_is_given_nothing_scales_the_update(void **state) {
+    (void)state;
+    for (int rslora = 0; rslora < 2; rslora++) {
+        tn_adapter_options options = loftq(4, 4, 1);
+        options.alpha = 0;
+        options.rslora = rslora;
+        tn_model *model = with_loftq(create_model(SMALL_LLAMA, 5), &options);
+        assert_true(((const tn_lora_slot *)model->adapter->slots[0].slot)->scale == 1);
+        options.alpha = 6;
+        with_loftq(model, &options);
+        assert_true(((const tn_lora_slot *)model->adapter->slots[0].slot)->scale == (rslora ? 3 : 1.5f));
+        tn_model_free(model);
+    }
+}
+
 static void eight_bits_are_nearer_than_four(void **state) {
     (void)state;
     tn_model *original = create_model(SMALL_LLAMA, 5);
@@ -283,6 +298,7 @@ static void what_does_not_go_together_is_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_adapter_makes_up_for_what_quantising_loses),
+        cmocka_unit_test(unless_alpha_is_given_nothing_scales_the_update),
         cmocka_unit_test(eight_bits_are_nearer_than_four),
         cmocka_unit_test(the_base_is_itself_without_the_adapter),
         cmocka_unit_test(a_base_quantised_on_loading_is_started_from_its_checkpoint),
