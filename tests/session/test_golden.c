@@ -86,6 +86,9 @@ static const char *const quantised_cases[] = {
     "base_nf4_llama",
     "base_nf4_nested_qwen2",
     "base_nf4_nested_sharded",
+    "gguf_llama_q2_k",
+    "gguf_qwen2_q4_k_s",
+    "gguf_stories_q4_0",
     "init_loftq_nf4",
     "qdora_nf4_nested_qwen2",
     "qia3_nf4",
@@ -530,7 +533,7 @@ static void check_train(golden *g) {
 static void case_agrees_with_peft(void **state) {
     golden g;
     golden_open(&g, *state);
-    if (is_kind(&g, "base_"))
+    if (is_kind(&g, "base_") || is_kind(&g, "gguf_"))
         check_base(&g);
     else if (is_kind(&g, "init_loftq"))
         check_loftq(&g);
