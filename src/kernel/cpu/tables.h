@@ -62,6 +62,14 @@ TN_DECLARE_PRODUCT(generic)
 TN_DECLARE_PRODUCT(avx2)
 TN_DECLARE_PRODUCT(avx512)
 
+/* gemm_infer of quantised B by integers (gemv_quant_tmpl.c); false when there is no such product of one of them. */
+enum { TN_QUANT_FEW_ROWS = 8, TN_QUANT_TOGETHER = 4 };
+#define TN_DECLARE_QUANTISED(isa)                                                                                           \
+    bool tn_gemv_quantised_##isa(const tn_shared_product *products, int64_t count, tn_operand a, int64_t m, int64_t k);
+TN_DECLARE_QUANTISED(generic)
+TN_DECLARE_QUANTISED(avx2)
+TN_DECLARE_QUANTISED(avx512)
+
 /* Attention, as in the table; attention_tmpl.c is compiled once per instruction set. */
 #define TN_DECLARE_ATTENTION(isa)                                                                                           \
     void tn_attention_forward_##isa(float *out, float *lse, const float *q, const float *k, const float *v,                 \
