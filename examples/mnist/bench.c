@@ -6,22 +6,17 @@
 
 enum { MOST_ROUNDS = 10 };
 
-/* Quantised weights as QLoRA stores them (arXiv 2305.14314): 4 bits each, and double quantisation, which is one byte per
- * block of 64 for its scale and an f32 per 256 of those bytes for theirs. */
-enum { BLOCK = 64, SCALES = 256 };
-
-static int64_t up(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-
-/* Bytes of the base with quantised matrices and f32 biases. */
-static int64_t quantised_bytes(const network *n) {
-    int64_t bytes = 0;
-    for (int i = 0; i < LAYERS; i++) {
-        int64_t weights = n->sizes[i] * n->sizes[i + 1], blocks = up(weights, BLOCK);
-        bytes += up(weights, 2) + blocks + 4 * up(blocks, SCALES) + 4 * n->sizes[i + 1];
-    }
-    return bytes;
+/* Bytes of the base as QLoRA keeps it (arXiv 2305.14314): every matrix in NF4 with quantised scales, biases in f32. */
+static bool quantised_bytes(const network *n, const settings *s, int64_t *bytes) {
+    const tn_quantize_options options = {.type = "nf4", .double_quant = true, .modules = ".*"};
+    tn_model_info info = {0};
+    tn_model *model = NULL;
+    bool done = create_network(n, s->out, (uint64_t)s->seed, &model) && ok(tn_model_quantize(model, &options, NULL));
+    if (done)
+        tn_model_describe(model, &info);
+    *bytes = info.bytes;
+    tn_model_free(model);
+    return done;
 }
 
 static const tn_bench_row *row_of(const tn_bench_result *r, const char *weights, const char *work) {
@@ -60,19 +55,22 @@ static void print_size(const char *title, int64_t base, int64_t adapter, int64_t
            (double)gradients / 1e3, (double)optimizer / 1e3, (double)(base + adapter + gradients + optimizer) / 1e3);
 }
 
-static bool print_memory(const network *n, int64_t rank, const tn_bench_result *r) {
-    const int64_t parameters = network_parameters(n), trained = lora_parameters(n, rank);
+static bool print_memory(const network *n, const settings *s, const tn_bench_result *r) {
+    const int64_t rank = s->rank, parameters = network_parameters(n), trained = lora_parameters(n, rank);
+    int64_t quantised;
     if (r->memory_count != 2 || r->memory[0].trained != trained || r->memory[1].trained != parameters) {
         fprintf(stderr, "mnist: the library counts other parameters than the shapes of the layers\n");
         return false;
     }
+    if (!quantised_bytes(n, s, &quantised))
+        return false;
     const tn_bench_memory *lora = &r->memory[0], *full = &r->memory[1];
     printf("   parameters: %lld, with LoRA of rank %lld %lld are trained, %.1f times fewer\n", (long long)parameters,
            (long long)rank, (long long)trained, (double)parameters / (double)trained);
     printf("   %-24s %8s %8s %10s %10s %8s\n", "memory in kB", "base", "trained", "gradients", "optimiser", "in all");
     print_size("  full", 0, full->parameter_bytes, full->gradient_bytes, full->optimizer_bytes);
     print_size("  LoRA", r->base_bytes, lora->parameter_bytes, lora->gradient_bytes, lora->optimizer_bytes);
-    print_size("  QLoRA (computed)", quantised_bytes(n), lora->parameter_bytes, lora->gradient_bytes, lora->optimizer_bytes);
+    print_size("  QLoRA", quantised, lora->parameter_bytes, lora->gradient_bytes, lora->optimizer_bytes);
     printf("   activations of a step: full %.1f kB, LoRA %.1f kB\n", (double)full->activation_bytes / 1e3,
            (double)lora->activation_bytes / 1e3);
     return true;
@@ -100,7 +98,7 @@ static bool measure(const network *n, const settings *s) {
     if (done) {
         printf("%s: %lld-%lld-%lld-%lld, batches of %d samples, %d threads\n", n->name, (long long)n->sizes[0],
                (long long)n->sizes[1], (long long)n->sizes[2], (long long)n->sizes[3], BATCH, result.threads);
-        done = print_memory(n, s->rank, &result);
+        done = print_memory(n, s, &result);
         print_times(s, &result);
     }
     tn_model_free(model);
@@ -112,6 +110,5 @@ bool bench(const settings *s) {
         return false;
     if (s->medium && !(printf("\n") && measure(&medium_network, s)))
         return false;
-    printf("\nQLoRA is computed from its block sizes: the library has no quantised bases yet.\n");
     return true;
 }

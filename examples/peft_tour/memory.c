@@ -4,26 +4,20 @@
 
 #include "tour.h"
 
-/* NF4 of QLoRA (arXiv 2305.14314): 4 bits per weight, 64 of them to a scale; scales in 8 bits, 256 of them to one in f32. */
-enum { SIDE = 4096, NF4_BLOCK = 64, SCALE_BLOCK = 256, F32 = 4, BF16 = 2, MOMENTS = 2 };
+enum { SIDE = 4096, F32 = 4, BF16 = 2, MOMENTS = 2 };
 
 static double megabytes(int64_t bytes) {
     return (double)bytes / 1e6;
 }
 
-static int64_t nf4_bytes(int64_t weights) {
-    int64_t blocks = weights / NF4_BLOCK;
-    return weights / 2 + blocks + blocks / SCALE_BLOCK * F32;
-}
-
-static void print_row(const char *name, int64_t rank, int64_t base, int64_t trained, int64_t frozen, const char *note) {
+static void print_row(const char *name, int64_t rank, int64_t base, int64_t trained, int64_t frozen) {
     int64_t weights = (trained + frozen) * F32, gradients = trained * F32, moments = MOMENTS * gradients;
     char text[24] = "-";
     if (rank > 0)
         snprintf(text, sizeof text, "%lld", (long long)rank);
-    printf("  %-8s %4s %11lld %9lld %9.2f %9.2f %9.2f %9.2f %9.2f%s\n", name, text, (long long)trained, (long long)frozen,
+    printf("  %-8s %4s %11lld %9lld %9.2f %9.2f %9.2f %9.2f %9.2f\n", name, text, (long long)trained, (long long)frozen,
            megabytes(base), megabytes(weights), megabytes(gradients), megabytes(moments),
-           megabytes(base + weights + gradients + moments), note);
+           megabytes(base + weights + gradients + moments));
 }
 
 /* Methods and presets at their default ranks, without an adapter being made. */
@@ -39,7 +33,7 @@ static bool print_catalogue(void) {
             return false;
         /* in full, the trained copy in f32 takes the base's place */
         int64_t base = info.peft_type ? (int64_t)SIDE * SIDE * BF16 : 0;
-        print_row(info.name, info.rank, base, trained, frozen, "");
+        print_row(info.name, info.rank, base, trained, frozen);
     }
     return true;
 }
@@ -47,11 +41,13 @@ static bool print_catalogue(void) {
 static bool print_quantised(const char *name, const char *method) {
     size_t index;
     tn_method_info info;
-    int64_t trained, frozen;
+    tn_memory_row table[TN_MEMORY_ROWS];
     if (!ok(tn_method_find(method, &index)) || !ok(tn_method_describe(index, &info)) ||
-        !ok(tn_method_parameters(index, SIDE, SIDE, 0, &trained, &frozen)))
+        !ok(tn_memory_table_of_layer(SIDE, SIDE, 0, table)))
         return false;
-    print_row(name, info.rank, nf4_bytes((int64_t)SIDE * SIDE), trained, frozen, " (computed)");
+    for (int i = 0; i < TN_MEMORY_ROWS; i++)
+        if (strncmp(table[i].name, name, strlen(name)) == 0 && strstr(table[i].name, "double"))
+            print_row(name, info.rank, table[i].base, table[i].trained, 0);
     return true;
 }
 
@@ -72,13 +68,16 @@ static bool print_planned(const tour *t, tn_model *model, const char *method) {
     train.out = t->s.out;
     if (!ok(tn_model_add_adapter(model, &options, t->s.seed)) || !ok(tn_plan(model, &train, &plan)))
         return false;
-    printf("  %-8s %lld trained, weights %.2f MB, gradients %.2f MB, moments %.2f MB\n", method, (long long)plan.trainable,
-           megabytes(plan.adapter_bytes), megabytes(plan.gradient_bytes), megabytes(plan.optimizer_bytes));
+    printf("  %-8s %lld trained, base %.2f MB, adapter %.2f MB, gradients %.2f MB, moments %.2f MB\n", method,
+           (long long)plan.trainable, megabytes(plan.base_bytes), megabytes(plan.adapter_bytes),
+           megabytes(plan.gradient_bytes), megabytes(plan.optimizer_bytes));
+    tn_model_remove_adapter(model);
     return true;
 }
 
 static bool check_on_layer(const tour *t) {
     static const char *const methods[] = {"lora", "dora"};
+    static const tn_quantize_options nf4 = {.type = "nf4", .double_quant = true, .modules = "fc"};
     char dir[PATH], path[PATH];
     tn_model *model = NULL;
     if (!join(dir, t->s.out, "layer") || !make_folder(dir) || !join(path, dir, "config.json"))
@@ -92,9 +91,13 @@ static bool check_on_layer(const tour *t) {
     if ((file && fclose(file) != 0) || !good)
         return complain("cannot write", path);
     good = ok(tn_model_create(path, t->s.seed, &model));
-    printf("\n  A real layer of that size, as tn_plan counts it:\n");
-    for (size_t i = 0; i < sizeof methods / sizeof *methods && good; i++)
-        good = print_planned(t, model, methods[i]);
+    printf("\n  A real layer of that size, as tn_plan counts it, its base in f32 and then in NF4 with quantised scales:\n");
+    for (int quantised = 0; quantised < 2 && good; quantised++) {
+        if (quantised)
+            good = ok(tn_model_quantize(model, &nf4, NULL));
+        for (size_t i = 0; i < sizeof methods / sizeof *methods && good; i++)
+            good = print_planned(t, model, methods[i]);
+    }
     tn_model_free(model);
     return good;
 }
@@ -105,8 +108,6 @@ bool show_memory(const tour *t) {
            "gradients", "moments", "total");
     if (!print_catalogue() || !print_quantised("qlora", "lora") || !print_quantised("qdora", "dora"))
         return false;
-    printf("  Rows marked (computed) are arithmetic: a base in NF4, %d weights to an 8-bit scale, %d scales to one in f32.\n"
-           "  The library has no quantised bases yet.\n",
-           NF4_BLOCK, SCALE_BLOCK);
+    printf("  qlora and qdora: the base in NF4, its scales quantised to 8 bits.\n");
     return check_on_layer(t);
 }

@@ -12,6 +12,7 @@
 #include <tenon/methods.h>
 #include <tenon/model.h>
 #include <tenon/profile.h>
+#include <tenon/quantize.h>
 #include <tenon/train.h>
 
 #endif

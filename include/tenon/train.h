@@ -37,6 +37,7 @@ typedef struct tn_train_options {
     bool shuffle;                    /* true: a new order every epoch, by seed */
     double valid_fraction;           /* of a single file, kept for validation; 0.05 */
     double lr;                       /* 1e-4 */
+    const char *optimizer;           /* "adamw" (default), or "adamw8bit": moments in 8 bits, see docs/formats.md */
     double beta1, beta2, eps;        /* AdamW: 0.9, 0.999, 1e-8 */
     double weight_decay;             /* decoupled; 0.01 */
     double grad_clip;                /* largest norm of all gradients; 0: no clipping; 1 */

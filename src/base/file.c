@@ -42,6 +42,23 @@ void tn_file_unmap(tn_mapping *mapping) {
     *mapping = (tn_mapping){0};
 }
 
+size_t tn_file_resident(const tn_mapping *mapping) {
+    char line[TN_PATH_MAX];
+    const uintptr_t from = (uintptr_t)mapping->data, to = from + mapping->size;
+    unsigned long long begin, end, kilobytes, sum = 0;
+    bool inside = false;
+    FILE *file = mapping->data ? fopen("/proc/self/smaps", "r") : NULL;
+    while (file && fgets(line, sizeof line, file)) {
+        if (sscanf(line, "%llx-%llx ", &begin, &end) == 2)
+            inside = begin >= from && begin < to;
+        else if (inside && sscanf(line, "Rss: %llu", &kilobytes) == 1)
+            sum += kilobytes * 1024;
+    }
+    if (file)
+        fclose(file);
+    return (size_t)sum;
+}
+
 void tn_file_forget(const void *data, size_t size) {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)data, to = (from + size) / page * page;
     from = (from + page - 1) / page * page;

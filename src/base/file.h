@@ -18,6 +18,9 @@ typedef struct tn_mapping {
 tn_status tn_file_map(const char *path, tn_mapping *mapping);
 void tn_file_unmap(tn_mapping *mapping);
 
+/* Bytes of a mapping that are in this process's memory now; 0 where the system does not say. */
+size_t tn_file_resident(const tn_mapping *mapping);
+
 /* Lets the whole pages within a part of a mapping go from this process's memory; touching them reads them again. */
 void tn_file_forget(const void *data, size_t size);
 

@@ -37,7 +37,7 @@ static tn_status prepare_steps(tn_bench_training *t) {
         t->checkpointing = TN_CHECKPOINTING_OFF;
     if (t->checkpointing == TN_CHECKPOINTING_ON)
         TN_TRY(rehearse(t, true, TN_CHECKPOINTING_ON, &t->step_bytes, ignored));
-    return tn_optimizer_init(&t->optimizer, &t->model->adapter->params, t->model->kernels);
+    return tn_optimizer_init(&t->optimizer, &t->model->adapter->params, t->model->kernels, TN_OPTIMIZER_ADAMW);
 }
 
 tn_status tn_bench_training_init(tn_bench_training *t, tn_model *model, const tn_bench_options *options,

@@ -197,6 +197,7 @@ const tn_command tn_command_bench = {
         "FLOPs are those of the model, as plan counts them; what is recomputed to save memory earns nothing. The tokens "
         "or rows are made up, and nothing is written but --json. A folder without weights is measured with random ones.",
     .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, train.model)},
+                                        {tn_cli_load_quantized_options, offsetof(config, train.model.quantize)},
                                         {options, 0},
                                         {tn_cli_method_options, 0},
                                         {tn_cli_setting_options, offsetof(config, train.settings)},

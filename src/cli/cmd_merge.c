@@ -7,6 +7,7 @@ typedef struct {
     tn_cli_model model;
     const char *out;
     int dtype;
+    bool requantize;
 } config;
 
 static const char *const dtypes[] = {"keep", "f32", "bf16", "f16", NULL};
@@ -35,7 +36,11 @@ static const tn_option options[] = {
      TN_FIELD(config, dtype),
      .initial = "keep",
      .choices = dtypes,
-     .help = "how weights are stored; keep: as in the base"},
+     .help = "how weights are stored; keep: as in the base, of a quantised one as its config.json names"},
+    {.name = "requantize",
+     .type = TN_OPTION_BOOL,
+     TN_FIELD(config, requantize),
+     .help = "keep a quantised base quantised: merged weights are quantised again, and what that loses is said"},
     {0},
 };
 
@@ -44,10 +49,28 @@ static tn_status print_report(const config *c, const tn_merge_report *report) {
     tn_buf_printf(&text, "merged %lld modules into %s\n", (long long)report->modules, c->out);
     tn_buf_printf(&text, "largest logit difference on a probe, merged against unmerged: %.3g\n", report->logit_difference);
     tn_buf_printf(&text, "largest rounding of a stored weight: %.3g\n", report->largest_rounding);
+    if (c->requantize)
+        tn_buf_puts(&text, "merging without --requantize loses none of it\n");
     tn_status status = tn_cli_print_files(&text, c->out);
     if (status == TN_OK)
         status = tn_cli_print(&text);
     tn_buf_free(&text);
+    return status;
+}
+
+static void show_layer(void *cookie, const tn_quantize_layer *layer) {
+    tn_cli_print_quantized_layer(cookie, layer);
+}
+
+static tn_status requantize(const config *c, tn_model *model, tn_merge_report *report) {
+    tn_buf layers = {0};
+    const tn_quantize_callbacks callbacks = {&layers, show_layer};
+    if (c->dtype)
+        return tn_fail(TN_ERROR_ARGUMENT, "--requantize stores codes; it does not go with --dtype %s", dtypes[c->dtype]);
+    tn_status status = tn_model_merge_requantized(model, c->out, &callbacks, report);
+    if (status == TN_OK)
+        status = tn_cli_print(&layers);
+    tn_buf_free(&layers);
     return status;
 }
 
@@ -56,7 +79,9 @@ static int run(const tn_invocation *call) {
     tn_model *model = NULL;
     tn_merge_report report;
     tn_status status = tn_cli_load_model(&c->model, false, &model);
-    if (status == TN_OK)
+    if (status == TN_OK && c->requantize)
+        status = requantize(c, model, &report);
+    else if (status == TN_OK)
         status = tn_model_merge(model, c->out, dtypes[c->dtype], &report);
     if (status == TN_OK)
         status = print_report(c, &report);
@@ -73,7 +98,10 @@ const tn_command tn_command_merge = {
         "stored type.\n\n"
         "What was written is read back and compared with base and adapter on a probe. An output head that shares the "
         "embedding's weight gets one of its own when the adapter changes only one of the two.",
-    .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, model)}, {options, 0}, {0}},
+    .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, model)},
+                                        {tn_cli_load_quantized_options, offsetof(config, model.quantize)},
+                                        {options, 0},
+                                        {0}},
     .config_size = sizeof(config),
     .examples = (const tn_example[]){{"tenon merge --model base --adapter out --out merged", "in the base's own types"},
                                      {"tenon merge --model base --adapter out --out merged --dtype f32", "without rounding"},

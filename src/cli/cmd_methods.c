@@ -6,6 +6,7 @@
 
 #include "base/format.h"
 #include "cli/commands.h"
+#include "cli/quantize_options.h"
 #include "format/json.h"
 
 typedef struct {
@@ -114,6 +115,10 @@ static tn_status print_list(tn_buf *out, const config *c) {
                 print_line(out, c, &r);
         }
     }
+    tn_memory_row table[TN_MEMORY_ROWS];
+    TN_TRY(tn_memory_table_of_layer(c->rows, c->cols, c->rank, table));
+    tn_buf_printf(out, "\nMemory of training this layer with AdamW, its base in f32 or in NF4 (--quantize nf4)\n");
+    tn_cli_print_memory_table(out, table);
     tn_buf_puts(out, "\n`tenon methods NAME` says more about one of them.\n");
     return TN_OK;
 }

@@ -17,6 +17,18 @@ static void print_parameters(const tn_model *model) {
     }
 }
 
+static tn_status print_memory(tn_model *model, const tn_adapter_options *options) {
+    tn_memory_row table[TN_MEMORY_ROWS];
+    tn_buf text = {0};
+    TN_TRY(tn_memory_table(model, options, table));
+    tn_buf_puts(&text,
+                "\nmemory of weights by ways of training, without activations (qlora, qdora: linear layers in NF4)\n");
+    tn_cli_print_memory_table(&text, table);
+    tn_status status = tn_cli_print(&text);
+    tn_buf_free(&text);
+    return status;
+}
+
 static int run(const tn_invocation *call) {
     tn_train_options options;
     tn_train_plan plan;
@@ -32,6 +44,7 @@ static int run(const tn_invocation *call) {
         tn_cli_print_plan(model, &plan);
         printf("time       about %s per step, %s in all, by a short calibration of this machine\n", each, all);
         print_parameters(model);
+        status = print_memory(model, &((const tn_cli_train *)call->config)->adapter);
     }
     tn_model_free(model);
     return tn_cli_exit(status);

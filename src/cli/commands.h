@@ -14,6 +14,7 @@ extern const tn_command tn_command_generate;
 extern const tn_command tn_command_generate_docs;
 extern const tn_command tn_command_help;
 extern const tn_command tn_command_plan;
+extern const tn_command tn_command_quantize;
 extern const tn_command tn_command_resize;
 extern const tn_command tn_command_train;
 extern const tn_command tn_command_train_tokenizer;

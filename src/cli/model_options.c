@@ -67,8 +67,8 @@ tn_status tn_cli_load_model(const tn_cli_model *options, bool trainable, tn_mode
     tn_set_threads(options->threads);
     TN_TRY(tn_model_load(options->model, out));
     tn_cli_warn_about_model(*out);
-    tn_status status = TN_OK;
-    if (options->adapter)
+    tn_status status = tn_cli_quantize_loaded(*out, &options->quantize);
+    if (status == TN_OK && options->adapter)
         status =
             tn_model_load_named_adapter(*out, options->adapter, options->adapter_name, trainable, options->allow_partial);
     if (status == TN_OK && options->adapter)

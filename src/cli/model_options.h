@@ -4,12 +4,13 @@
 
 #include <tenon/tenon.h>
 
-#include "base/options.h"
+#include "cli/quantize_options.h"
 
 typedef struct tn_cli_model {
     const char *model, *adapter, *adapter_name;
     bool allow_partial;
     int threads;
+    tn_quantize_options quantize;
 } tn_cli_model;
 
 extern const tn_option tn_cli_model_options[];   /* --model, --threads */

@@ -9,6 +9,7 @@
 
 static const char *const too_long_choices[] = {"cut", "drop", NULL};
 static const char *const schedule_choices[] = {"constant", "linear", "cosine", NULL};
+static const char *const optimizer_choices[] = {"adamw", "adamw8bit", NULL};
 static const char *const checkpointing_choices[] = {"auto", "on", "off", NULL};
 
 static const tn_option files[] = {
@@ -262,6 +263,13 @@ static const tn_option training[] = {
      .high = INFINITY,
      .value_name = "X",
      .help = "learning rate"},
+    {.name = "optimizer",
+     .type = TN_OPTION_STRING,
+     TN_FIELD(tn_cli_train, train.optimizer),
+     .initial = "adamw",
+     .choices = optimizer_choices,
+     .value_name = "NAME",
+     .help = "adamw8bit keeps the moments of large tensors, but not of embeddings, in 8 bits"},
     {.name = "schedule",
      .type = TN_OPTION_STRING,
      TN_FIELD(tn_cli_train, train.schedule),
@@ -347,6 +355,7 @@ static const tn_option training[] = {
 
 const tn_option_table tn_cli_train_tables[] = {
     {tn_cli_model_options, offsetof(tn_cli_train, model)},
+    {tn_cli_load_quantized_options, offsetof(tn_cli_train, model.quantize)},
     {files, 0},
     {tn_cli_feature_options, offsetof(tn_cli_train, features)},
     {tn_cli_method_options, 0},
@@ -389,12 +398,12 @@ tn_status tn_cli_prepare_model(const tn_invocation *call, const tn_cli_train *c,
     tn_set_threads(c->model.threads);
     TN_TRY(create ? tn_model_create(c->model.model, c->train.seed, out) : tn_model_load(c->model.model, out));
     tn_cli_warn_about_model(*out);
-    tn_status status;
-    if (c->from_adapter) {
+    tn_status status = tn_cli_quantize_loaded(*out, &c->model.quantize);
+    if (status == TN_OK && c->from_adapter) {
         status = tn_model_continue_adapter(*out, c->from_adapter, c->adapter.method);
         if (status == TN_OK)
             status = tn_cli_prove_adapter(*out, c->from_adapter);
-    } else {
+    } else if (status == TN_OK) {
         status = add_adapter(call, c, *out);
     }
     if (status != TN_OK) {

@@ -89,6 +89,18 @@ typedef struct tn_shared_product {
     int64_t n;
 } tn_shared_product;
 
+/* Both moments of a parameter in 8 bits (quant_dynamic.c): the first in the signed map, the second in the unsigned one, each
+ * code [count] to be multiplied by the absmax [blocks] of its block. All zero to start with. */
+enum { TN_MOMENT_BLOCK = 256 };
+typedef struct tn_moments8 {
+    uint8_t *m, *v;
+    float *m_absmax, *v_absmax;
+} tn_moments8;
+
+static inline int64_t tn_moment_blocks(int64_t count) {
+    return (count + TN_MOMENT_BLOCK - 1) / TN_MOMENT_BLOCK;
+}
+
 typedef struct tn_kernels {
     const char *name;
 
@@ -226,6 +238,10 @@ typedef struct tn_kernels {
      * g = grad*grad_scale; p *= 1 - lr*wd; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; p -= lr/c1 * m / (sqrt(v/c2) + eps).
      */
     void (*adamw)(float *param, const float *grad, float *m, float *v, const tn_adamw_step *step, int64_t count);
+    /* The same with m = m_map[code] m_absmax and v likewise; the step uses the new m and v before they are quantised: a
+     * block's absmax is its largest magnitude, codes are those of the nearest values of m / absmax, exactly between two of
+     * the lower one (Dettmers et al. 2022, "8-bit optimizers via block-wise quantization"). */
+    void (*adamw8bit)(float *param, const float *grad, const tn_moments8 *moments, const tn_adamw_step *step, int64_t count);
 
     /* out [count] = elements first .. first + count - 1 of the array, with the bits of tn_dequantise; by the calling thread.
      */

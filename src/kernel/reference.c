@@ -5,6 +5,7 @@
 
 #include "base/rng.h"
 #include "kernel/cpu/tables.h"
+#include "tensor/quant.h"
 
 static double operand_at(const tn_operand *operand, int64_t i, int64_t j) {
     int64_t at = i * operand->row_stride + j * operand->col_stride;
@@ -431,6 +432,29 @@ static void adamw(float *param, const float *grad, float *m, float *v, const tn_
     }
 }
 
+/* A block of at most TN_MOMENT_BLOCK elements back into codes. */
+static float quantise_moments(uint8_t *codes, const float *x, const float map[256], int64_t count) {
+    tn_quant_unit unit = tn_quant_unit_of(x, count, TN_MOMENT_BLOCK);
+    for (int64_t i = 0; i < count; i++)
+        codes[i] = tn_dynamic_nearest(map, tn_quant_to_unit(&unit, x[i]));
+    return unit.absmax;
+}
+
+static void adamw8bit(float *param, const float *grad, const tn_moments8 *moments, const tn_adamw_step *step,
+                      int64_t count) {
+    float m[TN_MOMENT_BLOCK], v[TN_MOMENT_BLOCK];
+    for (int64_t block = 0; block * TN_MOMENT_BLOCK < count; block++) {
+        int64_t at = block * TN_MOMENT_BLOCK, length = count - at < TN_MOMENT_BLOCK ? count - at : TN_MOMENT_BLOCK;
+        for (int64_t i = 0; i < length; i++) {
+            m[i] = tn_dynamic_signed[moments->m[at + i]] * moments->m_absmax[block];
+            v[i] = tn_dynamic_unsigned[moments->v[at + i]] * moments->v_absmax[block];
+        }
+        adamw(param + at, grad + at, m, v, step, length);
+        moments->m_absmax[block] = quantise_moments(moments->m + at, m, tn_dynamic_signed, length);
+        moments->v_absmax[block] = quantise_moments(moments->v + at, v, tn_dynamic_unsigned, length);
+    }
+}
+
 static double sum_squares(const float *x, int64_t count) {
     return dot(x, x, count);
 }
@@ -475,6 +499,7 @@ const tn_kernels tn_kernels_reference = {
     .scale = scale,
     .dropout = dropout,
     .adamw = adamw,
+    .adamw8bit = adamw8bit,
     .sum_squares = sum_squares,
     .all_finite = all_finite,
     .dequantise = tn_dequantise,

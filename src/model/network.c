@@ -266,6 +266,30 @@ int64_t tn_network_parameters(const tn_network *network) {
     return count;
 }
 
+static bool is_mapped(const tn_network *network, const uint8_t *data) {
+    for (size_t i = 0; i < network->checkpoint.file_count; i++) {
+        const tn_mapping *mapping = &network->checkpoint.files[i].mapping;
+        if (data >= mapping->data && data < mapping->data + mapping->size)
+            return true;
+    }
+    return false;
+}
+
+int64_t tn_network_absent_bytes(const tn_network *network) {
+    int64_t resident = 0, mapped = 0;
+    for (int64_t i = 0; i < network->module_count; i++) {
+        const tn_tensor *weight = &network->modules[i].weight.tensor;
+        const void *data = weight->data;
+        if (weight->dtype == TN_DTYPE_QUANTISED)
+            data = ((const tn_quantised *)data)->codes;
+        if (!network->modules[i].tied && is_mapped(network, data))
+            mapped += tn_tensor_bytes(weight);
+    }
+    for (size_t i = 0; i < network->checkpoint.file_count; i++)
+        resident += (int64_t)tn_file_resident(&network->checkpoint.files[i].mapping);
+    return mapped > resident ? mapped - resident : 0;
+}
+
 int64_t tn_network_bytes(const tn_network *network) {
     int64_t bytes = 0;
     for (int64_t i = 0; i < network->module_count * TN_MODULE_PARTS; i++) {

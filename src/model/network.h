@@ -80,4 +80,7 @@ bool tn_network_find_part(const tn_network *network, const char *name, tn_module
 int64_t tn_network_parameters(const tn_network *network); /* distinct weights of the base */
 int64_t tn_network_bytes(const tn_network *network);      /* bytes of the base as stored */
 
+/* Bytes of weights in mapped files that are not in memory yet: reading a weight brings it there. */
+int64_t tn_network_absent_bytes(const tn_network *network);
+
 #endif

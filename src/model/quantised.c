@@ -222,18 +222,3 @@ tn_status tn_network_quantise(tn_network *network, tn_module *module, const tn_q
     tn_checkpoint_forget(&network->checkpoint, &original);
     return TN_OK;
 }
-
-double tn_network_bits(const tn_network *network, int64_t *quantised) {
-    double bits = 0, elements = 0;
-    *quantised = 0;
-    for (int64_t i = 0; i < network->module_count; i++) {
-        const tn_module *module = &network->modules[i];
-        const tn_tensor *weight = &module->weight.tensor;
-        if (module->tied || weight->dtype != TN_DTYPE_QUANTISED)
-            continue;
-        ++*quantised;
-        bits += 8.0 * (double)tn_tensor_bytes(weight);
-        elements += (double)tn_tensor_count(weight);
-    }
-    return elements > 0 ? bits / elements : 0;
-}

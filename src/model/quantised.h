@@ -23,7 +23,4 @@ bool tn_network_is_quantised_piece(const tn_network *network, const char *name);
 tn_status tn_network_quantise(tn_network *network, tn_module *module, const tn_quant_codec *codec,
                               const tn_quant_params *params);
 
-/* Bits per element of the quantised weights, scales included, and how many weights those are. */
-double tn_network_bits(const tn_network *network, int64_t *quantised);
-
 #endif

@@ -13,6 +13,7 @@ typedef struct tn_param {
     float lr_scale; /* this parameter's learning rate as a multiple of the run's */
     bool decay;     /* weight decay applies */
     bool is_buffer; /* moved by the forward pass instead of a gradient, as batch norm's running statistics; lr_scale is 0 */
+    bool is_sparse; /* an embedding's: few of its rows have a gradient in a step */
     bool shared;    /* belongs to no module: the name is without a path */
     bool in_file;   /* part of a saved adapter */
 } tn_param;

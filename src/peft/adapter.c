@@ -16,6 +16,7 @@ static tn_status declare(tn_adapter *adapter, tn_params *store, const tn_module 
     tn_param *param = &store->entries[store->count - 1];
     param->shared = !module;
     param->in_file = in_file;
+    param->is_sparse = module && module->kind == TN_MODULE_EMBEDDING;
     return TN_OK;
 }
 
@@ -91,7 +92,9 @@ static tn_status replace_part(tn_adapter *adapter, tn_module *module, tn_weight 
     const char *name = tn_arena_printf(&adapter->arena, "%s.%s", module->name, key);
     if (!name)
         return tn_fail_memory("the adapter");
-    return tn_params_add(&adapter->params, name, weight);
+    TN_TRY(tn_params_add(&adapter->params, name, weight));
+    adapter->params.entries[adapter->params.count - 1].is_sparse = module->kind == TN_MODULE_EMBEDDING;
+    return TN_OK;
 }
 
 static tn_status replace_tensor(tn_adapter *adapter, tn_module *module, bool is_bias, const char *key) {

@@ -148,6 +148,16 @@ tn_status tn_peft_config_set_targets(tn_peft_config *config, const char *text) {
     return split_commas(config, text, &config->target_modules);
 }
 
+tn_status tn_peft_config_parse_names(tn_peft_config *config, const char *text, tn_text_list *out) {
+    tn_peft_config kept = *config;
+    tn_status status = tn_peft_config_set_targets(config, text);
+    *out = config->target_modules;
+    config->target_modules = kept.target_modules;
+    config->target_regex = kept.target_regex;
+    config->all_linear = kept.all_linear;
+    return status;
+}
+
 tn_status tn_peft_config_set_pattern(tn_peft_config *config, const char *text, const char *what, tn_pattern **out,
                                      size_t *count) {
     tn_text_list list;

@@ -82,6 +82,9 @@ tn_status tn_peft_config_check(const tn_peft_config *config);
  * a character that no module name holds). `what` is the option's name in errors. */
 tn_status tn_peft_config_set_targets(tn_peft_config *config, const char *text);
 
+/* A list of names in that syntax, on its own. */
+tn_status tn_peft_config_parse_names(tn_peft_config *config, const char *text, tn_text_list *out);
+
 /* "key=value,key=value" into a pattern list. */
 tn_status tn_peft_config_set_pattern(tn_peft_config *config, const char *text, const char *what, tn_pattern **out,
                                      size_t *count);

@@ -53,17 +53,6 @@ static tn_status parse_bias(const tn_peft_method *method, const char *text, tn_b
                    method->bias_name ? method->bias_name : "");
 }
 
-/* Lists on the command line are the target syntax without "all-linear". */
-static tn_status parse_names(tn_peft_config *config, const char *text, tn_text_list *out) {
-    tn_peft_config kept = *config;
-    tn_status status = tn_peft_config_set_targets(config, text);
-    *out = config->target_modules;
-    config->target_modules = kept.target_modules;
-    config->target_regex = kept.target_regex;
-    config->all_linear = kept.all_linear;
-    return status;
-}
-
 /* Options that this method would not heed are mistakes. */
 static tn_status refuse_unused(const tn_adapter_options *o, const tn_peft_method *m) {
     bool lora = m == &tn_lora, other_init = o->init && strcmp(o->init, "kaiming") != 0;
@@ -128,9 +117,9 @@ static tn_status config_of_options(const tn_adapter_options *o, tn_peft_config *
     if (o->target_modules)
         TN_TRY(tn_peft_config_set_targets(config, o->target_modules));
     if (o->exclude_modules)
-        TN_TRY(parse_names(config, o->exclude_modules, &config->exclude_modules));
+        TN_TRY(tn_peft_config_parse_names(config, o->exclude_modules, &config->exclude_modules));
     if (o->modules_to_save)
-        TN_TRY(parse_names(config, o->modules_to_save, &config->modules_to_save));
+        TN_TRY(tn_peft_config_parse_names(config, o->modules_to_save, &config->modules_to_save));
     if (o->rank_pattern)
         TN_TRY(tn_peft_config_set_pattern(config, o->rank_pattern, "rank-pattern", &config->rank_pattern,
                                           &config->rank_pattern_count));
@@ -144,25 +133,27 @@ static tn_status config_of_options(const tn_adapter_options *o, tn_peft_config *
     return o->token_indices ? set_token_rows(o, config) : TN_OK;
 }
 
-tn_status tn_model_add_adapter(tn_model *model, const tn_adapter_options *options, uint64_t seed) {
-    const char *name = options->method ? options->method : "lora";
+tn_status tn_session_adapter_config(const tn_model *model, const tn_adapter_options *options, tn_peft_config *config) {
     const tn_peft_method *method;
     const tn_peft_preset *preset;
+    TN_TRY(tn_peft_method_by_name(options->method ? options->method : "lora", &method, &preset));
+    tn_status status = tn_peft_config_init(config, method);
+    if (status == TN_OK && preset)
+        preset->apply(config);
+    if (status == TN_OK)
+        status = config_of_options(options, config);
+    config->base_model = tn_arena_strdup(&config->arena, model->network->dir);
+    config->task_type = model->decoder ? "CAUSAL_LM" : NULL;
+    if (status != TN_OK)
+        tn_peft_config_free(config);
+    return status;
+}
+
+tn_status tn_model_add_adapter(tn_model *model, const tn_adapter_options *options, uint64_t seed) {
     tn_peft_config config;
     tn_model_remove_adapter(model);
-    if (strcmp(name, "full") == 0)
+    if (options->method && strcmp(options->method, "full") == 0)
         return tn_adapter_create_full(model->network, true, &model->adapter);
-    TN_TRY(tn_peft_method_by_name(name, &method, &preset));
-    tn_status status = tn_peft_config_init(&config, method);
-    if (status == TN_OK && preset)
-        preset->apply(&config);
-    if (status == TN_OK)
-        status = config_of_options(options, &config);
-    config.base_model = tn_arena_strdup(&config.arena, model->network->dir);
-    config.task_type = model->decoder ? "CAUSAL_LM" : NULL;
-    if (status != TN_OK) {
-        tn_peft_config_free(&config);
-        return status;
-    }
-    return tn_adapter_create(model->network, method, &config, true, seed, &model->adapter);
+    TN_TRY(tn_session_adapter_config(model, options, &config));
+    return tn_adapter_create(model->network, config.method, &config, true, seed, &model->adapter);
 }

@@ -11,6 +11,7 @@
 #include "model/decoder.h"
 #include "model/sequential.h"
 #include "session/inspect_parts.h"
+#include "session/session.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -197,6 +198,38 @@ static tn_status add_weights(cJSON *out, const char *dir, const tn_inspect_optio
     return status;
 }
 
+/* Weights by how they are quantised, where some are: what a model makes of its tensors. */
+static tn_status add_quantised(cJSON *out, const char *dir) {
+    tn_model *model = NULL;
+    cJSON *types = NULL;
+    tn_status status = tn_model_load(dir, &model);
+    for (const tn_quant_codec *const *codec = tn_quant_codecs; *codec && status == TN_OK; codec++) {
+        double weights = 0, elements = 0, bytes = 0;
+        for (int64_t i = 0; i < model->network->module_count; i++) {
+            const tn_tensor *weight = &model->network->modules[i].weight.tensor;
+            if (model->network->modules[i].tied || weight->dtype != TN_DTYPE_QUANTISED ||
+                ((const tn_quantised *)weight->data)->codec != *codec)
+                continue;
+            weights++;
+            elements += (double)tn_tensor_count(weight);
+            bytes += (double)tn_tensor_bytes(weight);
+        }
+        if (weights == 0)
+            continue;
+        types = types ? types : cJSON_AddObjectToObject(out, "quantised");
+        cJSON *one = cJSON_AddObjectToObject(types, (*codec)->name);
+        cJSON_AddNumberToObject(one, "weights", weights);
+        cJSON_AddNumberToObject(one, "parameters", elements);
+        cJSON_AddNumberToObject(one, "bytes", bytes);
+        cJSON_AddNumberToObject(one, "bits_per_weight", 8 * bytes / elements);
+    }
+    if (types)
+        cJSON_ReplaceItemInObjectCaseSensitive(out, "parameters",
+                                               cJSON_CreateNumber((double)tn_network_parameters(model->network)));
+    tn_model_free(model);
+    return status == TN_ERROR_MEMORY ? status : TN_OK;
+}
+
 /* Names and shapes of the tensors against config.json, as loading checks them. */
 static tn_status try_to_load(cJSON *out, const char *dir) {
     tn_model_info info;
@@ -222,9 +255,12 @@ static tn_status inspect_model(cJSON *out, const char *dir, const tn_inspect_opt
     tn_inspect_has(path, dir, "config.json");
     TN_TRY(tn_json_read(path, TN_INSPECT_JSON_LIMIT, &json));
     tn_status status = add_config(out, json, path, &supported);
+    bool quantised = tn_json_get(json, "quantization_config") != NULL;
     cJSON_Delete(json);
     TN_TRY(status);
     TN_TRY(add_weights(out, dir, options));
+    if (quantised && supported)
+        TN_TRY(add_quantised(out, dir));
     if (options->verify && supported)
         TN_TRY(try_to_load(out, dir));
     return add_words(out, dir);

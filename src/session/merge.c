@@ -439,15 +439,13 @@ static bool same_folder(const char *one, const char *other) {
     return a && b && strcmp(a, b) == 0;
 }
 
-/* The base must not be overwritten by what is made of it, and nothing may lie in the folder that readers would take for a
- * part of the checkpoint. */
-static tn_status check_folder(const tn_model *model, const char *dir) {
+tn_status tn_session_check_output(const tn_model *model, const char *dir, bool sharded) {
     char path[TN_PATH_MAX];
     if (same_folder(model->network->dir, dir))
         return tn_fail(TN_ERROR_ARGUMENT, "%s is the model's own folder; choose another one for the output", dir);
     if (model->adapter_dir && same_folder(model->adapter_dir, dir))
         return tn_fail(TN_ERROR_ARGUMENT, "%s is the adapter's folder; choose another one for the output", dir);
-    TN_TRY(tn_path_join(path, dir, writes_shards(model->network) ? "model.safetensors" : "model.safetensors.index.json"));
+    TN_TRY(tn_path_join(path, dir, sharded ? "model.safetensors" : "model.safetensors.index.json"));
     if (tn_path_exists(path))
         return tn_fail(TN_ERROR_ARGUMENT,
                        "%s belongs to another checkpoint; remove it or choose another folder for the output", path);
@@ -460,7 +458,7 @@ static uint64_t output_bytes(const tn_merger *m) {
 }
 
 /* What is merged is the adapter, whether it acts at the moment or not. */
-static bool switch_on(tn_model *model) {
+bool tn_session_switch_on(tn_model *model) {
     bool was_on = model->adapter && model->adapter->enabled;
     tn_model_enable_adapter(model, true);
     return was_on;
@@ -469,7 +467,7 @@ static bool switch_on(tn_model *model) {
 tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const char *dtype, int direction,
                                       tn_merge_report *report) {
     tn_merger m;
-    bool was_on = switch_on(model);
+    bool was_on = tn_session_switch_on(model);
     tn_status status = merger_init(&m, model, dtype, direction);
     bool untied = head_comes_apart(model);
     if (status != TN_OK)
@@ -483,7 +481,7 @@ tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const ch
         TN_TRY_GOTO(tn_merger_read_kept(&m));
     }
     TN_TRY_GOTO(tn_dir_create(dir));
-    TN_TRY_GOTO(check_folder(model, dir));
+    TN_TRY_GOTO(tn_session_check_output(model, dir, writes_shards(model->network)));
     TN_TRY_GOTO(tn_dir_check_writable(dir));
     TN_TRY_GOTO(tn_disk_check_free(dir, output_bytes(&m)));
     TN_TRY_GOTO(check_new_biases(&m));
@@ -499,7 +497,7 @@ fail:
     return status;
 }
 
-static double largest_difference(const float *a, const float *b, int64_t count) {
+double tn_session_largest_difference(const float *a, const float *b, int64_t count) {
     double largest = 0;
     for (int64_t i = 0; i < count; i++)
         largest = fmax(largest, fabs((double)a[i] - b[i]));
@@ -515,7 +513,7 @@ static tn_status compare_with_written(tn_model *model, const char *dir, double *
     TN_TRY_GOTO(tn_session_probe_logits(model, &before, &count));
     TN_TRY_GOTO(tn_model_load(dir, &written));
     TN_TRY_GOTO(tn_session_probe_logits(written, &after, &count));
-    *difference = largest_difference(before, after, count);
+    *difference = tn_session_largest_difference(before, after, count);
 fail:
     tn_model_free(written);
     tn_free(before);
@@ -528,7 +526,7 @@ tn_status tn_model_merge(tn_model *model, const char *dir, const char *dtype, tn
     report = report ? report : &unused;
     if (!model->adapter)
         return tn_fail(TN_ERROR_ARGUMENT, "the model has no adapter to merge");
-    bool was_on = switch_on(model);
+    bool was_on = tn_session_switch_on(model);
     tn_status status = tn_session_write_checkpoint(model, dir, dtype, 1, report);
     if (status == TN_OK)
         status = compare_with_written(model, dir, &report->logit_difference);
@@ -553,7 +551,7 @@ tn_status tn_model_unmerge(tn_model *model, const char *dir, const char *dtype, 
     if (model->adapter_dir)
         TN_TRY_GOTO(tn_model_load_adapter(restored, model->adapter_dir, false, true));
     TN_TRY_GOTO(tn_session_probe_logits(restored, &after, &count));
-    report->logit_difference = largest_difference(before, after, count);
+    report->logit_difference = tn_session_largest_difference(before, after, count);
 fail:
     tn_model_enable_adapter(model, true);
     tn_model_free(restored);

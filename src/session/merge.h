@@ -15,6 +15,15 @@ tn_status tn_session_check_can_merge(const tn_adapter *adapter);
 /* Copies tokenizer, chat template and generation configuration beside a saved model. */
 tn_status tn_session_copy_words(const tn_model *model, const char *dir);
 
+/* Fails where the output would overwrite the model or its adapter, or lie in a folder with files that readers would take for
+ * a part of the checkpoint. */
+tn_status tn_session_check_output(const tn_model *model, const char *dir, bool sharded);
+
+/* Switches the adapter on and says whether it was. */
+bool tn_session_switch_on(tn_model *model);
+
+double tn_session_largest_difference(const float *a, const float *b, int64_t count);
+
 /* A model whose adapter is merged for a while: what its modules were before. */
 typedef struct tn_merged {
     tn_module *modules; /* NULL: not merged */

@@ -53,6 +53,9 @@ typedef struct tn_pass {
     int64_t labelled;
 } tn_pass;
 
+/* The configuration that options of a method other than "full" describe; the caller's, also to free. */
+tn_status tn_session_adapter_config(const tn_model *model, const tn_adapter_options *options, tn_peft_config *config);
+
 /* adapters.c: the weight of each adapter of the list by a mix, NULL: those in use; weights [adapters]. */
 tn_status tn_session_mix_weights(const tn_model *model, const tn_adapter_mix *mix, float *weights);
 

@@ -257,27 +257,57 @@ static const char *place_text(char out[TN_SHAPE_TEXT], const tn_tensor *x, int64
 /* Blocks of at least this many elements are converted and encoded at a time. */
 enum { CHUNK = 4096 };
 
-static tn_status encode_chunks(const tn_quantised *array, const tn_tensor *x, float *converted, int64_t chunk) {
+/* Elements first .. first + length - 1, with room for that many in `converted` unless x is f32. */
+static tn_status encode_chunk(const tn_quantised *array, const tn_tensor *x, float *converted, int64_t first,
+                              int64_t length) {
     char place[TN_SHAPE_TEXT];
-    int64_t size = tn_dtype_size(x->dtype);
-    for (int64_t first = 0; first < array->count; first += chunk) {
-        int64_t length = array->count - first < chunk ? array->count - first : chunk;
-        const uint8_t *source = (const uint8_t *)x->data + first * size;
-        const float *values = (const float *)(const void *)source;
-        if (converted) {
-            tn_convert_to_f32(converted, source, x->dtype, length);
-            values = converted;
-        }
-        tn_tensor view = {TN_DTYPE_F32, 1, {length}, (void *)values};
-        int64_t bad = tn_tensor_first_nonfinite(&view);
-        if (bad >= 0)
-            return tn_fail(TN_ERROR_NUMERIC, "element %s is %g; only finite values can be quantised",
-                           place_text(place, x, first + bad), (double)values[bad]);
-        tn_status status = array->codec->encode(array, values, first, length, &bad);
-        if (status != TN_OK)
-            return tn_fail_context(status, "element %s", place_text(place, x, first + bad));
+    const uint8_t *source = (const uint8_t *)x->data + first * tn_dtype_size(x->dtype);
+    const float *values = (const float *)(const void *)source;
+    if (converted) {
+        tn_convert_to_f32(converted, source, x->dtype, length);
+        values = converted;
     }
-    return TN_OK;
+    tn_tensor view = {TN_DTYPE_F32, 1, {length}, (void *)values};
+    int64_t bad = tn_tensor_first_nonfinite(&view);
+    if (bad >= 0)
+        return tn_fail(TN_ERROR_NUMERIC, "element %s is %g; only finite values can be quantised",
+                       place_text(place, x, first + bad), (double)values[bad]);
+    tn_status status = array->codec->encode(array, values, first, length, &bad);
+    return status == TN_OK ? TN_OK : tn_fail_context(status, "element %s", place_text(place, x, first + bad));
+}
+
+/* Chunks do not depend on each other. Errors are words of a thread: the first chunk that fails is encoded again by the
+ * caller's. */
+static tn_status encode_chunks(const tn_quantised *array, const tn_tensor *x, int64_t chunk) {
+    const int64_t chunks = tn_quant_ceil(array->count, chunk), last = array->count - (chunks - 1) * chunk;
+    int64_t failed = chunks;
+    bool no_memory = false;
+#pragma omp parallel if (chunks > 16)
+    {
+        float *converted = x->dtype == TN_DTYPE_F32 ? NULL : tn_malloc((size_t)chunk * sizeof *converted);
+        bool ready = converted || x->dtype == TN_DTYPE_F32;
+        if (!ready) {
+#pragma omp atomic write
+            no_memory = true;
+        }
+#pragma omp for schedule(static) reduction(min : failed)
+        for (int64_t i = 0; i < chunks; i++) {
+            int64_t length = i + 1 < chunks ? chunk : last;
+            if (ready && encode_chunk(array, x, converted, i * chunk, length) != TN_OK && i < failed)
+                failed = i;
+        }
+        tn_free(converted);
+    }
+    if (no_memory)
+        return tn_fail_memory("a block to be quantised");
+    if (failed == chunks)
+        return TN_OK;
+    float *converted = x->dtype == TN_DTYPE_F32 ? NULL : tn_malloc((size_t)chunk * sizeof *converted);
+    if (!converted && x->dtype != TN_DTYPE_F32)
+        return tn_fail_memory("a block to be quantised");
+    tn_status status = encode_chunk(array, x, converted, failed * chunk, failed + 1 < chunks ? chunk : last);
+    tn_free(converted);
+    return status;
 }
 
 tn_status tn_quantise(tn_quantised *array, const tn_tensor *x) {
@@ -288,13 +318,8 @@ tn_status tn_quantise(tn_quantised *array, const tn_tensor *x) {
     if (!array->codec->encode)
         return tn_fail(TN_ERROR_UNSUPPORTED, "%s is only read, not written", array->codec->name);
     int64_t chunk = array->block < CHUNK ? CHUNK / array->block * array->block : array->block;
-    float *converted = NULL, *scales = NULL;
+    float *scales = NULL;
     tn_status status = TN_OK;
-    if (x->dtype != TN_DTYPE_F32) {
-        converted = tn_malloc((size_t)chunk * sizeof *converted);
-        if (!converted)
-            return tn_fail_memory("a block to be quantised");
-    }
     tn_quantised plain = *array;
     if (array->params.nested_block) {
         scales = plain.scales = tn_malloc((size_t)array->sizes.blocks * sizeof *scales);
@@ -303,7 +328,7 @@ tn_status tn_quantise(tn_quantised *array, const tn_tensor *x) {
             goto fail;
         }
     }
-    TN_TRY_GOTO(encode_chunks(&plain, x, converted, chunk));
+    TN_TRY_GOTO(encode_chunks(&plain, x, chunk));
     if (scales) {
         double sum = 0;
         for (int64_t i = 0; i < array->sizes.blocks; i++)
@@ -313,7 +338,6 @@ tn_status tn_quantise(tn_quantised *array, const tn_tensor *x) {
     status = check_scales(array, TN_ERROR_NUMERIC);
 fail:
     tn_free(scales);
-    tn_free(converted);
     return status;
 }
 

@@ -115,14 +115,16 @@ tn_status tn_trainer_plan(tn_trainer *t, bool with_calibration, tn_train_plan *p
     plan->base_bytes = tn_network_bytes(t->model->network);
     plan->adapter_bytes = store;
     plan->gradient_bytes = store;
-    plan->optimizer_bytes = 2 * store;
+    plan->optimizer_bytes = tn_optimizer_bytes(&adapter->params, t->optimizer_kind);
     plan->activation_bytes = t->heap_bytes;
     TN_TRY(mean_flops(t, &plan->flops_per_step));
-    /* the base was read once when it was checked, so it is resident now, as are adapter, data and program */
+    /* adapter, data and program are resident now; of the base what was not let go since it was checked */
     int64_t resident = (int64_t)tn_memory_resident(), peak = (int64_t)tn_memory_peak();
-    int64_t known = plan->base_bytes + plan->adapter_bytes + plan->data_bytes;
+    int64_t absent = tn_network_absent_bytes(t->model->network);
+    int64_t known = plan->base_bytes - absent + plan->adapter_bytes + plan->data_bytes;
     plan->runtime_bytes = (resident > known ? resident - known : 0) + product_scratch(t);
-    int64_t coming = 3 * resident_bytes(store) + resident_bytes(plan->activation_bytes) + product_scratch(t);
+    int64_t coming = absent + resident_bytes(store) + resident_bytes(plan->optimizer_bytes) +
+                     resident_bytes(plan->activation_bytes) + product_scratch(t);
     plan->peak_bytes = resident + coming > peak ? resident + coming : peak;
     if (with_calibration)
         plan->seconds_per_step = plan->flops_per_step * calibrate(t);

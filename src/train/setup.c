@@ -15,6 +15,7 @@ void tn_train_options_default(tn_train_options *options) {
         .shuffle = true,
         .valid_fraction = 0.05,
         .lr = 1e-4,
+        .optimizer = "adamw",
         .beta1 = 0.9,
         .beta2 = 0.999,
         .eps = 1e-8,
@@ -89,11 +90,17 @@ static tn_status apply_groups(tn_trainer *t) {
 /* Tells another base from this one: the beginnings of all frozen weights. What is trained stands in the checkpoint. */
 static void print_fingerprint(const tn_network *model, char text[static 24]) {
     enum { BYTES_OF_EACH = 4096 };
+    float decoded[BYTES_OF_EACH / sizeof(float)];
     uint64_t hash = TN_HASH_START;
     for (int64_t i = 0; i < model->module_count; i++) {
         const tn_weight *weight = &model->modules[i].weight;
         int64_t bytes = tn_tensor_bytes(&weight->tensor);
-        if (weight->tensor.data && !weight->trainable)
+        if (weight->tensor.dtype == TN_DTYPE_QUANTISED) {
+            int64_t count = tn_tensor_count(&weight->tensor), most = sizeof decoded / sizeof *decoded;
+            count = count < most ? count : most;
+            tn_tensor_read(decoded, &weight->tensor, 0, count);
+            hash = tn_hash(hash, decoded, (size_t)count * sizeof *decoded);
+        } else if (weight->tensor.data && !weight->trainable)
             hash = tn_hash(hash, weight->tensor.data, (size_t)(bytes < BYTES_OF_EACH ? bytes : BYTES_OF_EACH));
     }
     snprintf(text, 24, "%016llx", (unsigned long long)hash);
@@ -127,6 +134,7 @@ static tn_status describe_settings(tn_trainer *t) {
     cJSON_AddNumberToObject(s, "steps", (double)t->steps);
     cJSON_AddBoolToObject(s, "shuffle", o->shuffle);
     cJSON_AddNumberToObject(s, "lr", o->lr);
+    cJSON_AddStringToObject(s, "optimizer", o->optimizer);
     cJSON_AddNumberToObject(s, "beta1", o->beta1);
     cJSON_AddNumberToObject(s, "beta2", o->beta2);
     cJSON_AddNumberToObject(s, "eps", o->eps);
@@ -184,6 +192,7 @@ tn_status tn_trainer_init(tn_trainer *t, tn_model *model, const tn_train_options
         return tn_fail(TN_ERROR_ARGUMENT, "%s holds several adapters; train one of them, such as the one in %s/%s",
                        model->adapter_dir, model->adapter_dir, model->adapter->next->name);
     TN_TRY(check_options(options));
+    TN_TRY(tn_optimizer_from_name(options->optimizer, &t->optimizer_kind));
     t->source = model->sequential ? &tn_feature_source : &tn_text_source;
     return tn_schedule_from_name(options->schedule, &t->schedule);
 }

@@ -15,10 +15,10 @@ static tn_status checkpoint_folder(const char *out_dir, char path[TN_PATH_MAX]) 
     return tn_path_join(path, out_dir, "checkpoints");
 }
 
-int64_t tn_train_state_bytes(const tn_adapter *adapter) {
-    int64_t bytes = 1 << 20;
+int64_t tn_train_state_bytes(const tn_adapter *adapter, tn_optimizer_kind kind) {
+    int64_t bytes = (1 << 20) + tn_optimizer_bytes(&adapter->params, kind);
     for (int64_t i = 0; i < adapter->params.count; i++)
-        bytes += adapter->params.entries[i].count * 3 * (int64_t)sizeof(float) + 512;
+        bytes += adapter->params.entries[i].count * (int64_t)sizeof(float) + 1024;
     for (int64_t i = 0; i < adapter->constants.count; i++)
         bytes += adapter->constants.entries[i].count * (int64_t)sizeof(float) + 512;
     return bytes;
@@ -39,36 +39,48 @@ static tn_status write_metadata(tn_safetensors_writer *writer, const tn_train_st
     return tn_safetensors_writer_metadata(writer, "config", state->config ? state->config : "");
 }
 
-static const char *const parts[] = {"param", "exp_avg", "exp_avg_sq"};
+/* What a checkpoint holds of each parameter. */
+enum { PARTS = 5 };
+static const char *const parts[PARTS] = {"param", "exp_avg", "exp_avg_sq", "exp_avg_absmax", "exp_avg_sq_absmax"};
 
-static float *part_of(const tn_adapter *adapter, const tn_optimizer *optimizer, int part, int64_t offset) {
-    float *const buffers[] = {adapter->params.values, optimizer->m, optimizer->v};
-    return buffers[part] + offset;
+/* Part `part` of parameter i as a tensor and its name; false when the parameter does not have it. */
+static bool part_of(const tn_adapter *adapter, const tn_optimizer *optimizer, int part, int64_t i, tn_tensor *out,
+                    char name[NAME_SIZE]) {
+    const tn_param *param = &adapter->params.entries[i];
+    const tn_moments *moments = &optimizer->moments[i];
+    const tn_moments8 *codes = &moments->codes;
+    void *const data[PARTS] = {adapter->params.values + param->offset, moments->m ? (void *)moments->m : codes->m,
+                               moments->v ? (void *)moments->v : codes->v, codes->m_absmax, codes->v_absmax};
+    *out = param->weight->tensor;
+    out->data = data[part];
+    if (part > 2)
+        *out = (tn_tensor){TN_DTYPE_F32, 1, {tn_moment_blocks(param->count)}, data[part]};
+    else if (part > 0 && !moments->m)
+        out->dtype = TN_DTYPE_U8;
+    snprintf(name, NAME_SIZE, "%s.%s", parts[part], param->name);
+    return out->data;
 }
 
 static tn_status write_state(tn_safetensors_writer *writer, const tn_adapter *adapter, const tn_optimizer *optimizer,
                              const tn_train_state *state) {
     char name[NAME_SIZE];
+    tn_tensor tensor;
     TN_TRY(write_metadata(writer, state));
-    for (int part = 0; part < 3; part++) {
-        for (int64_t i = 0; i < adapter->params.count; i++) {
-            const tn_param *param = &adapter->params.entries[i];
-            snprintf(name, sizeof name, "%s.%s", parts[part], param->name);
-            TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, param->weight->tensor.ndim,
-                                                 param->weight->tensor.shape));
-        }
-    }
+    for (int part = 0; part < PARTS; part++)
+        for (int64_t i = 0; i < adapter->params.count; i++)
+            if (part_of(adapter, optimizer, part, i, &tensor, name))
+                TN_TRY(tn_safetensors_writer_declare(writer, name, tensor.dtype, tensor.ndim, tensor.shape));
     const tn_params *constants = &adapter->constants;
     for (int64_t i = 0; i < constants->count; i++) {
-        const tn_tensor *tensor = &constants->entries[i].weight->tensor;
+        const tn_tensor *constant = &constants->entries[i].weight->tensor;
         snprintf(name, sizeof name, "constant.%s", constants->entries[i].name);
-        TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, tensor->ndim, tensor->shape));
+        TN_TRY(tn_safetensors_writer_declare(writer, name, TN_DTYPE_F32, constant->ndim, constant->shape));
     }
     TN_TRY(tn_safetensors_writer_begin(writer));
-    for (int part = 0; part < 3; part++)
+    for (int part = 0; part < PARTS; part++)
         for (int64_t i = 0; i < adapter->params.count; i++)
-            TN_TRY(tn_safetensors_writer_data(writer, part_of(adapter, optimizer, part, adapter->params.entries[i].offset),
-                                              adapter->params.entries[i].count * (int64_t)sizeof(float)));
+            if (part_of(adapter, optimizer, part, i, &tensor, name))
+                TN_TRY(tn_safetensors_writer_data(writer, tensor.data, tn_tensor_bytes(&tensor)));
     for (int64_t i = 0; i < constants->count; i++)
         TN_TRY(tn_safetensors_writer_data(writer, constants->values + constants->entries[i].offset,
                                           constants->entries[i].count * (int64_t)sizeof(float)));
@@ -243,17 +255,29 @@ static tn_status check_unchanged(const tn_safetensors *file, const tn_train_stat
     return TN_OK;
 }
 
-static tn_status read_tensor(const tn_safetensors *file, const char *name, const tn_tensor *like, float *out) {
+/* Fills `out` from the tensor of its name. */
+static tn_status read_tensor(const tn_safetensors *file, const char *name, const tn_tensor *out) {
     const tn_safetensors_entry *entry = tn_safetensors_find(file, name);
-    if (!entry || entry->tensor.dtype != TN_DTYPE_F32 || !tn_tensor_same_shape(&entry->tensor, like))
+    if (!entry || entry->tensor.dtype != out->dtype || !tn_tensor_same_shape(&entry->tensor, out))
         return tn_fail(TN_ERROR_MISMATCH, "%s: tensor '%s' is missing or of another shape", file->path, name);
-    memcpy(out, entry->tensor.data, (size_t)tn_tensor_bytes(like));
+    memcpy(out->data, entry->tensor.data, (size_t)tn_tensor_bytes(out));
     return TN_OK;
+}
+
+/* Moments in the other form are the likeliest reason why a type differs. */
+static tn_status check_moments(const tn_safetensors *file, const char *name, const tn_tensor *moments) {
+    const tn_safetensors_entry *entry = tn_safetensors_find(file, name);
+    if (!entry || entry->tensor.dtype == moments->dtype)
+        return TN_OK;
+    bool has_codes = entry->tensor.dtype == TN_DTYPE_U8;
+    return tn_fail(TN_ERROR_MISMATCH, "%s keeps the moments of the optimiser in %s, which this run does not; go on with %s",
+                   file->path, has_codes ? "8 bits" : "f32", has_codes ? "the optimizer adamw8bit" : "the optimizer adamw");
 }
 
 static tn_status read_state(const tn_safetensors *file, tn_adapter *adapter, tn_optimizer *optimizer,
                             tn_train_state *state) {
     char name[NAME_SIZE];
+    tn_tensor tensor;
     const char *step = tn_safetensors_metadata(file, "step"), *metrics = tn_safetensors_metadata(file, "metrics_bytes");
     const char *best = tn_safetensors_metadata(file, "best_valid_loss"),
                *best_step = tn_safetensors_metadata(file, "best_valid_step");
@@ -262,17 +286,21 @@ static tn_status read_state(const tn_safetensors *file, tn_adapter *adapter, tn_
         return tn_fail(TN_ERROR_FORMAT, "%s is not a training checkpoint: its metadata lacks the step", file->path);
     if (!tn_parse_double(best, &state->best_valid_loss))
         state->best_valid_loss = NAN; /* no validation yet */
-    for (int part = 0; part < 3; part++) {
+    for (int part = 0; part < PARTS; part++) {
         for (int64_t i = 0; i < adapter->params.count; i++) {
-            const tn_param *param = &adapter->params.entries[i];
-            snprintf(name, sizeof name, "%s.%s", parts[part], param->name);
-            TN_TRY(read_tensor(file, name, &param->weight->tensor, part_of(adapter, optimizer, part, param->offset)));
+            if (!part_of(adapter, optimizer, part, i, &tensor, name))
+                continue;
+            if (part > 0)
+                TN_TRY(check_moments(file, name, &tensor));
+            TN_TRY(read_tensor(file, name, &tensor));
         }
     }
     for (int64_t i = 0; i < adapter->constants.count; i++) {
         const tn_param *constant = &adapter->constants.entries[i];
         snprintf(name, sizeof name, "constant.%s", constant->name);
-        TN_TRY(read_tensor(file, name, &constant->weight->tensor, adapter->constants.values + constant->offset));
+        tensor = constant->weight->tensor;
+        tensor.data = adapter->constants.values + constant->offset;
+        TN_TRY(read_tensor(file, name, &tensor));
     }
     return TN_OK;
 }

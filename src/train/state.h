@@ -1,8 +1,10 @@
 /* Training checkpoints: out/checkpoints/step-00000100.safetensors, one file each, so that each appears whole or not at all.
  *
- *   tensors   param.NAME, exp_avg.NAME, exp_avg_sq.NAME (f32) for every trained tensor; frozen.NAME for what an
- * initialisation took out of the base metadata  step, data_hash, settings (JSON), config (the run file's text),
- * metrics_bytes, best_valid_loss, best_valid_step
+ *   tensors   param.NAME, exp_avg.NAME, exp_avg_sq.NAME (f32) for every trained tensor; constant.NAME for what stays as an
+ *             initialisation has made it. Moments in 8 bits are u8 codes, and there are exp_avg_absmax.NAME and
+ *             exp_avg_sq_absmax.NAME (f32 [blocks])
+ *   metadata  step, data_hash, settings (JSON), config (the run file's text), metrics_bytes, best_valid_loss,
+ * best_valid_step
  *
  * Random numbers come from counters, so seed, step and data position are all the state they have. */
 #ifndef TN_TRAIN_STATE_H
@@ -22,7 +24,7 @@ typedef struct tn_train_state {
 } tn_train_state;
 
 /* Bytes of one checkpoint of this adapter, about. */
-int64_t tn_train_state_bytes(const tn_adapter *adapter);
+int64_t tn_train_state_bytes(const tn_adapter *adapter, tn_optimizer_kind kind);
 
 /* Checkpoints that the output folder holds already. */
 tn_status tn_train_state_count(const char *out_dir, int64_t *count);

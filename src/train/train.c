@@ -52,7 +52,7 @@ static tn_status run_step(run *r, int64_t step, tn_train_step *out) {
     tn_optimizer_step(&t->optimizer, step, out->lr, out->grad_norm, o->grad_clip);
     if (method && method->after_step)
         method->after_step(adapter, step, t->steps, tn_optimizer_grad_scale(out->grad_norm, o->grad_clip));
-    tn_trainer_count_time(&r->t, TN_PHASE_OPTIMIZER, "adamw", update);
+    tn_trainer_count_time(&r->t, TN_PHASE_OPTIMIZER, tn_optimizer_names[t->optimizer_kind], update);
     out->epoch = (double)(first + o->accumulate) / (double)t->per_epoch;
     out->seconds = tn_seconds() - start;
     r->tokens += out->tokens;
@@ -160,7 +160,7 @@ static tn_status train_steps(run *r) {
 /* All that can fail for lack of space or rights, before any work. */
 static tn_status check_output(const tn_trainer *t) {
     const tn_train_options *o = t->options;
-    int64_t checkpoint = tn_train_state_bytes(t->model->adapter), there;
+    int64_t checkpoint = tn_train_state_bytes(t->model->adapter, t->optimizer_kind), there;
     int64_t model = t->model->adapter->method ? 0 : tn_network_bytes(t->model->network);
     if (!o->out)
         return tn_fail(TN_ERROR_ARGUMENT, "no output folder given");
@@ -192,7 +192,7 @@ static tn_status start(run *r) {
     TN_TRY(tn_trainer_load(t));
     TN_TRY(tn_trainer_plan(t, false, &r->plan));
     TN_TRY(prepare_output(r));
-    TN_TRY(tn_optimizer_init(&t->optimizer, &t->model->adapter->params, t->model->kernels));
+    TN_TRY(tn_optimizer_init(&t->optimizer, &t->model->adapter->params, t->model->kernels, t->optimizer_kind));
     t->optimizer.beta1 = o->beta1;
     t->optimizer.beta2 = o->beta2;
     t->optimizer.eps = o->eps;

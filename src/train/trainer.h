@@ -66,6 +66,7 @@ struct tn_trainer {
     const tn_train_options *options;
     const tn_train_callbacks *callbacks; /* never NULL; its members may be */
     tn_schedule schedule;
+    tn_optimizer_kind optimizer_kind;
     const tn_source *source;
     tn_text_data text;        /* of tn_text_source */
     tn_feature_data features; /* of tn_feature_source */

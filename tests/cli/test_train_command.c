@@ -233,8 +233,9 @@ static void predicted_memory_is_what_training_takes(void **state) {
     (void)state;
     if (SANITIZED)
         skip(); /* its shadow is resident as well */
-    static const char *const variants[] = {"--init random --method full", "--init random --method lora",
-                                           "--method lora --target-modules all-linear --checkpointing on"};
+    static const char *const variants[] = {
+        "--init random --method full", "--init random --method full --optimizer adamw8bit", "--init random --method lora",
+        "--method lora --target-modules all-linear --checkpointing on"};
     tn_buf rows = {0};
     for (int row = 0; row < 16; row++) {
         tn_buf_puts(&rows, "{\"input_ids\": [1");
@@ -245,7 +246,7 @@ static void predicted_memory_is_what_training_takes(void **state) {
     assert_int_equal(tn_file_write(tiny_path("long.jsonl"), rows.data, rows.length), TN_OK);
     tn_buf_free(&rows);
     tiny_write_model(tiny_path("middle"), "llama", "", 256, 4, 4096, 5);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         char line[512];
         snprintf(line, sizeof line,
                  "plan --model middle --data long.jsonl --batch-size 8 --steps 1 --valid-fraction 0 --threads 2 %s",
@@ -352,6 +353,16 @@ static void flags_win_over_the_run_file(void **state) {
     tn_buf_free(&config);
 }
 
+static void the_optimizer_of_a_run_file_is_used_and_kept(void **state) {
+    (void)state;
+    tiny_write_text(tiny_path("eight.yaml"), "model: base\ndata: data.jsonl\nsteps: 4\nthreads: 1\noptimizer: adamw8bit\n");
+    tenon_well("train --config eight.yaml --profile --out eight");
+    PRINTED("\n  adamw8bit                    4 ");
+    tn_buf config = tiny_read(tiny_path("eight/config.yaml"));
+    assert_non_null(strstr(tn_buf_text(&config), "optimizer: adamw8bit\n"));
+    tn_buf_free(&config);
+}
+
 static void wrong_options_and_keys_name_the_nearest(void **state) {
     (void)state;
     tiny_write_text(tiny_path("typo.yaml"), "model: base\ndata: data.jsonl\nlearning-rat: 3\nstepps: 5\n");
@@ -360,6 +371,8 @@ static void wrong_options_and_keys_name_the_nearest(void **state) {
     tenon_badly("train --config typo.yaml --out never", "did you mean steps?");
     tenon_badly("train --model base --data data.jsonl --out never --batchsize 3", "did you mean --batch-size?");
     tenon_badly("train --model base --data data.jsonl --out never --schedule cosin", "cosine");
+    tenon_badly("train --model base --data data.jsonl --out never --optimizer adamw8", "adamw, adamw8bit");
+    tenon_badly("plan --model base --data data.jsonl --optimizer sgd", "adamw, adamw8bit");
     tenon_badly("train --model base --data data.jsonl", "--out is missing");
     tenon_badly("train --out never", "missing: --model, --data");
     assert_false(tn_path_exists(tiny_path("never")));
@@ -437,6 +450,7 @@ int main(void) {
         cmocka_unit_test(profile_says_where_the_time_went),
         cmocka_unit_test(the_end_of_a_run_says_which_ranks_are_left),
         cmocka_unit_test(flags_win_over_the_run_file),
+        cmocka_unit_test(the_optimizer_of_a_run_file_is_used_and_kept),
         cmocka_unit_test(wrong_options_and_keys_name_the_nearest),
         cmocka_unit_test(ranks_that_do_not_fit_are_explained),
         cmocka_unit_test(targets_that_match_nothing_list_near_names),

@@ -120,7 +120,7 @@ static void memory_is_counted(void **state) {
     check_row("     full     ", 0, 2143.3, 2143.3);
     check_row("     LoRA     ", 2143.3, 74.6, 74.6);
     /* 535040 weights of half a byte, 8360 blocks of 64 with a byte, 34 of 256 such bytes with an f32, 778 f32 biases */
-    check_row("     QLoRA (computed)", (535040 / 2 + 8360 + 34 * 4 + 778 * 4) / 1e3, 74.6, 74.6);
+    check_row("     QLoRA", (535040 / 2 + 8360 + 34 * 4 + 778 * 4) / 1e3, 74.6, 74.6);
     assert_int_equal(count_of(" samples/s"), 2 * 7);
     exits(0, "$TENON_EXAMPLE bench --out out --passes 20 --steps 10 --rank 4 --no-medium");
     printed("with LoRA of rank 4 9320 are trained");

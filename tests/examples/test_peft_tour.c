@@ -40,8 +40,9 @@ static void shows_methods_conversion_composition_merging_and_memory(void **state
     assert_true(nth_number_after("  full   ", 0) == 16777216 && nth_number_after("  full   ", 6) == 268.44);
     assert_true(nth_number_after("  qlora   ", 3) == 8.65);
     assert_true(nth_number_after("  qdora   ", 1) == 69632);
-    printed("  lora     65536 trained, weights 0.26 MB, gradients 0.26 MB, moments 0.52 MB");
-    printed("  dora     69632 trained, weights 0.28 MB, gradients 0.28 MB, moments 0.56 MB");
+    printed("  lora     65536 trained, base 67.11 MB, adapter 0.26 MB, gradients 0.26 MB, moments 0.52 MB");
+    printed("  lora     65536 trained, base 8.65 MB, adapter 0.26 MB, gradients 0.26 MB, moments 0.52 MB");
+    printed("  dora     69632 trained, base 8.65 MB, adapter 0.28 MB, gradients 0.28 MB, moments 0.56 MB");
 }
 
 static void what_it_wrote_loads_again(void **state) {

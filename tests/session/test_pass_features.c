@@ -176,7 +176,7 @@ static void one_row_is_too_few_for_batch_norm(void **state) {
 static double train(tn_model *model, batch *b, int steps, double lr) {
     tn_optimizer optimizer;
     double loss = 0;
-    assert_ok(tn_optimizer_init(&optimizer, &model->adapter->params, model->kernels));
+    assert_ok(tn_optimizer_init(&optimizer, &model->adapter->params, model->kernels, TN_OPTIMIZER_ADAMW));
     for (int step = 1; step <= steps; step++) {
         tn_optimizer_zero_grad(&optimizer);
         loss = pass(model, b, true, true);

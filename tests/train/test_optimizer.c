@@ -67,7 +67,7 @@ static void compare(float size, double clip, const double *scales, const bool *d
     tn_optimizer optimizer;
     reference wanted[TENSORS][64] = {{{0}}};
     build(&s);
-    assert_int_equal(tn_optimizer_init(&optimizer, &s.params, tn_kernels_cpu()), TN_OK);
+    assert_int_equal(tn_optimizer_init(&optimizer, &s.params, tn_kernels_cpu(), TN_OPTIMIZER_ADAMW), TN_OK);
     optimizer.beta2 = 0.99;
     optimizer.weight_decay = 0.1;
     for (int i = 0; i < TENSORS; i++) {
@@ -116,7 +116,7 @@ static void a_rate_of_zero_changes_nothing(void **state) {
     store s;
     tn_optimizer optimizer;
     build(&s);
-    assert_int_equal(tn_optimizer_init(&optimizer, &s.params, tn_kernels_cpu()), TN_OK);
+    assert_int_equal(tn_optimizer_init(&optimizer, &s.params, tn_kernels_cpu(), TN_OPTIMIZER_ADAMW), TN_OK);
     gradient_at(&s, 1, 1);
     tn_optimizer_step(&optimizer, 1, 0, tn_optimizer_grad_norm(&optimizer), 1);
     for (int i = 0; i < TENSORS; i++)
@@ -133,7 +133,7 @@ static void want_of_memory_is_told_and_leaks_nothing(void **state) {
         tn_optimizer optimizer;
         size_t before = tn_memory_used();
         tn_memory_fail_after(allocation);
-        assert_int_equal(tn_optimizer_init(&optimizer, &s.params, tn_kernels_cpu()), TN_ERROR_MEMORY);
+        assert_int_equal(tn_optimizer_init(&optimizer, &s.params, tn_kernels_cpu(), TN_OPTIMIZER_ADAMW), TN_ERROR_MEMORY);
         tn_memory_fail_after(-1);
         tn_optimizer_free(&optimizer);
         assert_int_equal(tn_memory_used(), before);

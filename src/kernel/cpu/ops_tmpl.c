@@ -631,6 +631,7 @@ const tn_kernels TN_FOR_ISA(tn_kernels_, ) = {
     .scale = scale,
     .dropout = dropout,
     .adamw = adamw,
+    .adamw8bit = TN_FOR_ISA(tn_adamw8bit_, ),
     .sum_squares = sum_squares,
     .all_finite = all_finite,
     .dequantise = tn_dequantise,

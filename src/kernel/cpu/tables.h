@@ -81,4 +81,12 @@ TN_DECLARE_ATTENTION(generic)
 TN_DECLARE_ATTENTION(avx2)
 TN_DECLARE_ATTENTION(avx512)
 
+/* AdamW with moments in 8 bits, as in the table; adamw8bit_tmpl.c is compiled once per instruction set. */
+#define TN_DECLARE_ADAMW8BIT(isa)                                                                                           \
+    void tn_adamw8bit_##isa(float *param, const float *grad, const tn_moments8 *moments, const tn_adamw_step *step,         \
+                            int64_t count);
+TN_DECLARE_ADAMW8BIT(generic)
+TN_DECLARE_ADAMW8BIT(avx2)
+TN_DECLARE_ADAMW8BIT(avx512)
+
 #endif
