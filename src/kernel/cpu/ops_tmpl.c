@@ -366,7 +366,7 @@ static void embedding_forward(float *y, const int32_t *ids, const void *table, t
 #pragma omp parallel for schedule(static) if (tn_worth_threads(rows * cols))
     for (int64_t row = 0; row < rows; row++)
         if (dtype == TN_DTYPE_QUANTISED)
-            tn_dequantise(y + row * cols, table, ids[row] * cols, cols);
+            TN_FOR_ISA(tn_dequantise_, )(y + row * cols, table, ids[row] * cols, cols);
         else
             widen(y + row * cols, (const char *)table + ids[row] * cols * size, dtype, cols);
 }
@@ -634,7 +634,7 @@ const tn_kernels TN_FOR_ISA(tn_kernels_, ) = {
     .adamw8bit = TN_FOR_ISA(tn_adamw8bit_, ),
     .sum_squares = sum_squares,
     .all_finite = all_finite,
-    .dequantise = tn_dequantise,
+    .dequantise = TN_FOR_ISA(tn_dequantise_, ),
     .to_f32 = to_f32,
     .from_f32 = from_f32,
 };
