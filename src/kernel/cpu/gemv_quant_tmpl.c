@@ -45,8 +45,9 @@ typedef struct {
     const tn_quantised *array;
     int64_t first, stride, k;
     code_order layout;
-    const int16_t *values; /* of 4-bit codes */
-    float unit;            /* what the integers are divided by, in A's scale */
+    const int16_t *values;       /* of 4-bit codes */
+    float unit;                  /* what the integers are divided by, in A's scale */
+    int block_bits, nested_bits; /* of 4-bit floats: block sizes are powers of two */
 } weight;
 
 /* False when the codec has no such product, or rows do not consist of whole runs and blocks. */
@@ -56,6 +57,8 @@ static bool describe(weight *w, tn_operand b, int64_t k) {
     *w = (weight){.array = array, .first = b.offset, .stride = b.col_stride, .k = k, .unit = 1};
     if (codec == &tn_codec_nf4 || codec == &tn_codec_fp4) {
         w->layout = HIGH_FIRST;
+        w->block_bits = __builtin_ctzll((unsigned long long)array->block);
+        w->nested_bits = array->scales ? 0 : __builtin_ctzll((unsigned long long)array->params.nested_block);
         w->values = codec == &tn_codec_nf4 ? nf4 : fp4;
         w->unit = codec == &tn_codec_nf4 ? NF4_UNIT : FP4_UNIT;
     } else if (codec == &tn_codec_q4_0) {
@@ -70,6 +73,8 @@ static bool describe(weight *w, tn_operand b, int64_t k) {
         return false;
     }
     const int64_t unit = tn_max_i64(array->block, RUN);
+    if (w->layout == BYTES && array->block != k)
+        return false;
     return b.row_stride == 1 && k <= MOST && k % unit == 0 && w->first % unit == 0 && w->stride % unit == 0;
 }
 
@@ -243,6 +248,9 @@ INLINE float half_at(const uint8_t *at) {
 /* 4-bit codes and scales of a chunk of a few runs; what is beyond them is 0. */
 INLINE void load_high_first(words codes[HALVES], quad *scales, const weight *w, int64_t at, const float *d, int64_t runs) {
     const uint8_t *from = w->array->codes + at / 2;
+#if defined(__AVX512F__)
+    codes[0] = (words)_mm512_maskz_loadu_epi64((__mmask8)((1 << 2 * runs) - 1), from);
+#else
     if (runs == RUNS) {
         memcpy(codes, from, CHUNK / 2);
     } else {
@@ -251,9 +259,10 @@ INLINE void load_high_first(words codes[HALVES], quad *scales, const weight *w, 
             memcpy(some + i * RUN / 2, from + i * RUN / 2, RUN / 2);
         memcpy(codes, some, sizeof some);
     }
-    if (w->array->block >= CHUNK)
+#endif
+    if (w->block_bits >= 7)
         *scales = (quad){d[0], d[0], d[0], d[0]};
-    else if (w->array->block > RUN)
+    else if (w->block_bits == 6)
         *scales = runs == RUNS ? (quad){d[0], d[0], d[1], d[1]} : (quad){d[0], d[0], 0, 0};
     else if (runs == RUNS)
         memcpy(scales, d, sizeof *scales);
@@ -321,18 +330,31 @@ typedef struct {
     const float *x_scales;
 } rounded;
 
+/* Of one nested block. */
+INLINE void nested_scales(float *restrict out, const uint8_t *restrict codes, float scale, float offset, int64_t count) {
+    int64_t i = 0;
+#if defined(__AVX512F__)
+    for (; i + TN_LANES <= count; i += TN_LANES) {
+        __m512i at = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(codes + i)));
+        __m512 value = _mm512_i32gather_ps(at, tn_dynamic_signed, sizeof(float));
+        _mm512_storeu_ps(out + i, _mm512_add_ps(_mm512_mul_ps(value, _mm512_set1_ps(scale)), _mm512_set1_ps(offset)));
+    }
+#endif
+    for (; i < count; i++)
+        out[i] = tn_dynamic_signed[codes[i]] * scale + offset;
+}
+
 /* The scales of the row that begins at element `at`, in `buffer` when they are nested. */
 static const float *scales_of(const weight *w, int64_t at, float *buffer) {
     const tn_quantised *array = w->array;
-    const int64_t first = at / array->block, count = w->k / array->block;
+    const int64_t first = at >> w->block_bits, count = w->k >> w->block_bits;
     if (array->scales)
         return array->scales + first;
     for (int64_t i = 0, end; i < count; i = end) {
-        const int64_t nested = (first + i) / array->params.nested_block;
+        const int64_t nested = (first + i) >> w->nested_bits;
         const float scale = array->nested_scales[nested], offset = array->nested_offset;
-        end = tn_min_i64((nested + 1) * array->params.nested_block - first, count);
-        for (int64_t j = i; j < end; j++)
-            buffer[j] = tn_dynamic_signed[array->scale_codes[first + j]] * scale + offset;
+        end = tn_min_i64(((nested + 1) << w->nested_bits) - first, count);
+        nested_scales(buffer + i, array->scale_codes + first + i, scale, offset, end - i);
     }
     return buffer;
 }
@@ -342,7 +364,7 @@ INLINE void rows_of_nibbles(float *out, const weight *w, const code_order layout
     float buffers[ROWS][MOST / RUN];
     const float *d[ROWS];
     const table values = table_of(w->values);
-    const int64_t k = w->k, block = w->array->block;
+    const int64_t k = w->k;
     tn_vec acc[ROWS][HALVES];
 #pragma GCC unroll 4
     for (int j = 0; j < rows; j++) {
@@ -352,7 +374,7 @@ INLINE void rows_of_nibbles(float *out, const weight *w, const code_order layout
         d[j] = layout == HIGH_FIRST ? scales_of(w, at + j * apart, buffers[j]) : buffers[j];
     }
     for (int64_t p = 0; p < k; p += CHUNK) {
-        const int64_t runs = tn_min_i64((k - p) / RUN, RUNS), of_block = layout == HIGH_FIRST ? p / block : 0;
+        const int64_t runs = tn_min_i64((k - p) / RUN, RUNS), of_block = layout == HIGH_FIRST ? p >> w->block_bits : 0;
         quad x_scales;
         memcpy(&x_scales, a->x_scales + p / RUN, sizeof x_scales);
         if (runs == RUNS) {
@@ -378,13 +400,16 @@ INLINE void rows_of_bytes(float *out, const weight *w, const code_order layout, 
 #pragma GCC unroll 4
         for (int half = 0; half < HALVES; half++)
             acc[j][half] = (tn_vec){0};
+    float scales[ROWS];
+    for (int j = 0; j < rows && layout == BYTES; j++)
+        scales[j] = w->array->scales[(at + j * apart) / w->k];
     for (int64_t p = 0; p < w->k; p += RUN) {
         const float x_scale = a->x_scales[p / RUN];
 #pragma GCC unroll 4
         for (int j = 0; j < rows; j++) {
             const int64_t element = at + j * apart + p;
             const uint8_t *codes = w->array->codes + (layout == BYTES ? element : element / RUN * Q8_0_BYTES);
-            float scale = layout == BYTES ? w->array->scales[element / w->array->block] : half_at(codes);
+            float scale = layout == BYTES ? scales[j] : half_at(codes);
             add_run(acc[j], (const int8_t *)codes + (layout == BYTES ? 0 : 2), a->x + p, x_scale * scale);
         }
     }
