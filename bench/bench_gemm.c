@@ -1,6 +1,6 @@
-/* Matrix products of SmolLM2-135M's shapes against OpenBLAS: bench_gemm [threads] [isa] [seconds per row, 0 for the last
- * table only]. Both run in turns and medians are printed (and the fastest runs, for a busy machine): GFLOP/s, and GB/s of
- * weights for one token against a plain sum's. */
+/* Matrix products of SmolLM2-135M's and Qwen2.5-0.5B's shapes against OpenBLAS, and rounded to bf16 where the CPU can:
+ * bench_gemm [threads] [isa] [seconds per row, 0 for the last table only]. Both run in turns and medians are printed (and
+ * the fastest runs, for a busy machine): GFLOP/s, and GB/s of weights for one token against a plain sum's. */
 #include <cblas.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +23,7 @@ enum { MAX_RUNS = 400 };
 
 typedef struct bench {
     gemm_function *gemm;
+    gemm_function *rounded; /* products of bf16, or NULL */
     double seconds;
 } bench;
 
@@ -35,19 +36,41 @@ typedef struct shape {
 } shape;
 
 static const shape shapes[] = {
-    {"forward q, o", 1024, 576, 576, false, true, 0},      {"forward k, v", 1024, 192, 576, false, true, 0},
-    {"forward gate, up", 1024, 1536, 576, false, true, 0}, {"forward down", 1024, 576, 1536, false, true, 0},
-    {"forward head", 128, 49152, 576, false, true, 0},     {"backward q, o", 1024, 576, 576, false, false, 1},
-    {"backward k, v", 1024, 576, 192, false, false, 1},    {"backward gate, up", 1024, 576, 1536, false, false, 1},
-    {"backward down", 1024, 1536, 576, false, false, 1},   {"backward head", 128, 576, 49152, false, false, 0},
-    {"square", 1024, 1024, 1024, false, false, 0},         {"weight gradient", 576, 576, 1024, true, false, 1},
-    {"lora x A^T", 1024, 8, 576, false, true, 0},          {"lora u B^T", 1024, 576, 8, false, true, 1},
-    {"lora dy B", 1024, 8, 576, false, false, 0},          {"lora dA = du^T x", 8, 576, 1024, true, false, 1},
-    {"lora dB = dy^T u", 576, 8, 1024, true, false, 1},    {"lora x A^T, rank 16", 1024, 16, 576, false, true, 0},
-    {"lora dB, rank 16", 576, 16, 1024, true, false, 1},   {"rank 32", 1024, 32, 576, false, true, 0},
-    {"attention scores", 64, 64, 64, false, true, 0},      {"attention values", 64, 64, 64, false, false, 1},
-    {"16 tokens", 16, 1536, 576, false, true, 0},          {"24 tokens", 24, 1536, 576, false, true, 0},
+    {"forward q, o", 1024, 576, 576, false, true, 0},
+    {"forward k, v", 1024, 192, 576, false, true, 0},
+    {"forward gate, up", 1024, 1536, 576, false, true, 0},
+    {"forward down", 1024, 576, 1536, false, true, 0},
+    {"forward head", 128, 49152, 576, false, true, 0},
+    {"backward q, o", 1024, 576, 576, false, false, 1},
+    {"backward k, v", 1024, 576, 192, false, false, 1},
+    {"backward gate, up", 1024, 576, 1536, false, false, 1},
+    {"backward down", 1024, 1536, 576, false, false, 1},
+    {"backward head", 128, 576, 49152, false, false, 0},
+    {"square", 1024, 1024, 1024, false, false, 0},
+    {"weight gradient", 576, 576, 1024, true, false, 1},
+    {"lora x A^T", 1024, 8, 576, false, true, 0},
+    {"lora u B^T", 1024, 576, 8, false, true, 1},
+    {"lora dy B", 1024, 8, 576, false, false, 0},
+    {"lora dA = du^T x", 8, 576, 1024, true, false, 1},
+    {"lora dB = dy^T u", 576, 8, 1024, true, false, 1},
+    {"lora x A^T, rank 16", 1024, 16, 576, false, true, 0},
+    {"lora dB, rank 16", 576, 16, 1024, true, false, 1},
+    {"rank 32", 1024, 32, 576, false, true, 0},
+    {"attention scores", 64, 64, 64, false, true, 0},
+    {"attention values", 64, 64, 64, false, false, 1},
+    {"16 tokens", 16, 1536, 576, false, true, 0},
+    {"24 tokens", 24, 1536, 576, false, true, 0},
     {"32 tokens", 32, 1536, 576, false, true, 0},
+    {"64 tokens", 64, 1536, 576, false, true, 0},
+    {"qwen q, o", 512, 896, 896, false, true, 0},
+    {"qwen k, v", 512, 128, 896, false, true, 0},
+    {"qwen gate, up", 512, 4864, 896, false, true, 0},
+    {"qwen down", 512, 896, 4864, false, true, 0},
+    {"qwen head", 128, 151936, 896, false, true, 0},
+    {"qwen back q, o", 512, 896, 896, false, false, 1},
+    {"qwen back gate, up", 512, 896, 4864, false, false, 1},
+    {"qwen back down", 512, 4864, 896, false, false, 1},
+    {"qwen back head", 128, 896, 151936, false, false, 0},
 };
 
 static int by_value(const void *a, const void *b) {
@@ -71,10 +94,10 @@ static tn_operand operand(const void *data, tn_dtype dtype, int64_t rows, int64_
 }
 
 /* Seconds of one product, of enough in a row for the clock. */
-static double time_ours(const bench *with, float *c, const shape *s, tn_operand a, tn_operand b, int repeat) {
+static double time_ours(gemm_function *gemm, float *c, const shape *s, tn_operand a, tn_operand b, int repeat) {
     double start = tn_seconds();
     for (int i = 0; i < repeat; i++)
-        with->gemm(c, s->n, a, b, 1.0f, s->beta, s->m, s->n, s->k);
+        gemm(c, s->n, a, b, 1.0f, s->beta, s->m, s->n, s->k);
     return (tn_seconds() - start) / repeat;
 }
 
@@ -95,8 +118,24 @@ static float *random_floats(int64_t count, uint64_t seed) {
     return values;
 }
 
+enum { F32, F32_BY_BF16, ROUNDED, ROUNDED_BY_BF16, BLAS, COLUMNS };
+static const char *const columns[COLUMNS] = {"f32", "x bf16", "rounded", "x bf16", "openblas"};
+
+static void print_speeds(double times[COLUMNS][MAX_RUNS], int runs, double flops) {
+    double fastest[COLUMNS];
+    for (int c = 0; c < COLUMNS; c++) {
+        double middle = median(times[c], runs);
+        fastest[c] = times[c][0];
+        printf(" %8.1f", middle > 0 ? flops / middle * 1e-9 : 0.0);
+    }
+    printf("  |");
+    for (int c = 0; c < COLUMNS; c++)
+        printf(" %8.1f", fastest[c] > 0 ? flops / fastest[c] * 1e-9 : 0.0);
+    printf(" %6.2f %6.2f\n", fastest[BLAS] / fastest[F32], fastest[ROUNDED] > 0 ? fastest[F32] / fastest[ROUNDED] : 0.0);
+}
+
 static void bench_shape(const bench *with, const shape *s) {
-    static double ours[MAX_RUNS], half[MAX_RUNS], theirs[MAX_RUNS];
+    static double times[COLUMNS][MAX_RUNS];
     float *a = random_floats(s->m * s->k, 1), *b = random_floats(s->k * s->n, 2), *c = random_floats(s->m * s->n, 3);
     uint16_t *narrow = tn_pages_alloc((size_t)(s->k * s->n) * 2);
     if (!narrow)
@@ -107,18 +146,17 @@ static void bench_shape(const bench *with, const shape *s) {
     tn_operand b_bf16 = operand(narrow, TN_DTYPE_BF16, s->k, s->n, s->b_transposed);
     double flops = 2.0 * (double)s->m * (double)s->n * (double)s->k, start = tn_seconds();
     int repeat = flops > 1e8 ? 1 : (int)(1e8 / flops) + 1, runs = 0;
-    time_ours(with, c, s, a_f32, b_f32, 1);
+    time_ours(with->gemm, c, s, a_f32, b_f32, 1);
     time_blas(c, s, a, b, 1);
     for (; runs < MAX_RUNS && (runs < 3 || tn_seconds() - start < with->seconds); runs++) {
-        ours[runs] = time_ours(with, c, s, a_f32, b_f32, repeat);
-        theirs[runs] = time_blas(c, s, a, b, repeat);
-        half[runs] = time_ours(with, c, s, a_f32, b_bf16, repeat);
+        times[F32][runs] = time_ours(with->gemm, c, s, a_f32, b_f32, repeat);
+        times[BLAS][runs] = time_blas(c, s, a, b, repeat);
+        times[F32_BY_BF16][runs] = time_ours(with->gemm, c, s, a_f32, b_bf16, repeat);
+        times[ROUNDED][runs] = with->rounded ? time_ours(with->rounded, c, s, a_f32, b_f32, repeat) : 0;
+        times[ROUNDED_BY_BF16][runs] = with->rounded ? time_ours(with->rounded, c, s, a_f32, b_bf16, repeat) : 0;
     }
-    double x = median(ours, runs), y = median(theirs, runs), z = median(half, runs);
-    printf("%-20s %5lld %6lld %6lld %8.1f %8.1f %8.1f %6.2f %6.2f   | %8.1f %8.1f %8.1f %6.2f %6.2f\n", s->what,
-           (long long)s->m, (long long)s->n, (long long)s->k, flops / x * 1e-9, flops / z * 1e-9, flops / y * 1e-9, y / x,
-           x / z, flops / ours[0] * 1e-9, flops / half[0] * 1e-9, flops / theirs[0] * 1e-9, theirs[0] / ours[0],
-           ours[0] / half[0]);
+    printf("%-20s %5lld %6lld %6lld", s->what, (long long)s->m, (long long)s->n, (long long)s->k);
+    print_speeds(times, runs, flops);
     tn_pages_free(a, (size_t)(s->m * s->k) * sizeof *a);
     tn_pages_free(b, (size_t)(s->k * s->n) * sizeof *b);
     tn_pages_free(c, (size_t)(s->m * s->n) * sizeof *c);
@@ -188,7 +226,11 @@ static gemm_function *find_isa(const char *name) {
 
 int main(int argc, char **argv) {
     int threads = argc > 1 ? atoi(argv[1]) : 2;
-    bench with = {find_isa(argc > 2 ? argv[2] : NULL), argc > 3 ? atof(argv[3]) : 0.3};
+    bench with = {find_isa(argc > 2 ? argv[2] : NULL), NULL, argc > 3 ? atof(argv[3]) : 0.3};
+#ifdef __x86_64__
+    if (with.gemm == tn_gemm_avx512 && tn_cpu_has_avx512_bf16())
+        with.rounded = tn_gemm_avx512_bf16;
+#endif
     if (threads < 1 || !with.gemm) {
         fprintf(stderr, "usage: bench_gemm [threads] [generic|avx2|avx512, when this CPU has it] [seconds per row]\n");
         return 2;
@@ -197,9 +239,11 @@ int main(int argc, char **argv) {
     omp_set_num_threads(threads);
 #endif
     openblas_set_num_threads(threads);
-    printf("%d threads; GFLOP/s, medians | fastest runs; ratios: f32 / openblas, bf16 / f32\n", threads);
-    printf("%-20s %5s %6s %6s %8s %8s %8s %13s   | %8s %8s %8s %13s\n", "", "m", "n", "k", "f32", "bf16", "openblas",
-           "ratios", "f32", "bf16", "openblas", "ratios");
+    printf("%d threads; GFLOP/s, medians | fastest runs; ratios of these: f32 / openblas, rounded to bf16 / f32\n", threads);
+    printf("%-20s %5s %6s %6s", "", "m", "n", "k");
+    for (int c = 0; c < 2 * COLUMNS; c++)
+        printf(" %8s%s", columns[c % COLUMNS], c == COLUMNS - 1 ? "  |" : "");
+    printf(" %13s\n", "ratios");
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes && with.seconds > 0; i++)
         bench_shape(&with, &shapes[i]);
     bench_tokens(&with);

@@ -1,7 +1,7 @@
 /* Small dense models and the LoRA branch alone, on the floors that the product runs on: modules with LoRA slots, the tape,
  * the parameter store; and the square product that shows what the machine can do. bench_mlp [threads] reads lines "CASE
  * SECONDS" and answers each with one line of JSON, so that another program can take its turns in between; bench_mlp THREADS
- * SECONDS runs every case once. */
+ * SECONDS runs every case once. A third argument, f32 or bf16, is the precision of products; SECONDS 0 reads lines. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -175,6 +175,8 @@ static void run_once(bench *b, tn_tape *tape) {
     check(tn_tape_status(tape));
 }
 
+static const tn_kernels *kernels;
+
 static void set_up(bench *b, const bench_case *what) {
     tn_tape rehearsal;
     *b = (bench){.what = what, .memory = tn_pages_alloc((size_t)memory_floats * sizeof(float))};
@@ -197,9 +199,9 @@ static void set_up(bench *b, const bench_case *what) {
         b->labels[i] = i % CLASSES;
     }
     check(tn_params_build(&b->params, what->backward));
-    check(tn_tape_init(&rehearsal, tn_kernels_cpu(), 0));
+    check(tn_tape_init(&rehearsal, kernels, 0));
     run_once(b, &rehearsal);
-    check(tn_tape_init(&b->tape, tn_kernels_cpu(), rehearsal.heap.peak + TN_HEAP_ALIGN));
+    check(tn_tape_init(&b->tape, kernels, rehearsal.heap.peak + TN_HEAP_ALIGN));
     tn_tape_free(&rehearsal);
 }
 
@@ -248,10 +250,16 @@ int main(int argc, char **argv) {
     static bench benches[CASES];
     char line[256], name[64];
     double seconds = argc > 2 ? atof(argv[2]) : 0;
+    const bool all = seconds > 0;
+    kernels = argc > 3 && strcmp(argv[3], "bf16") == 0 ? tn_kernels_cpu_bf16() : tn_kernels_cpu();
+    if (!kernels) {
+        fprintf(stderr, "bench_mlp: this CPU has no products of bf16\n");
+        return 2;
+    }
     tn_threads_set(argc > 1 ? atoi(argv[1]) : 0);
-    for (int i = 0; i < CASES && argc > 2; i++)
+    for (int i = 0; i < CASES && all; i++)
         measure(find(benches, cases[i].name), seconds);
-    while (argc <= 2 && fgets(line, sizeof line, stdin)) {
+    while (!all && fgets(line, sizeof line, stdin)) {
         bench *b = sscanf(line, "%63s %lf", name, &seconds) == 2 ? find(benches, name) : NULL;
         if (!b) {
             fprintf(stderr, "bench_mlp: no case in \"%s\"; lines are CASE SECONDS\n", line);

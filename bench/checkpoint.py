@@ -1,6 +1,6 @@
 """Writes a random-weight checkpoint of a model's shape, and rows of random tokens, for the comparison with PyTorch.
 
-usage: checkpoint.py SHAPE FOLDER            config.json and model.safetensors (f32)
+usage: checkpoint.py SHAPE FOLDER [bf16]     config.json and model.safetensors (f32)
        checkpoint.py SHAPE FILE ROWS TOKENS LABELLED   JSON lines; labels on the last share LABELLED of each row
 Speed depends on shapes, not on values.
 """
@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-COMMON = {"tie_word_embeddings": True, "hidden_act": "silu", "torch_dtype": "float32"}
+COMMON = {"tie_word_embeddings": True, "hidden_act": "silu"}
 SHAPES = {
     "smol": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
              "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
@@ -40,23 +40,29 @@ def tensor_shapes(config: dict) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def write_checkpoint(config: dict, folder: str) -> None:
+def to_bf16(values: np.ndarray) -> np.ndarray:
+    """Rounded to the nearest, ties to even; the values are finite."""
+    bits = values.view(np.uint32)
+    return ((bits + 0x7fff + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def write_checkpoint(config: dict, folder: str, bf16: bool) -> None:
     shapes, header, end = tensor_shapes(config), {}, 0
     for name, shape in shapes.items():
-        begin, end = end, end + 4 * int(np.prod(shape))
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+        begin, end = end, end + (2 if bf16 else 4) * int(np.prod(shape))
+        header[name] = {"dtype": "BF16" if bf16 else "F32", "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     rng = np.random.default_rng(0)
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, "config.json"), "w") as file:
-        json.dump(config, file, indent=1)
+        json.dump(config | {"torch_dtype": "bfloat16" if bf16 else "float32"}, file, indent=1)
     partial = os.path.join(folder, "model.safetensors.partial")
     with open(partial, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, shape in shapes.items():
             values = np.ones(shape, np.float32) if "norm" in name else rng.standard_normal(shape, np.float32) * STD
-            file.write(values.tobytes())
+            file.write((to_bf16(values) if bf16 else values).tobytes())
     os.replace(partial, os.path.join(folder, "model.safetensors"))
 
 
@@ -70,8 +76,8 @@ def write_rows(config: dict, path: str, rows: int, tokens: int, labelled: float)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        write_checkpoint(SHAPES[sys.argv[1]], sys.argv[2])
+    if len(sys.argv) == 3 or sys.argv[3:] == ["bf16"]:
+        write_checkpoint(SHAPES[sys.argv[1]], sys.argv[2], len(sys.argv) == 4)
     elif len(sys.argv) == 6:
         write_rows(SHAPES[sys.argv[1]], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]))
     else:

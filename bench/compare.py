@@ -1,9 +1,12 @@
 """Tenon beside PyTorch on this machine, in alternating runs.
 
-usage: compare.py ROW... [--threads N] [--rounds N] [--steps N] [--build DIR]
+usage: compare.py ROW... [--threads N] [--rounds N] [--steps N] [--build DIR] [--matmul-precision f32|bf16]
+                         [--weights f32|bf16]
        compare.py --report             the results so far as the tables of docs/benchmarks.md
 
-Rows: smol-qv smol-all qwen-qv qwen-qv-25 dora mlp lora-branch, or all. Each writes BUILD/compare/ROW.json.
+Rows: smol-qv smol-all qwen-qv qwen-qv-25 dora mlp lora-branch, or all. Each writes BUILD/compare/ROW.json. With
+--matmul-precision bf16 tenon rounds the operands of its products, PyTorch does not, Qwen's weights are stored in bf16 as its
+checkpoint has them unless --weights says otherwise, and the file is ROW.bf16.json.
 Needs numpy and torch (make bench-setup) and a built tenon.
 """
 import argparse
@@ -93,6 +96,7 @@ class Run:
 class Bench:
     def __init__(self, arguments: argparse.Namespace):
         self.arguments = arguments
+        self.rounds = arguments.matmul_precision == "bf16"
         self.folder = os.path.join(arguments.build, "compare")
         self.tenon = os.path.join(arguments.build, "tenon")
         self.environment = dict(os.environ, OMP_NUM_THREADS=str(arguments.threads),
@@ -106,7 +110,9 @@ class Bench:
         return os.path.join(self.folder, path)
 
     def model(self, shape: str) -> str:
-        return self.make(shape, f"{shape}/model.safetensors", shape, os.path.join(self.folder, shape))
+        bf16 = self.rounds and shape == "qwen" if self.arguments.weights is None else self.arguments.weights == "bf16"
+        name = shape + "-bf16" if bf16 else shape
+        return self.make(name, f"{name}/model.safetensors", shape, os.path.join(self.folder, name), *["bf16"][:bf16])
 
     def data(self, shape: str, tokens: int, labelled: float, rows: int = 64) -> str:
         name = f"{shape}-{tokens}-{labelled}.jsonl"
@@ -129,7 +135,7 @@ class Bench:
         run = Run([self.tenon, "train", "--model", self.model(shape), "--data", self.data(shape, tokens, labelled),
                    "--out", out, "--method", method, "--rank", str(rank), "--target-modules", TARGETS[targets],
                    "--batch-size", str(batch), "--steps", str(a.steps), "--no-shuffle", "--valid-fraction", "0",
-                   "--threads", str(a.threads)], self.environment)
+                   "--threads", str(a.threads), "--matmul-precision", a.matmul_precision], self.environment)
         with open(metrics) as file:
             return run.read_steps(file.read())
 
@@ -139,7 +145,7 @@ class Bench:
             runs = [(self.run_tenon(row), self.run_tenon(row, "dora")) for _ in range(self.arguments.rounds)]
         else:
             runs = [(self.run_torch(row), self.run_tenon(row)) for _ in range(self.arguments.rounds)]
-            check_losses(*runs[0])
+            check_losses(*runs[0], 2e-3 if self.rounds else 1e-3)
         sides = [{"seconds": statistics.median(second for run in side for second in run.seconds()),
                   "fastest": min(second for run in side for second in run.seconds()),
                   "others": statistics.mean(run.others for run in side),
@@ -155,7 +161,7 @@ class Bench:
         threads, turns = str(self.arguments.threads), 5 * self.arguments.rounds
         sides = [subprocess.Popen(command, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
                  for command in ([sys.executable, os.path.join(HERE, "torch_mlp.py"), threads],
-                                 [os.path.join(self.arguments.build, "bench/bench_mlp"), threads])]
+                                 [os.path.join(self.arguments.build, "bench/bench_mlp"), threads, "0", self.arguments.matmul_precision])]
         results = []
         for case in SMALL[name]:
             answers: list[list[dict[str, Any]]] = [[], []]
@@ -194,18 +200,18 @@ class Bench:
             print("dora: not there yet (tenon train has no --method dora)")
             return
         result = self.small_row(name) if name in SMALL else self.training_row(name)
-        result |= {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "threads": self.arguments.threads,
+        result |= {"matmul_precision": self.arguments.matmul_precision, "date": time.strftime("%Y-%m-%d"), "machine": machine(), "threads": self.arguments.threads,
                    "torch": torch_version()}
-        with open(os.path.join(self.folder, name + ".json"), "w") as file:
+        with open(os.path.join(self.folder, name + (".bf16.json" if self.rounds else ".json")), "w") as file:
             json.dump(result, file, indent=1)
         if name not in SMALL:
             print(training_line(result), flush=True)
 
 
-def check_losses(torch: Run, tenon: Run) -> None:
+def check_losses(torch: Run, tenon: Run, tolerance: float) -> None:
     """The same weights, tokens and labels, and B = 0: both must begin with the same loss."""
     x, y = torch.steps[0]["loss"], tenon.steps[0]["loss"]
-    if abs(x - y) > 1e-3 * abs(x):
+    if abs(x - y) > tolerance * abs(x):
         sys.exit(f"compare.py: the first losses differ: {x} of PyTorch, {y} of tenon")
 
 
@@ -233,7 +239,8 @@ def verdict(good: bool) -> str:
 
 def training_line(result: dict[str, Any]) -> str:
     x, y = result["baseline"], result["tenon"]
-    return (f"| {result['row']} | {x['seconds']:.2f} s, {x['peak_bytes'] / 1e6:.0f} MB "
+    name = result["row"] + (", bf16" if result.get("matmul_precision") == "bf16" else "")
+    return (f"| {name} | {x['seconds']:.2f} s, {x['peak_bytes'] / 1e6:.0f} MB "
             f"| {y['seconds']:.2f} s, {y['peak_bytes'] / 1e6:.0f} MB "
             f"| {100 * x['others']:.0f} %, {100 * y['others']:.0f} % "
             f"| {result['speed']:.2f} ({min(result['ratios_of_rounds']):.2f} to {max(result['ratios_of_rounds']):.2f}) "
@@ -255,8 +262,8 @@ def report(folder: str) -> None:
         path = os.path.join(folder, name + ".json")
         return json.load(open(path)) if os.path.exists(path) else None
 
-    training = [result for result in map(load, [*TRAINING, "dora"]) if result]
-    small = [result for result in map(load, SMALL) if result]
+    training = [result for name in [*TRAINING, "dora"] for result in (load(name), load(name + ".bf16")) if result]
+    small = [result for name in SMALL for result in (load(name), load(name + ".bf16")) if result]
     for result in training[:1] + small[:1]:
         print(f"{result['date']}, {result['machine']}, {result['threads']} threads, PyTorch {result['torch']}\n")
     print("| row | PyTorch | tenon | others | speed (of rounds) | target | memory | target | |\n"
@@ -264,7 +271,9 @@ def report(folder: str) -> None:
     print("\n".join(map(training_line, training)))
     print("\n| case | PyTorch, us | tenon, us | speed (middle half of turns) | of fastest | at sgemm's speed "
           "| tenon, of sgemm | disturbed turns | >= 2 |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    print("\n".join(small_line(case) for result in small for case in result["cases"]))
+    for result in small:
+        rounded = ", bf16" if result.get("matmul_precision") == "bf16" else ""
+        print("\n".join(small_line(case | {"case": case["case"] + rounded}) for case in result["cases"]))
 
 
 def main() -> None:
@@ -274,6 +283,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--build", default="build")
+    parser.add_argument("--matmul-precision", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--weights", choices=["f32", "bf16"])
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
     if arguments.report:

@@ -27,7 +27,11 @@ def read_tensors(path: str) -> dict[str, Tensor]:
         for name, entry in header.items():
             begin, end = entry["data_offsets"]
             file.seek(8 + size + begin)
-            tensors[name] = torch.from_numpy(np.fromfile(file, np.float32, (end - begin) // 4)).view(entry["shape"])
+            if entry["dtype"] == "BF16":  # widened to f32, as transformers does unless told otherwise
+                values = (np.fromfile(file, np.uint16, (end - begin) // 2).astype(np.uint32) << 16).view(np.float32)
+            else:
+                values = np.fromfile(file, np.float32, (end - begin) // 4)
+            tensors[name] = torch.from_numpy(values).view(entry["shape"])
     return tensors
 
 

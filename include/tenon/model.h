@@ -22,7 +22,8 @@ TN_API int tn_set_threads(int count);
 typedef struct tn_model tn_model;
 
 /* Loads a Hugging Face folder: config.json, model.safetensors (or shards with model.safetensors.index.json) and, when there
- * is one, tokenizer.json. Weights stay mapped and are read in their stored type (f32, bf16, f16). Families: gpt2, llama,
+ * is one, tokenizer.json; or a GGUF file (of llama and qwen2), given itself or by a folder with model.gguf or a single
+ * *.gguf. Weights stay mapped and are read in their stored type (f32, bf16, f16, or as codes). Families: gpt2, llama,
  * mistral, qwen2, qwen3, and sequential, whose config.json lists the layers. The result belongs to the caller:
  * tn_model_free. Errors: TN_ERROR_IO, _FORMAT, _MISMATCH (weights against config.json), _UNSUPPORTED (family, dtype),
  * _NUMERIC (NaN weights), _MEMORY. */
@@ -36,17 +37,25 @@ TN_API tn_status tn_model_create(const char *config_path, uint64_t seed, tn_mode
 /* Frees the model with its adapter. NULL is fine. */
 TN_API void tn_model_free(tn_model *model);
 
+/* How matrix products are computed from now on: "f32", as a loaded model does, or "bf16", which rounds the operands of large
+ * products to bf16 and adds up in f32: about twice as fast, with three significant digits in each operand. Products of few
+ * rows, such as those of single tokens, and everything else stay in f32, what merging writes included. Set it before
+ * training, not during. TN_ERROR_UNSUPPORTED where the CPU has no AVX-512 BF16 (the model stays as it was), _ARGUMENT for
+ * another name. */
+TN_API tn_status tn_model_set_matmul_precision(tn_model *model, const char *precision);
+
 typedef struct tn_model_info {
-    const char *family;                                                      /* "llama", ...; owned by the model */
-    const char *dtype;                                                       /* of the embedding: "F32", "BF16", "F16" */
-    int64_t parameters;                                                      /* distinct base weights */
-    int64_t bytes;                                                           /* of the base as stored */
+    const char *family; /* "llama", ...; owned by the model */
+    const char *dtype;  /* of most weights: "F32", "BF16", "F16", "nf4", "q4_0", ... */
+    int64_t parameters; /* distinct base weights */
+    int64_t bytes;      /* of the base as stored */
     int64_t layers, hidden_size, heads, kv_heads, vocab_size, max_positions; /* of a language model, else 0 */
     int64_t inputs, outputs;  /* numbers per sample of a sequential model, else 0 */
     bool regression;          /* a sequential model predicts numbers, not classes */
     int64_t unused_tensors;   /* of the checkpoint, that this family does not use */
     const char *first_unused; /* name of one, or NULL */
     bool has_tokenizer, has_chat_template;
+    const char *matmul_precision; /* "f32" or "bf16" */
 } tn_model_info;
 TN_API void tn_model_describe(const tn_model *model, tn_model_info *out);
 
@@ -78,7 +87,7 @@ typedef struct tn_adapter_options {
     const char *bias;            /* "none", "all", "lora_only" (another method's name for it: "vera_only") */
     bool rslora;                 /* scaling alpha / sqrt(rank) instead of alpha / rank */
     bool lora_bias;              /* B has a bias */
-    const char *init;            /* "kaiming", "gaussian", "pissa", "pissa_niter_K", "olora", "orthogonal" */
+    const char *init;            /* "kaiming", "gaussian", "pissa", "pissa_niter_K", "olora", "loftq", "orthogonal" */
     const char *rank_pattern;    /* "NAME=RANK,..." by regular expression, or NULL */
     const char *alpha_pattern;   /* "NAME=ALPHA,..." or NULL */
     const char *layers;          /* layers_to_transform: "0,1,5-8" or NULL */
@@ -87,6 +96,7 @@ typedef struct tn_adapter_options {
     bool ensure_weight_tying;    /* a tied head follows an embedding in modules_to_save */
     const tn_method_setting *settings; /* [setting_count] what only this method has to set */
     size_t setting_count;
+    int64_t loftq_bits, loftq_iterations; /* of init "loftq": 4 or 8, 0 for 4; 0 for 1 */
 } tn_adapter_options;
 TN_API void tn_adapter_options_default(tn_adapter_options *options);
 

@@ -11,8 +11,8 @@ extern "C" {
 
 /* How weights are quantised. Zero-initialise: a zero or NULL takes the default. Strings are the caller's.
  *
- * Types: nf4, fp4 (4-bit floats of bitsandbytes); int4, int5, int6, int8 and int4_affine .. int8_affine (with a zero point);
- * int8_row (LLM.int8); q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k (ggml). */
+ * Types: nf4, fp4 (4-bit floats of bitsandbytes); nf8 (LoftQ in 8 bits); int4, int5, int6, int8 and int4_affine ..
+ * int8_affine (with a zero point); int8_row (LLM.int8); q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k (ggml). */
 typedef struct tn_quantize_options {
     const char *type;    /* NULL: "nf4" */
     int64_t block;       /* elements per scale, a power of two from 32 to 4096; 0: the type's own, -1: one for the tensor */
@@ -86,9 +86,16 @@ TN_API tn_status tn_memory_table_of_layer(int64_t rows, int64_t cols, int64_t ra
  * the model's own folder and when nothing is quantised, _UNSUPPORTED for ggml's types, which belong into a GGUF file. */
 TN_API tn_status tn_model_save_quantized(tn_model *model, const char *dir);
 
+/* Writes the base (an adapter on it is left out) as dir/model.gguf with llama.cpp's names, metadata and tokenizer: weights
+ * quantised to a type of ggml as they are, others in the float type they have, vectors in f32. Families llama and qwen2.
+ * Errors: TN_ERROR_ARGUMENT for the model's own folder, _UNSUPPORTED for families, types, settings or tokenizers that GGUF
+ * has no place for. */
+TN_API tn_status tn_model_save_gguf(tn_model *model, const char *dir);
+
 /* Merges the adapter and writes a base that is quantised as before: each merged weight is quantised again in its own form,
  * which loses a part of the adapter. The callbacks get that loss for each module, `report` (may be NULL) the largest
- * |stored - exact| weight and the largest difference between the logits of base + adapter and of what was written. Errors:
+ * |stored - exact| weight and the largest difference between the logits of base + adapter and of what was written. A base
+ * that came from GGUF is written as DIR/model.gguf. Errors:
  * as tn_model_merge and tn_model_save_quantized. */
 TN_API tn_status tn_model_merge_requantized(tn_model *model, const char *dir, const tn_quantize_callbacks *callbacks,
                                             tn_merge_report *report);

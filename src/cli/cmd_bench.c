@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/profile_table.h"
 #include "cli/train_options.h"
+#include "format/gguf.h"
 
 typedef struct {
     tn_cli_train train; /* first, since its tables are shared */
@@ -121,9 +122,14 @@ static tn_status has_file(const char *dir, const char *name, bool *found) {
 
 /* A folder without weights is measured with random ones. */
 static tn_status needs_weights(const config *c, bool *random) {
+    char gguf[TN_PATH_MAX];
     bool found = false;
     *random = true;
-    if (!tn_path_is_dir(c->train.model.model) || (c->train.adapter.init && strcmp(c->train.adapter.init, "random") == 0))
+    TN_TRY(tn_gguf_locate(c->train.model.model, gguf, &found));
+    if (found)
+        *random = false;
+    if (found || !tn_path_is_dir(c->train.model.model) ||
+        (c->train.adapter.init && strcmp(c->train.adapter.init, "random") == 0))
         return TN_OK;
     TN_TRY(has_file(c->train.model.model, "model.safetensors", &found));
     TN_TRY(has_file(c->train.model.model, "model.safetensors.index.json", &found));
@@ -197,6 +203,7 @@ const tn_command tn_command_bench = {
         "FLOPs are those of the model, as plan counts them; what is recomputed to save memory earns nothing. The tokens "
         "or rows are made up, and nothing is written but --json. A folder without weights is measured with random ones.",
     .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, train.model)},
+                                        {tn_cli_precision_options, offsetof(config, train.model)},
                                         {tn_cli_load_quantized_options, offsetof(config, train.model.quantize)},
                                         {options, 0},
                                         {tn_cli_method_options, 0},

@@ -193,6 +193,7 @@ const tn_command tn_command_chat = {
         "Ctrl-C stops the answer, /exit or Ctrl-D ends. When standard input is no terminal, its lines are the messages and "
         "standard output holds the answers alone.",
     .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, model)},
+                                        {tn_cli_precision_options, offsetof(config, model)},
                                         {tn_cli_load_quantized_options, offsetof(config, model.quantize)},
                                         {tn_cli_adapter_options, offsetof(config, model)},
                                         {options, 0},

@@ -265,6 +265,7 @@ const tn_command tn_command_eval = {
         "squared "
         "error and r2 of numbers.",
     .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, model)},
+                                        {tn_cli_precision_options, offsetof(config, model)},
                                         {tn_cli_load_quantized_options, offsetof(config, model.quantize)},
                                         {tn_cli_adapter_options, offsetof(config, model)},
                                         {options, 0},

@@ -51,6 +51,7 @@ const tn_command tn_command_forward = {
         "The loss is the mean cross-entropy of labels[:, 1:] under logits[:, :-1] over labels that are not -100; of a "
         "sequential model it is the mean over the rows of x of the cross-entropy (or squared error) of target.",
     .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, model)},
+                                        {tn_cli_precision_options, offsetof(config, model)},
                                         {tn_cli_load_quantized_options, offsetof(config, model.quantize)},
                                         {tn_cli_adapter_options, offsetof(config, model)},
                                         {options, 0},

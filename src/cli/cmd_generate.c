@@ -276,6 +276,7 @@ const tn_command tn_command_generate = {
         "line of JSON in the order of the file. Generation ends at the model's end-of-text tokens, at a --stop text, after "
         "--max-tokens, or where the model's positions end.",
     .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, model)},
+                                        {tn_cli_precision_options, offsetof(config, model)},
                                         {tn_cli_load_quantized_options, offsetof(config, model.quantize)},
                                         {tn_cli_adapter_options, offsetof(config, model)},
                                         {options, 0},

@@ -17,7 +17,8 @@ static const tn_option options[] = {
      .type = TN_OPTION_PATH,
      TN_FIELD(config, path),
      .value_name = "PATH",
-     .help = "a model, adapter, data set or run (their folders), a .safetensors, .jsonl or .json file, or a tokenizer.json",
+     .help = "a model, adapter, data set or run (their folders), a .safetensors, .gguf, .jsonl or .json file, or a "
+             "tokenizer.json",
      .flags = TN_OPTION_POSITIONAL | TN_OPTION_REQUIRED},
     {.name = "json", .type = TN_OPTION_BOOL, TN_FIELD(config, json), .group = "Output", .help = "print one JSON object"},
     {.name = "tensors",
@@ -119,17 +120,22 @@ static void print_tensors(tn_buf *out, const cJSON *list, int indent) {
     }
 }
 
-/* One line per member; what has members of its own is indented below its name. */
+/* One line per member; what has members of its own is indented below its name. Names that are the file's own keep their
+ * underscores. */
 static void print_tree(tn_buf *out, const cJSON *object, int indent) {
     enum { LABEL = 18 };
     const cJSON *item;
+    bool foreign = object->string && (strcmp(object->string, "metadata") == 0 || strcmp(object->string, "dtypes") == 0);
     cJSON_ArrayForEach(item, object) {
         size_t start = out->length;
         bool is_table = cJSON_IsArray(item) && item->child && cJSON_IsObject(item->child);
         if (strcmp(item->string, "path") == 0 || strcmp(item->string, "kind") == 0 || (cJSON_IsObject(item) && !item->child))
             continue;
         tn_buf_printf(out, "%*s", indent, "");
-        print_label(out, item->string);
+        if (foreign)
+            tn_cli_print_text(out, item->string);
+        else
+            print_label(out, item->string);
         if (!is_table && !cJSON_IsObject(item)) {
             while (out->length < start + (size_t)indent + LABEL && !out->failed)
                 tn_buf_putc(out, ' ');
@@ -194,12 +200,13 @@ static int run(const tn_invocation *call) {
 const tn_command tn_command_inspect = {
     .name = "inspect",
     .summary = "say what a model, adapter, data set or file is and holds",
-    .description = "Describes a path without running anything: model folders (family, sizes, types, tokenizer), adapter "
-                   "folders of PEFT with any method and of mlx-lm (settings, scaling, and whether this build can apply "
-                   "them), safetensors files, data sets (kinds and lengths of rows), folders of runs (losses, checkpoints) "
-                   "and tokenizers.\n\n"
-                   "With --verify every value is read, and the exit code is 1 when one is NaN or infinite or when a model "
-                   "does not load.",
+    .description =
+        "Describes a path without running anything: model folders (family, sizes, types, tokenizer), adapter "
+        "folders of PEFT with any method and of mlx-lm (settings, scaling, and whether this build can apply "
+        "them), safetensors and GGUF files, data sets (kinds and lengths of rows), folders of runs (losses, checkpoints) "
+        "and tokenizers.\n\n"
+        "With --verify every value is read, and the exit code is 1 when one is NaN or infinite or when a model "
+        "does not load.",
     .tables = (const tn_option_table[]){{options, 0}, {0}},
     .config_size = sizeof(config),
     .examples = (const tn_example[]){{"tenon inspect base", "what a model is"},

@@ -12,7 +12,11 @@ typedef struct {
     tn_cli_model model;
     const char *out, *data;
     int64_t limit;
+    int format;
 } config;
+
+enum { SAFETENSORS, GGUF };
+static const char *const formats[] = {"safetensors", "gguf", NULL};
 
 static const tn_option options[] = {
     {.name = "data",
@@ -35,6 +39,12 @@ static const tn_option options[] = {
      .group = "Output",
      .help = "folder to write; it is created",
      .flags = TN_OPTION_REQUIRED},
+    {.name = "format",
+     .type = TN_OPTION_CHOICE,
+     TN_FIELD(config, format),
+     .initial = "safetensors",
+     .choices = formats,
+     .help = "files to write: safetensors with config.json as transformers has them, or one GGUF as llama.cpp has it"},
     {0},
 };
 
@@ -87,7 +97,7 @@ static tn_status quantize(const config *c, tn_model *model) {
     TN_TRY(perplexity(c, model, &perplexities[0]));
     TN_TRY(tn_model_quantize_reported(model, &c->model.quantize, &callbacks, &report));
     TN_TRY(perplexity(c, model, &perplexities[1]));
-    TN_TRY(tn_model_save_quantized(model, c->out));
+    TN_TRY(c->format == GGUF ? tn_model_save_gguf(model, c->out) : tn_model_save_quantized(model, c->out));
     return print_summary(c, model, &report, perplexities);
 }
 
@@ -112,7 +122,8 @@ const tn_command tn_command_quantize = {
         "is "
         "loaded. Every layer's error is said, and how far the model's logits moved.\n\n"
         "nf4, fp4 and int8_row are written as bitsandbytes does, so that transformers reads them; the integers are this "
-        "program's own. To train on a quantised base without writing it, give `tenon "
+        "program's own; the types of ggml go into a GGUF file, with the tokenizer in it, that llama.cpp reads too. To train "
+        "on a quantised base without writing it, give `tenon "
         "train --quantize`.",
     .tables = (const tn_option_table[]){{tn_cli_model_options, offsetof(config, model)},
                                         {tn_cli_quantize_options, offsetof(config, model.quantize)},
@@ -122,6 +133,7 @@ const tn_command tn_command_quantize = {
     .examples =
         (const tn_example[]){
             {"tenon quantize --model base --type nf4 --double-quant --out base-nf4", "4.13 bits per weight"},
+            {"tenon quantize --model base --type q4_0 --format gguf --out base-q4_0", "for llama.cpp, too"},
             {"tenon quantize --model base --type int4 --quant-range mse --quant-mix down_proj=int8 --out b",
              "searched scales, and more bits where errors weigh most"},
             {0}},

@@ -20,7 +20,7 @@ static const tn_option options[] = {
      TN_FIELD(config, model),
      .value_name = "DIR",
      .group = "Model",
-     .help = "folder with tokenizer.json, or that file",
+     .help = "folder with tokenizer.json, that file, or a GGUF file",
      .flags = TN_OPTION_REQUIRED},
     {.name = "special",
      .type = TN_OPTION_BOOL,

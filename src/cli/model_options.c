@@ -3,13 +3,15 @@
 
 #include <stdio.h>
 
+static const char *const precisions[] = {"f32", "bf16", NULL};
+
 const tn_option tn_cli_model_options[] = {
     {.name = "model",
      .type = TN_OPTION_PATH,
      TN_FIELD(tn_cli_model, model),
      .value_name = "DIR",
      .group = "Model",
-     .help = "folder with config.json, model.safetensors and tokenizer.json",
+     .help = "folder with config.json, model.safetensors and tokenizer.json, or a GGUF file",
      .flags = TN_OPTION_REQUIRED},
     {.name = "threads",
      .type = TN_OPTION_INT,
@@ -19,6 +21,18 @@ const tn_option tn_cli_model_options[] = {
      .high = 4096,
      .value_name = "N",
      .help = "threads to use; 0: one per core"},
+    {0},
+};
+
+const tn_option tn_cli_precision_options[] = {
+    {.name = "matmul-precision",
+     .type = TN_OPTION_CHOICE,
+     TN_FIELD(tn_cli_model, matmul_precision),
+     .initial = "f32",
+     .choices = precisions,
+     .group = "Model",
+     .help = "bf16: round the operands of large matrix products to bf16, with sums in f32; about twice as fast on CPUs with "
+             "AVX-512 BF16, an error on others"},
     {0},
 };
 
@@ -63,11 +77,17 @@ tn_status tn_cli_prove_adapter(tn_model *model, const char *dir) {
     return TN_OK;
 }
 
+tn_status tn_cli_set_precision(const tn_cli_model *options, tn_model *model) {
+    return tn_model_set_matmul_precision(model, precisions[options->matmul_precision]);
+}
+
 tn_status tn_cli_load_model(const tn_cli_model *options, bool trainable, tn_model **out) {
     tn_set_threads(options->threads);
     TN_TRY(tn_model_load(options->model, out));
     tn_cli_warn_about_model(*out);
-    tn_status status = tn_cli_quantize_loaded(*out, &options->quantize);
+    tn_status status = tn_cli_set_precision(options, *out);
+    if (status == TN_OK)
+        status = tn_cli_quantize_loaded(*out, &options->quantize);
     if (status == TN_OK && options->adapter)
         status =
             tn_model_load_named_adapter(*out, options->adapter, options->adapter_name, trainable, options->allow_partial);

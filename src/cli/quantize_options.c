@@ -8,7 +8,7 @@
 #include "cli/output_files.h"
 
 #define TYPES                                                                                                               \
-    "nf4, fp4, int4 to int8, int4_affine to int8_affine, int8_row, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k or q6_k"
+    "nf4, fp4, nf8, int4 to int8, int4_affine to int8_affine, int8_row, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k or q6_k"
 
 #define HOW                                                                                                                 \
     {.name = "quant-block",                                                                                                 \

@@ -175,7 +175,24 @@ const tn_option tn_cli_method_options[] = {
      TN_FIELD(tn_cli_train, adapter.init),
      .initial = "kaiming",
      .value_name = "NAME",
-     .help = "kaiming, gaussian, pissa, pissa_niter_K, olora, orthogonal; random: a new model from config.json alone"},
+     .help = "kaiming, gaussian, pissa, pissa_niter_K, olora, loftq, orthogonal; random: a new model from config.json "
+             "alone"},
+    {.name = "loftq-bits",
+     .type = TN_OPTION_INT,
+     TN_FIELD(tn_cli_train, adapter.loftq_bits),
+     .initial = "0",
+     .low = 0,
+     .high = 8,
+     .value_name = "N",
+     .help = "bits of the base's weights with --init loftq: 4 or 8 (0: 4)"},
+    {.name = "loftq-iter",
+     .type = TN_OPTION_INT,
+     TN_FIELD(tn_cli_train, adapter.loftq_iterations),
+     .initial = "0",
+     .low = 0,
+     .high = 1000,
+     .value_name = "N",
+     .help = "alternating steps of --init loftq (0: 1)"},
     {.name = "rank-pattern",
      .type = TN_OPTION_STRING,
      TN_FIELD(tn_cli_train, adapter.rank_pattern),
@@ -355,6 +372,7 @@ static const tn_option training[] = {
 
 const tn_option_table tn_cli_train_tables[] = {
     {tn_cli_model_options, offsetof(tn_cli_train, model)},
+    {tn_cli_precision_options, offsetof(tn_cli_train, model)},
     {tn_cli_load_quantized_options, offsetof(tn_cli_train, model.quantize)},
     {files, 0},
     {tn_cli_feature_options, offsetof(tn_cli_train, features)},
@@ -398,7 +416,9 @@ tn_status tn_cli_prepare_model(const tn_invocation *call, const tn_cli_train *c,
     tn_set_threads(c->model.threads);
     TN_TRY(create ? tn_model_create(c->model.model, c->train.seed, out) : tn_model_load(c->model.model, out));
     tn_cli_warn_about_model(*out);
-    tn_status status = tn_cli_quantize_loaded(*out, &c->model.quantize);
+    tn_status status = tn_cli_set_precision(&c->model, *out);
+    if (status == TN_OK)
+        status = tn_cli_quantize_loaded(*out, &c->model.quantize);
     if (status == TN_OK && c->from_adapter) {
         status = tn_model_continue_adapter(*out, c->from_adapter, c->adapter.method);
         if (status == TN_OK)
@@ -417,15 +437,17 @@ static double megabytes(int64_t bytes) {
     return (double)bytes / 1e6;
 }
 
-static void print_trained(const tn_train_plan *p, const char *trained) {
-    printf("training   %s parameters, %.3g %% of the model\n", trained,
-           100.0 * (double)p->trainable / (double)p->parameters);
+static void print_trained(const tn_model_info *info, const tn_train_plan *p, const char *trained) {
+    const bool rounded = strcmp(info->matmul_precision, "f32") != 0;
+    printf("training   %s parameters, %.3g %% of the model%s%s\n", trained,
+           100.0 * (double)p->trainable / (double)p->parameters, rounded ? ", matrix products in " : "",
+           rounded ? info->matmul_precision : "");
 }
 
 static void print_features(const tn_model_info *info, const tn_train_plan *p, const char *parameters, const char *trained) {
     printf("model      %s, %s parameters (%s), from %lld numbers to %lld %s\n", info->family, parameters, info->dtype,
            (long long)info->inputs, (long long)info->outputs, info->regression ? "numbers" : "classes");
-    print_trained(p, trained);
+    print_trained(info, p, trained);
     printf("data       %lld samples and %lld for validation\n", (long long)p->train_samples, (long long)p->valid_samples);
     printf("steps      %lld (%lld per epoch), %.3g GFLOP per step\n", (long long)p->steps, (long long)p->steps_per_epoch,
            p->flops_per_step / 1e9);
@@ -436,7 +458,7 @@ static void print_text(const tn_model_info *info, const tn_train_plan *p, const 
     tn_format_count(tokens, (double)p->train_tokens);
     printf("model      %s, %s parameters (%s), %lld layers of %lld, vocabulary %lld\n", info->family, parameters,
            info->dtype, (long long)info->layers, (long long)info->hidden_size, (long long)info->vocab_size);
-    print_trained(p, trained);
+    print_trained(info, p, trained);
     printf("data       %lld samples (%lld for validation), %s tokens, %.3g %% of them trained on\n",
            (long long)p->train_samples, (long long)p->valid_samples, tokens,
            100.0 * (double)p->labelled_tokens / (double)p->train_tokens);

@@ -86,6 +86,13 @@ void tn_gguf_close(tn_gguf *file);
 const tn_gguf_value *tn_gguf_find(const tn_gguf *file, const char *key);          /* NULL when absent */
 const tn_gguf_tensor *tn_gguf_find_tensor(const tn_gguf *file, const char *name); /* NULL when absent */
 
+/* Whether a path is a GGUF file. */
+bool tn_gguf_is_file(const char *path);
+
+/* The GGUF file that a path to a model means: the file itself, or model.gguf or else the only *.gguf of a folder without
+ * safetensors weights. Not found is no error; several files to choose from are. */
+tn_status tn_gguf_locate(const char *path, char file[TN_PATH_MAX], bool *found);
+
 /* "u32", "string", ... */
 const char *tn_gguf_kind_name(tn_gguf_kind kind);
 

@@ -4,7 +4,8 @@
 
 typedef struct {
     tn_node node;
-    tn_var *q, *k, *v, *out, *lse;
+    tn_var *q, *k, *v, *lse;
+    tn_kept kept_q, kept_k, kept_v, kept_out;
     const tn_span *spans;
     int64_t span_count;
     tn_attention_shape shape;
@@ -31,7 +32,9 @@ static void attention_backward(tn_tape *tape, tn_node *base) {
     float *dk = tn_grad_of(tape, node->k, &accumulate);
     float *dv = tn_grad_of(tape, node->v, &accumulate);
     tape->flops += 5 * product_flops(node->spans, node->span_count, &node->shape);
-    tn_block spare_q = {0}, spare_k = {0}, spare_v = {0};
+    tn_block spare_q = {0}, spare_k = {0}, spare_v = {0}, wide[4] = {{0}};
+    const float *q = tn_kept_floats(tape, &node->kept_q, &wide[0]), *k = tn_kept_floats(tape, &node->kept_k, &wide[1]);
+    const float *v = tn_kept_floats(tape, &node->kept_v, &wide[2]), *out = tn_kept_floats(tape, &node->kept_out, &wide[3]);
     if (!dq && !node->q->needs_grad)
         spare_q = tn_scratch_take(tape, node->q->rows * node->q->cols);
     if (!dk && !node->k->needs_grad)
@@ -45,9 +48,11 @@ static void attention_backward(tn_tape *tape, tn_node *base) {
         dv = dv ? dv : spare_v.data;
         kernels->fill(dk, 0, node->k->rows * node->k->cols);
         kernels->fill(dv, 0, node->v->rows * node->v->cols);
-        kernels->attention_backward(dq, dk, dv, tn_grad_in(base), node->out->data, node->lse->data, node->q->data,
-                                    node->k->data, node->v->data, node->spans, node->span_count, &node->shape);
+        kernels->attention_backward(dq, dk, dv, tn_grad_in(base), out, node->lse->data, q, k, v, node->spans,
+                                    node->span_count, &node->shape);
     }
+    for (int i = 0; i < 4; i++)
+        tn_scratch_give(tape, &wide[i]);
     tn_scratch_give(tape, &spare_v);
     tn_scratch_give(tape, &spare_k);
     tn_scratch_give(tape, &spare_q);
@@ -63,11 +68,14 @@ tn_var *tn_op_attention(tn_tape *tape, tn_var *q, tn_var *k, tn_var *v, const tn
         tape->kernels->attention_forward(out->data, lse->data, q->data, k->data, v->data, spans, span_count, shape);
     attention_node *node = tn_node_new(tape, sizeof *node, attention_backward, out);
     if (node) {
-        node->q = tn_node_save(&node->node, q);
-        node->k = tn_node_save(&node->node, k);
-        node->v = tn_node_save(&node->node, v);
+        node->q = q;
+        node->k = k;
+        node->v = v;
+        node->kept_q = tn_node_keep(tape, &node->node, q);
+        node->kept_k = tn_node_keep(tape, &node->node, k);
+        node->kept_v = tn_node_keep(tape, &node->node, v);
         node->lse = tn_node_save(&node->node, lse);
-        node->out = tn_node_save(&node->node, out);
+        node->kept_out = tn_node_keep(tape, &node->node, out);
         node->spans = spans;
         node->span_count = span_count;
         node->shape = *shape;

@@ -3,11 +3,12 @@
  * and its softmax overwrites the logits. */
 #include "grad/ops.h"
 
-/* Lean, and as many rows as the matrix product takes against the head's weight without packing that. */
-enum { LOGITS_BYTES = 24 << 20, UNIT_ROWS = 96, MOST_ROWS = 1024 };
+/* Lean, and as many rows as the matrix product takes against the head's weight without packing that. A product that rounds
+ * always packs, so that a piece must be worth it. */
+enum { LOGITS_BYTES = 24 << 20, ROUNDED_LOGITS_BYTES = 56 << 20, UNIT_ROWS = 96, MOST_ROWS = 1024 };
 
-int64_t tn_head_loss_rows(int64_t vocab_size) {
-    int64_t rows = LOGITS_BYTES / (int64_t)sizeof(float) / vocab_size;
+int64_t tn_head_loss_rows(const tn_kernels *kernels, int64_t vocab_size) {
+    int64_t rows = (kernels->rounds ? ROUNDED_LOGITS_BYTES : LOGITS_BYTES) / (int64_t)sizeof(float) / vocab_size;
     rows = rows < UNIT_ROWS ? UNIT_ROWS : rows > MOST_ROWS ? MOST_ROWS : rows;
     return rows - rows % UNIT_ROWS;
 }
@@ -35,7 +36,7 @@ static void loss_of_piece(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *
 
 void tn_op_head_loss(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *context, int64_t vocab_size, const int32_t *rows,
                      const int32_t *labels, int64_t count, float grad_scale, float *losses, uint8_t *correct) {
-    int64_t piece = tn_head_loss_rows(vocab_size);
+    int64_t piece = tn_head_loss_rows(tape->kernels, vocab_size);
     for (int64_t at = 0; at < count && tape->status == TN_OK; at += piece) {
         int64_t n = count - at < piece ? count - at : piece;
         if (tape->rehearsal)

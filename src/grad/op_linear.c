@@ -7,6 +7,7 @@
 typedef struct {
     tn_node node;
     tn_var *x;
+    tn_kept kept_x; /* of a trained weight */
     const tn_weight *weight, *bias;
 } linear_node;
 
@@ -25,11 +26,11 @@ static void linear_backward(tn_tape *tape, tn_node *base) {
     if (w->trainable) {
         tape->flops += 2.0 * (double)rows * (double)out * (double)in;
         if (tn_tape_live(tape) && w->transposed)
-            tape->kernels->gemm(w->grad, out, tn_transpose_of(node->x->data, TN_DTYPE_F32, in),
-                                tn_rows_of(dy, TN_DTYPE_F32, out), 1, 1, in, out, rows);
+            tape->kernels->gemm(w->grad, out, tn_kept_transpose(&node->kept_x), tn_rows_of(dy, TN_DTYPE_F32, out), 1, 1, in,
+                                out, rows);
         else if (tn_tape_live(tape))
-            tape->kernels->gemm(w->grad, in, tn_transpose_of(dy, TN_DTYPE_F32, out),
-                                tn_rows_of(node->x->data, TN_DTYPE_F32, in), 1, 1, out, in, rows);
+            tape->kernels->gemm(w->grad, in, tn_transpose_of(dy, TN_DTYPE_F32, out), tn_kept_rows(&node->kept_x), 1, 1, out,
+                                in, rows);
     }
     if (node->bias && node->bias->trainable && tn_tape_live(tape))
         tape->kernels->sum_rows(node->bias->grad, dy, 1, rows, out);
@@ -79,7 +80,9 @@ tn_var *tn_op_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, const tn
     }
     linear_node *node = tn_node_new(tape, sizeof *node, linear_backward, y);
     if (node) {
-        node->x = weight->trainable ? tn_node_save(&node->node, x) : x;
+        node->x = x;
+        if (weight->trainable)
+            node->kept_x = tn_node_keep(tape, &node->node, x);
         node->weight = weight;
         node->bias = bias;
     }

@@ -5,6 +5,7 @@
 typedef struct {
     tn_node node;
     tn_var *x, *u;
+    tn_kept kept_x; /* of a trained A */
     const tn_weight *a, *b, *bias;
     float scale;
 } low_rank_node;
@@ -33,8 +34,8 @@ static void low_rank_backward(tn_tape *tape, tn_node *base) {
     if (a->trainable) {
         tape->flops += 2.0 * (double)rows * (double)in * (double)rank;
         if (tn_tape_live(tape))
-            k->gemm(a->grad, in, tn_transpose_of(du.data, TN_DTYPE_F32, rank), tn_rows_of(x->data, TN_DTYPE_F32, in), 1, 1,
-                    rank, in, rows);
+            k->gemm(a->grad, in, tn_transpose_of(du.data, TN_DTYPE_F32, rank), tn_kept_rows(&node->kept_x), 1, 1, rank, in,
+                    rows);
     }
     if (x->needs_grad) {
         bool accumulate;
@@ -62,7 +63,9 @@ void tn_op_low_rank(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *a, con
     }
     low_rank_node *node = tn_node_new(tape, sizeof *node, low_rank_backward, y);
     if (node) {
-        node->x = a->trainable ? tn_node_save(&node->node, x) : x;
+        node->x = x;
+        if (a->trainable)
+            node->kept_x = tn_node_keep(tape, &node->node, x);
         node->u = b->trainable ? tn_node_save(&node->node, u) : NULL;
         node->a = a;
         node->b = b;

@@ -5,6 +5,7 @@
 typedef struct {
     tn_node node;
     tn_var *x, *rstd;
+    tn_kept kept_x;
     const tn_weight *weight;
     int64_t groups;
 } rmsnorm_node;
@@ -14,9 +15,12 @@ static void rmsnorm_backward(tn_tape *tape, tn_node *base) {
     int64_t rows = base->out->rows * node->groups, cols = base->out->cols / node->groups;
     bool accumulate = false;
     float *dx = tn_grad_of(tape, node->x, &accumulate);
+    tn_block wide = {0};
+    const float *x = tn_kept_floats(tape, &node->kept_x, &wide);
     if (tn_tape_live(tape))
-        tape->kernels->rmsnorm_backward(dx, accumulate, node->weight->grad, tn_grad_in(base), node->x->data,
-                                        node->rstd->data, node->weight->tensor.data, rows, cols);
+        tape->kernels->rmsnorm_backward(dx, accumulate, node->weight->grad, tn_grad_in(base), x, node->rstd->data,
+                                        node->weight->tensor.data, rows, cols);
+    tn_scratch_give(tape, &wide);
 }
 
 tn_var *tn_op_rmsnorm(tn_tape *tape, tn_var *x, const tn_weight *weight, float eps, int64_t groups) {
@@ -28,7 +32,8 @@ tn_var *tn_op_rmsnorm(tn_tape *tape, tn_var *x, const tn_weight *weight, float e
                                        x->cols / groups);
     rmsnorm_node *node = tn_node_new(tape, sizeof *node, rmsnorm_backward, y);
     if (node) {
-        node->x = tn_node_save(&node->node, x);
+        node->x = x;
+        node->kept_x = tn_node_keep(tape, &node->node, x);
         node->rstd = tn_node_save(&node->node, rstd);
         node->weight = weight;
         node->groups = groups;

@@ -192,6 +192,6 @@ void tn_op_head_loss(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *conte
                      const int32_t *labels, int64_t count, float grad_scale, float *losses, uint8_t *correct);
 
 /* Rows that tn_op_head_loss takes at a time. */
-int64_t tn_head_loss_rows(int64_t vocab_size);
+int64_t tn_head_loss_rows(const tn_kernels *kernels, int64_t vocab_size);
 
 #endif

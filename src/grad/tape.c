@@ -128,6 +128,8 @@ void tn_drop(tn_tape *tape, tn_var *var) {
         return;
     tn_scratch_give(tape, &var->value);
     var->data = NULL;
+    if (var->kept_of)
+        var->kept_of->kept = NULL;
 }
 
 void *tn_node_new(tn_tape *tape, size_t size, void (*backward)(tn_tape *, tn_node *), tn_var *out) {
@@ -151,6 +153,34 @@ tn_var *tn_node_save(tn_node *node, tn_var *var) {
     var->refs++;
     node->saved[node->saved_count++] = var;
     return var;
+}
+
+tn_kept tn_node_keep(tn_tape *tape, tn_node *node, tn_var *var) {
+    if (!tape->kernels->rounds)
+        return (tn_kept){tn_node_save(node, var), TN_DTYPE_F32, var->cols};
+    tn_var *copy = var->kept;
+    if (copy) {
+        tn_node_save(node, copy);
+    } else {
+        copy = tn_var_new(tape, var->rows, (var->cols + 1) / 2, false);
+        copy->kept_of = var;
+        var->kept = copy;
+        if (tn_tape_live(tape))
+            tape->kernels->from_f32(copy->data, TN_DTYPE_BF16, var->data, var->rows * var->cols);
+        tn_node_save(node, copy);
+        tn_drop(tape, copy);
+    }
+    return (tn_kept){copy, TN_DTYPE_BF16, var->cols};
+}
+
+const float *tn_kept_floats(tn_tape *tape, const tn_kept *kept, tn_block *scratch) {
+    if (kept->dtype == TN_DTYPE_F32)
+        return kept->var->data;
+    int64_t count = kept->var->rows * kept->cols;
+    *scratch = tn_scratch_take(tape, count);
+    if (tn_tape_live(tape))
+        tape->kernels->to_f32(scratch->data, kept->var->data, kept->dtype, count);
+    return scratch->data;
 }
 
 float *tn_grad_of(tn_tape *tape, tn_var *var, bool *accumulate) {

@@ -21,6 +21,7 @@ typedef struct tn_block {
 typedef struct tn_var {
     float *data; /* [rows, cols]; NULL in a rehearsal */
     int64_t rows, cols;
+    struct tn_var *kept, *kept_of; /* a copy in bf16 that nodes keep instead of the value, and back; or NULL */
     bool needs_grad;
     int refs;
     tn_block value, grad;
@@ -101,6 +102,27 @@ void *tn_node_new(tn_tape *tape, size_t size, void (*backward)(tn_tape *, tn_nod
 
 /* Keeps `var`'s value until the node went back. */
 tn_var *tn_node_save(tn_node *node, tn_var *var);
+
+/* What a node reads of a value on the way back: the value itself, or, where products round to bf16 anyway, a copy in bf16
+ * that takes half the memory. */
+typedef struct tn_kept {
+    tn_var *var; /* not to be changed */
+    tn_dtype dtype;
+    int64_t cols;
+} tn_kept;
+
+/* As tn_node_save. */
+tn_kept tn_node_keep(tn_tape *tape, tn_node *node, tn_var *var);
+
+static inline tn_operand tn_kept_rows(const tn_kept *kept) {
+    return tn_rows_of(kept->var->data, kept->dtype, kept->cols);
+}
+static inline tn_operand tn_kept_transpose(const tn_kept *kept) {
+    return tn_transpose_of(kept->var->data, kept->dtype, kept->cols);
+}
+
+/* The kept value as f32: where it is, or widened into *scratch, which the caller gives back. */
+const float *tn_kept_floats(tn_tape *tape, const tn_kept *kept, tn_block *scratch);
 
 /* The gradient buffer of `var` to write to, and whether to add (true) or to overwrite (false). NULL when `var` needs none,
  * in a rehearsal and after a failure (but then accounted for all the same). */

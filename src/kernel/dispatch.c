@@ -13,7 +13,7 @@ static bool always(void) {
     return true;
 }
 
-/* Fastest first. */
+/* Fastest first. What stands behind the reference, which every CPU runs, is never chosen, only asked for. */
 static const struct {
     const tn_kernels *table;
     bool (*is_supported)(void);
@@ -24,10 +24,14 @@ static const struct {
 #endif
     {&tn_kernels_generic, always},
     {&tn_kernels_reference, always},
+#ifdef __x86_64__
+    {&tn_kernels_avx512_bf16, tn_cpu_has_avx512_bf16},
+#endif
 };
 enum { TABLE_COUNT = sizeof tables / sizeof tables[0] };
 
 static const tn_kernels *chosen;
+static const char bf16_name[] = "avx512_bf16";
 
 const tn_kernels *tn_kernels_by_name(const char *name) {
     for (int i = 0; i < TABLE_COUNT; i++)
@@ -38,7 +42,7 @@ const tn_kernels *tn_kernels_by_name(const char *name) {
 
 static void choose(void) {
     const char *wanted = getenv("TENON_CPU");
-    if (wanted)
+    if (wanted && strcmp(wanted, bf16_name) != 0)
         chosen = tn_kernels_by_name(wanted);
     for (int i = 0; !chosen && i < TABLE_COUNT; i++)
         chosen = tn_kernels_by_name(tables[i].table->name);
@@ -48,6 +52,10 @@ const tn_kernels *tn_kernels_cpu(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, choose);
     return chosen;
+}
+
+const tn_kernels *tn_kernels_cpu_bf16(void) {
+    return strcmp(tn_kernels_cpu()->name, "avx512") == 0 ? tn_kernels_by_name(bf16_name) : NULL;
 }
 
 int tn_threads_set(int count) {

@@ -104,6 +104,10 @@ static inline int64_t tn_moment_blocks(int64_t count) {
 typedef struct tn_kernels {
     const char *name;
 
+    /* Operands of matrix products, attention's among them, are rounded to bf16 unless the product is thin (a side below 32).
+     */
+    bool rounds;
+
     /* C[m,n] = alpha * A[m,k] B[k,n] + beta * C (beta 0 does not read C); ldc is C's row stride. `gemm` uses all
      * threads, `gemm_serial` the calling one (it may be called inside a parallel region). */
     void (*gemm)(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
@@ -257,6 +261,10 @@ typedef struct tn_kernels {
 /* The fastest table that this CPU runs ("avx512", "avx2" or "generic"); the environment variable TENON_CPU names a slower
  * one. Chosen once; never NULL. */
 const tn_kernels *tn_kernels_cpu(void);
+
+/* The same with operands of most matrix products rounded to bf16 and sums in f32 ("avx512_bf16"), or NULL where the CPU
+ * (or the slower table that TENON_CPU names) cannot do that. */
+const tn_kernels *tn_kernels_cpu_bf16(void);
 
 /* A table by name, or NULL when this CPU or build does not have it; "reference" is the plain scalar one. */
 const tn_kernels *tn_kernels_by_name(const char *name);

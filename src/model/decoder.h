@@ -32,8 +32,8 @@ typedef struct tn_decoder {
     int64_t rope_positions;
 } tn_decoder;
 
-/* Loads config.json and maps the weights of `dir`. Every tensor of the architecture must be there with its shape and without
- * a NaN or infinity. Free with tn_decoder_free (NULL is fine). */
+/* Loads config.json and maps the weights of `dir`, or of a GGUF file (tn_gguf_locate). Every tensor of the architecture must
+ * be there with its shape and without a NaN or infinity. Free with tn_decoder_free (NULL is fine). */
 tn_status tn_decoder_load(const char *dir, tn_decoder **out);
 
 /* From config.json alone (`path`: the file or its folder): weights N(0, initializer_range), norms 1, biases 0, by `seed`. */

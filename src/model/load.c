@@ -123,13 +123,20 @@ fail:
 
 tn_status tn_decoder_load(const char *dir, tn_decoder **out) {
     char config_path[TN_PATH_MAX];
+    bool is_gguf;
     tn_decoder *model = NULL;
     *out = NULL;
-    if (!tn_path_is_dir(dir))
-        return tn_fail(TN_ERROR_IO,
-                       "%s is not a folder; a model is a folder with config.json, model.safetensors and tokenizer.json",
-                       dir);
-    TN_TRY(tn_path_join(config_path, dir, "config.json"));
+    TN_TRY(tn_gguf_locate(dir, config_path, &is_gguf));
+    if (is_gguf)
+        dir = config_path;
+    else if (!tn_path_is_dir(dir))
+        return tn_fail(
+            TN_ERROR_IO,
+            "%s is not a folder; a model is a folder with config.json, model.safetensors and tokenizer.json, or a "
+            "GGUF file",
+            dir);
+    else
+        TN_TRY(tn_path_join(config_path, dir, "config.json"));
     TN_TRY(new_decoder(dir, config_path, &model));
     tn_status status = tn_network_load(&model->net);
     if (status != TN_OK) {

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/rng.h"
+#include "model/gguf_config.h"
 
 enum { CONFIG_LIMIT = 4 << 20 };
 
@@ -25,7 +26,8 @@ tn_status tn_network_init(tn_network *network, const tn_network_kind *kind, cons
     *network = (tn_network){.kind = kind, .dir = tn_strdup(dir), .default_targets = "all-linear"};
     if (!network->dir)
         return tn_fail_memory("the model");
-    return tn_json_read(config_path, CONFIG_LIMIT, &network->json);
+    return tn_gguf_is_file(config_path) ? tn_gguf_config_read(config_path, &network->json)
+                                        : tn_json_read(config_path, CONFIG_LIMIT, &network->json);
 }
 
 tn_status tn_network_reserve(tn_network *network, int64_t modules) {
@@ -73,11 +75,12 @@ const tn_tensor *tn_network_stored(const tn_network *network, const char *module
     return tn_checkpoint_find(&network->checkpoint, name);
 }
 
-static tn_status find_tensor(tn_network *network, const char *module, const char *part, tn_tensor *tensor) {
+static tn_status find_tensor(tn_network *network, const char *module, const char *part, tn_weight *weight) {
+    tn_tensor *tensor = &weight->tensor;
     char name[NAME_SIZE], want[TN_SHAPE_TEXT], got[TN_SHAPE_TEXT];
     bool quantised;
     stored_name(network, module, part, name);
-    TN_TRY(tn_network_find_quantised(network, name, tensor, &quantised));
+    TN_TRY(tn_network_find_quantised(network, name, weight, &quantised));
     if (quantised)
         return TN_OK;
     const tn_tensor *found = tn_checkpoint_find(&network->checkpoint, name);
@@ -87,7 +90,8 @@ static tn_status find_tensor(tn_network *network, const char *module, const char
     if (!tn_tensor_same_shape(found, tensor))
         return tn_fail(TN_ERROR_MISMATCH, "%s: tensor '%s' has shape %s, but config.json makes it %s", network->dir, name,
                        tn_shape_text(found, got), tn_shape_text(tensor, want));
-    if (found->dtype != TN_DTYPE_F32 && found->dtype != TN_DTYPE_BF16 && found->dtype != TN_DTYPE_F16)
+    if (found->dtype != TN_DTYPE_F32 && found->dtype != TN_DTYPE_BF16 && found->dtype != TN_DTYPE_F16 &&
+        found->dtype != TN_DTYPE_QUANTISED)
         return tn_fail(TN_ERROR_UNSUPPORTED, "%s: tensor '%s' is stored as %s; supported are F32, BF16 and F16",
                        network->dir, name, tn_dtype_name(found->dtype));
     int64_t bad = tn_tensor_first_nonfinite(found);
@@ -103,7 +107,7 @@ static tn_status find_tensor(tn_network *network, const char *module, const char
 /* Vectors (norms, biases) are widened to f32 once: they are tiny, and kernels then need one type for them. */
 static void place_vector(tn_tensor *tensor, float **place) {
     int64_t count = tn_tensor_count(tensor);
-    tn_convert_to_f32(*place, tensor->data, tensor->dtype, count);
+    tn_tensor_read(*place, tensor, 0, count);
     tensor->data = *place;
     tensor->dtype = TN_DTYPE_F32;
     *place += count;
@@ -127,7 +131,7 @@ static tn_status load_weights(tn_network *network) {
         tn_weight *weight = tn_module_part(m, part);
         if (!weight)
             continue;
-        TN_TRY(find_tensor(network, m->name, tn_module_part_name(part), &weight->tensor));
+        TN_TRY(find_tensor(network, m->name, tn_module_part_name(part), weight));
         vectors += weight->tensor.ndim == 1 ? weight->tensor.shape[0] : 0;
     }
     network->vector_bytes = vectors * (int64_t)sizeof(float);

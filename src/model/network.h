@@ -24,9 +24,9 @@ typedef struct tn_quantised_node {
 
 struct tn_network {
     const tn_network_kind *kind;
-    char *dir;          /* where it was loaded from */
+    char *dir;          /* where it was loaded from: the folder, or the GGUF file */
     const char *family; /* model_type of config.json */
-    cJSON *json;        /* config.json as read */
+    cJSON *json;        /* config.json as read; of a GGUF file as it would be */
     tn_checkpoint checkpoint;
     tn_module *modules; /* in the order of the forward pass */
     int64_t module_count;
@@ -51,7 +51,8 @@ struct tn_network {
 /* From the folder of a model, or its config.json alone, to both. */
 tn_status tn_network_locate(const char *path, char dir[TN_PATH_MAX], char config_path[TN_PATH_MAX]);
 
-/* Reads config.json; dir: where the checkpoint lies. tn_network_free is due also after a failure. */
+/* Reads config.json, or the metadata of a GGUF file, which then is `dir` as well; dir: where the checkpoint lies.
+ * tn_network_free is due also after a failure. */
 tn_status tn_network_init(tn_network *network, const tn_network_kind *kind, const char *dir, const char *config_path);
 void tn_network_free(tn_network *network);
 

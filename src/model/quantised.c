@@ -31,13 +31,15 @@ static tn_quant_piece piece_of(const tn_tensor *tensor) {
     return tensor ? (tn_quant_piece){tensor->data, tn_tensor_bytes(tensor)} : (tn_quant_piece){0};
 }
 
-/* The codec whose state is stored beside the weight, or NULL. */
-static const tn_quant_codec *find_codec(const tn_network *network, const char *name, const tn_tensor **state) {
+/* The codec whose state is stored beside the weight, or NULL; whether it is bitsandbytes' own. */
+static const tn_quant_codec *find_codec(const tn_network *network, const char *name, const tn_tensor **state,
+                                        bool *foreign) {
     for (const tn_quant_codec *const *at = tn_quant_codecs; *at; at++) {
         static const char *const makers[] = {"bitsandbytes", "tenon"};
         for (int i = 0; i < 2; i++) {
             char ending[96];
             snprintf(ending, sizeof ending, ".quant_state.%s__%s", makers[i], (*at)->name);
+            *foreign = i == 0;
             if ((*state = piece_tensor(network, name, ending)))
                 return *at;
         }
@@ -61,18 +63,20 @@ static tn_status check_shape(const cJSON *json, const char *where, const tn_tens
 static tn_status read_state(const tn_quant_codec *codec, const tn_tensor *state, const char *where, const tn_tensor *tensor,
                             quant_state *out) {
     cJSON *json;
+    char inside[NAME_SIZE + 16];
     const char *type = codec->name, *nested_dtype = "float32";
     int64_t bytes = tn_tensor_bytes(state);
     *out = (quant_state){0};
     if (state->dtype != TN_DTYPE_U8 || bytes > STATE_LIMIT)
         return tn_fail(TN_ERROR_FORMAT, "%s: the quantisation state must be a short text in U8", where);
-    TN_TRY(tn_json_parse(state->data, (size_t)bytes, where, &json));
+    snprintf(inside, sizeof inside, "%s, quant_state", where);
+    TN_TRY(tn_json_parse(state->data, (size_t)bytes, inside, &json));
     tn_status status;
-    TN_TRY_GOTO(tn_json_get_string(json, "quant_type", where, &type));
-    TN_TRY_GOTO(tn_json_get_int(json, "blocksize", where, 0, INT32_MAX, &out->block));
-    TN_TRY_GOTO(tn_json_get_int(json, "nested_blocksize", where, 1, INT32_MAX, &out->nested_block));
-    TN_TRY_GOTO(tn_json_get_double(json, "nested_offset", where, &out->nested_offset));
-    TN_TRY_GOTO(tn_json_get_string(json, "nested_dtype", where, &nested_dtype));
+    TN_TRY_GOTO(tn_json_get_string(json, "quant_type", inside, &type));
+    TN_TRY_GOTO(tn_json_get_int(json, "blocksize", inside, 0, INT32_MAX, &out->block));
+    TN_TRY_GOTO(tn_json_get_int(json, "nested_blocksize", inside, 1, INT32_MAX, &out->nested_block));
+    TN_TRY_GOTO(tn_json_get_double(json, "nested_offset", inside, &out->nested_offset));
+    TN_TRY_GOTO(tn_json_get_string(json, "nested_dtype", inside, &nested_dtype));
     TN_TRY_GOTO(check_shape(json, where, tensor));
     if (strcmp(type, codec->name) != 0)
         status = tn_fail(TN_ERROR_FORMAT, "%s: quant_type is '%s'", where, type);
@@ -103,7 +107,18 @@ static tn_status view(tn_network *network, const tn_quant_codec *codec, const tn
     tn_status status = tn_quantised_view(array, codec, params, tn_tensor_count(tensor), pieces);
     tensor->dtype = TN_DTYPE_QUANTISED;
     tensor->data = array;
+    status = status == TN_ERROR_ARGUMENT ? TN_ERROR_FORMAT : status; /* the parameters are the file's */
     return status == TN_OK ? TN_OK : tn_fail_context(status, "%s", where);
+}
+
+/* bitsandbytes turns what GPT-2 stores as [C, O] around, and a square matrix does not tell. */
+static tn_status check_orientation(const tn_weight *weight, const char *where) {
+    if (!weight->transposed)
+        return TN_OK;
+    return tn_fail(TN_ERROR_UNSUPPORTED,
+                   "%s: bitsandbytes stores this layer the other way round than its model does, which is not read; "
+                   "quantise the original checkpoint on loading",
+                   where);
 }
 
 static tn_status find_blocks(tn_network *network, const char *name, const char *where, const tn_quant_codec *codec,
@@ -135,36 +150,55 @@ static void beside_weight(const char *name, const char *ending, char out[NAME_SI
     snprintf(out, NAME_SIZE, "%.*s%s", dot ? (int)(dot - name) : 0, name, ending);
 }
 
-static tn_status find_rows(tn_network *network, const char *name, const char *where, const tn_tensor *codes,
-                           tn_tensor *tensor, bool *found) {
-    char scales_name[NAME_SIZE], got[TN_SHAPE_TEXT], want[TN_SHAPE_TEXT];
-    beside_weight(name, ".SCB", scales_name);
-    const tn_tensor *scales = tn_checkpoint_find(&network->checkpoint, scales_name);
-    if (!scales)
-        return TN_OK;
-    *found = true;
+static tn_status check_rows(const char *where, const tn_tensor *codes, const tn_tensor *scales, const tn_tensor *format,
+                            const tn_tensor *tensor) {
+    char got[TN_SHAPE_TEXT], want[TN_SHAPE_TEXT];
     if (!tn_tensor_same_shape(codes, tensor))
         return tn_fail(TN_ERROR_MISMATCH, "%s has shape %s, but config.json makes it %s", where, tn_shape_text(codes, got),
                        tn_shape_text(tensor, want));
     if (scales->dtype != TN_DTYPE_F32)
         return tn_fail(TN_ERROR_FORMAT, "%s: SCB must be F32, not %s", where, tn_dtype_name(scales->dtype));
+    if (format && (format->dtype != TN_DTYPE_U8 || tn_tensor_count(format) != 1 || *(const uint8_t *)format->data != 0))
+        return tn_fail(TN_ERROR_UNSUPPORTED, "%s: its weight_format is not 0, which stands for whole rows", where);
+    return TN_OK;
+}
+
+static tn_status find_rows(tn_network *network, const char *name, const char *where, const tn_tensor *codes,
+                           tn_weight *weight, bool *found) {
+    char scales_name[NAME_SIZE], format_name[NAME_SIZE];
+    tn_tensor *tensor = &weight->tensor;
+    beside_weight(name, ".SCB", scales_name);
+    beside_weight(name, ".weight_format", format_name);
+    const tn_tensor *scales = tn_checkpoint_find(&network->checkpoint, scales_name);
+    if (!scales)
+        return TN_OK;
+    *found = true;
+    TN_TRY(check_orientation(weight, where));
+    TN_TRY(check_rows(where, codes, scales, tn_checkpoint_find(&network->checkpoint, format_name), tensor));
     const tn_quant_params params = {.block = tensor->shape[1]};
     const tn_quant_pieces pieces = {.codes = piece_of(codes), .scales = piece_of(scales)};
     return view(network, &tn_codec_int8_row, &params, where, &pieces, tensor);
 }
 
-tn_status tn_network_find_quantised(tn_network *network, const char *name, tn_tensor *tensor, bool *found) {
+tn_status tn_network_find_quantised(tn_network *network, const char *name, tn_weight *weight, bool *found) {
     char where[NAME_SIZE];
     const tn_tensor *state, *codes = tn_checkpoint_find(&network->checkpoint, name);
+    bool foreign;
     *found = false;
-    if (!codes || tensor->ndim != 2)
+    if (!codes || weight->tensor.ndim != 2)
         return TN_OK;
     snprintf(where, sizeof where, "%s: tensor '%s'", network->dir, name);
-    const tn_quant_codec *codec = find_codec(network, name, &state);
-    if (!codec)
-        return codes->dtype == TN_DTYPE_I8 ? find_rows(network, name, where, codes, tensor, found) : TN_OK;
-    *found = true;
-    return find_blocks(network, name, where, codec, state, codes, tensor);
+    const tn_quant_codec *codec = find_codec(network, name, &state, &foreign);
+    if (codec) {
+        *found = true;
+        if (foreign)
+            TN_TRY(check_orientation(weight, where));
+        return find_blocks(network, name, where, codec, state, codes, &weight->tensor);
+    }
+    if (piece_tensor(network, name, ".absmax"))
+        return tn_fail(TN_ERROR_FORMAT,
+                       "%s: there are scales beside it (absmax), but no quant_state says how it is quantised", where);
+    return codes->dtype == TN_DTYPE_I8 ? find_rows(network, name, where, codes, weight, found) : TN_OK;
 }
 
 bool tn_network_is_quantised_piece(const tn_network *network, const char *name) {

@@ -67,9 +67,7 @@ static tn_status add_method_slot(tn_adapter *adapter, tn_module *module) {
     return adapter->method->create(adapter, slot, module, (int64_t)rank, alpha);
 }
 
-/* The trained copy starts from the base's tensor; until then `weight` still points at it. */
-static tn_status replace_part(tn_adapter *adapter, tn_module *module, tn_weight *weight, const char *key) {
-    bool is_bias = weight == &module->bias;
+static tn_status add_replaced(tn_adapter *adapter, tn_module *module, tn_weight *weight, tn_replaced **out) {
     if (adapter->replaced_count == adapter->replaced_capacity) {
         int64_t capacity = adapter->replaced_capacity ? adapter->replaced_capacity * 2 : 32;
         tn_replaced *replaced = tn_realloc_array(adapter->replaced, (size_t)capacity, sizeof *replaced);
@@ -78,13 +76,20 @@ static tn_status replace_part(tn_adapter *adapter, tn_module *module, tn_weight 
         adapter->replaced = replaced;
         adapter->replaced_capacity = capacity;
     }
-    tn_replaced *r = &adapter->replaced[adapter->replaced_count++];
-    *r = (tn_replaced){.module = module,
-                       .place = weight,
-                       .is_bias = is_bias,
-                       .original = *weight,
-                       .tied = module->tied,
-                       .was_tied = weight == &module->weight && module->tied};
+    *out = &adapter->replaced[adapter->replaced_count++];
+    **out = (tn_replaced){.module = module,
+                          .place = weight,
+                          .is_bias = weight == &module->bias,
+                          .original = *weight,
+                          .tied = module->tied,
+                          .was_tied = weight == &module->weight && module->tied};
+    return TN_OK;
+}
+
+/* The trained copy starts from the base's tensor; until then `weight` still points at it. */
+static tn_status replace_part(tn_adapter *adapter, tn_module *module, tn_weight *weight, const char *key) {
+    tn_replaced *r;
+    TN_TRY(add_replaced(adapter, module, weight, &r));
     if (r->was_tied) {
         weight->tensor = module->tied->weight.tensor;
         module->tied = NULL;
@@ -94,6 +99,22 @@ static tn_status replace_part(tn_adapter *adapter, tn_module *module, tn_weight 
         return tn_fail_memory("the adapter");
     TN_TRY(tn_params_add(&adapter->params, name, weight));
     adapter->params.entries[adapter->params.count - 1].is_sparse = module->kind == TN_MODULE_EMBEDDING;
+    return TN_OK;
+}
+
+tn_status tn_adapter_replace_weight(tn_adapter *adapter, tn_module *module, tn_quantised *array) {
+    tn_replaced *r;
+    tn_quantised *kept = tn_arena_alloc(&adapter->arena, sizeof *kept);
+    tn_status status = kept ? add_replaced(adapter, module, &module->weight, &r) : tn_fail_memory("the adapter");
+    if (status != TN_OK) {
+        tn_quantised_free(array);
+        return status;
+    }
+    *kept = *array;
+    r->quantised = kept;
+    module->weight.tensor.dtype = TN_DTYPE_QUANTISED;
+    module->weight.tensor.data = kept;
+    tn_checkpoint_forget(&adapter->model->checkpoint, &r->original.tensor);
     return TN_OK;
 }
 
@@ -324,12 +345,13 @@ tn_status tn_adapter_outline(tn_network *model, const tn_peft_method *method, tn
     return status;
 }
 
-tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
-                            uint64_t seed, tn_adapter **out) {
+static tn_status create(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
+                        bool from_file, uint64_t seed, tn_adapter **out) {
     tn_adapter *adapter;
     tn_status status;
     *out = NULL;
     TN_TRY(tn_adapter_outline(model, method, config, trainable, &adapter));
+    adapter->from_file = from_file;
     TN_TRY_GOTO(tn_params_build(&adapter->params, trainable));
     TN_TRY_GOTO(tn_params_build(&adapter->constants, false));
     TN_TRY_GOTO(start_values(adapter, seed));
@@ -339,6 +361,16 @@ tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_
 fail:
     tn_adapter_free(adapter);
     return status;
+}
+
+tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
+                            uint64_t seed, tn_adapter **out) {
+    return create(model, method, config, trainable, false, seed, out);
+}
+
+tn_status tn_adapter_create_for_file(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
+                                     tn_adapter **out) {
+    return create(model, method, config, trainable, true, 0, out);
 }
 
 tn_status tn_adapter_create_full(tn_network *model, bool trainable, tn_adapter **out) {

@@ -12,7 +12,7 @@ typedef struct tn_adapter_slot {
     const tn_peft_method *method; /* NULL for trained token rows */
 } tn_adapter_slot;
 
-/* A base tensor replaced by a trained copy. */
+/* A base tensor replaced by a trained copy, or by a frozen quantised one. */
 typedef struct tn_replaced {
     tn_module *module;
     tn_weight *place; /* what of the module */
@@ -20,6 +20,7 @@ typedef struct tn_replaced {
     bool was_tied; /* a tied head that was given a weight of its own */
     tn_weight original;
     tn_module *tied;
+    tn_quantised *quantised; /* what stands in the place, in the adapter's arena; NULL: a trained copy does */
 } tn_replaced;
 
 typedef struct tn_adapter_note tn_adapter_note; /* metadata of an adapter's file: a key, its text, and the next */
@@ -37,6 +38,7 @@ struct tn_adapter {
     int64_t replaced_count, replaced_capacity;
     tn_adapter_note *notes;
     bool trainable;   /* parameters have gradients */
+    bool from_file;   /* starting values are about to be replaced by a file's: what only they need can be left out */
     bool attached;    /* slots are on their modules */
     bool on;          /* switched on, as the whole list is */
     bool enabled;     /* acts: on, and of some weight */
@@ -54,12 +56,20 @@ struct tn_adapter {
 tn_status tn_adapter_create(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
                             uint64_t seed, tn_adapter **out);
 
+/* The same for values that all come from a file, which the caller reads next: starting values need not be computed, but for
+ * what they make of the base. */
+tn_status tn_adapter_create_for_file(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
+                                     tn_adapter **out);
+
 /* The same without values: tensors have shapes and no memory, and the model is left as it is. For counting. */
 tn_status tn_adapter_outline(tn_network *model, const tn_peft_method *method, tn_peft_config *config, bool trainable,
                              tn_adapter **out);
 
 /* Full fine-tuning: every base tensor becomes a trained f32 copy. */
 tn_status tn_adapter_create_full(tn_network *model, bool trainable, tn_adapter **out);
+
+/* Puts a quantised array in the place of a module's own weight while the adapter acts. Takes the array, also on failure. */
+tn_status tn_adapter_replace_weight(tn_adapter *adapter, tn_module *module, tn_quantised *array);
 
 /* Detaches from the model and frees; NULL is fine. The model stays usable. */
 void tn_adapter_free(tn_adapter *adapter);

@@ -269,7 +269,9 @@ tn_status tn_adapter_load(tn_network *model, const char *dir, const tn_adapter_l
         tn_peft_config_free(&config);
         return status;
     }
-    status = tn_adapter_create(model, config.method, &config, options->trainable, 0, &adapter);
+    status = options->allow_partial
+                 ? tn_adapter_create(model, config.method, &config, options->trainable, 0, &adapter)
+                 : tn_adapter_create_for_file(model, config.method, &config, options->trainable, &adapter);
     if (status != TN_OK) {
         tn_fail_context(status, "%s", dir);
         goto fail;

@@ -11,6 +11,8 @@ static void restore_base(tn_adapter *adapter) {
         *r->place = r->original;
         if (r->was_tied)
             r->module->tied = r->tied;
+        if (r->quantised)
+            tn_quantised_free(r->quantised);
     }
     if (adapter->untied_head)
         adapter->model->head->tied = adapter->model->embedding;

@@ -7,6 +7,7 @@
 #include "format/json.h"
 
 enum { TN_MOST_INVOCATION = 256 }; /* tokens */
+enum { TN_MOST_LOFTQ_ITERATIONS = 1000 };
 
 typedef enum tn_bias_mode { TN_BIAS_NONE, TN_BIAS_ALL, TN_BIAS_ADAPTED } tn_bias_mode;
 
@@ -41,8 +42,10 @@ typedef struct tn_peft_config {
     bool fan_in_fan_out; /* written for readers that need to be told; set from the adapted layers */
     bool freeze_a;       /* LoRA-FA */
     tn_bias_mode bias;
-    const char *init; /* "kaiming", "gaussian", "pissa", "pissa_niter_K", "olora", "orthogonal", "random" (not a no-op) */
-    const char *target_regex; /* full match; or NULL */
+    const char *init; /* "kaiming", "gaussian", "pissa", "pissa_niter_K", "olora", "orthogonal", "loftq", "random" (not a
+                         no-op) */
+    int64_t loftq_bits, loftq_iterations; /* of "loftq"; 0: 4 and 1 */
+    const char *target_regex;             /* full match; or NULL */
     tn_text_list target_modules, exclude_modules, modules_to_save, layers_pattern, target_parameters;
     const char *exclude_regex;
     bool all_linear;

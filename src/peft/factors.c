@@ -57,7 +57,7 @@ static tn_status check_plain(const tn_peft_config *c, const char *dir) {
         return refuse(dir, "target_parameters");
     if (c->replication_count)
         return refuse(dir, "layer_replication");
-    if (tn_lora_init_reduces_base(c->init)) {
+    if (tn_lora_init_changes_base(c->init)) {
         char what[96];
         snprintf(what, sizeof what, "init_lora_weights %.40s, which changes the base,", c->init);
         return refuse(dir, what);

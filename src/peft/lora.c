@@ -173,7 +173,8 @@ static tn_status lora_complete(const tn_network *model, tn_peft_config *config) 
                        config->use_dora ? "use_dora"
                        : config->kasa   ? "kasa_config"
                                         : "use_bdlora");
-    return tn_lora_init_check(config->init);
+    TN_TRY(tn_lora_init_check(config->init));
+    return tn_lora_loftq_check(config);
 }
 
 static tn_status lora_check_merge(const tn_adapter *adapter) {
@@ -186,6 +187,11 @@ static tn_status lora_check_merge(const tn_adapter *adapter) {
 
 static tn_status lora_check_unmerge(const tn_adapter *adapter) {
     const tn_peft_config *config = &adapter->config;
+    if (tn_lora_init_quantises_base(config->init))
+        return tn_fail(TN_ERROR_UNSUPPORTED,
+                       "init_lora_weights '%s' put quantised weights in the place of the base's, which cannot be had back "
+                       "from the merged ones; use the base that it was trained on",
+                       config->init);
     if (config->kasa || tn_lora_init_reduces_base(config->init))
         return tn_fail(TN_ERROR_UNSUPPORTED,
                        "%s '%s' took a part out of the base that is computed from the base itself, so it cannot be undone "

@@ -39,6 +39,17 @@ tn_status tn_lora_init_residual(tn_adapter *adapter, tn_lora_slot *slot, tn_modu
 /* True for initialisations that take B A out of the base. */
 bool tn_lora_init_reduces_base(const char *init);
 
+/* LoftQ (lora_loftq.c): A, B and the base's quantised weight, which stands in for the weight while the adapter acts. True
+ * for initialisations that do so; fails for settings of LoftQ that are out of range or out of place. */
+tn_status tn_lora_init_loftq(tn_adapter *adapter, tn_lora_slot *slot, tn_module *module);
+bool tn_lora_init_quantises_base(const char *init);
+tn_status tn_lora_loftq_check(const tn_peft_config *config);
+
+/* True for initialisations after which the adapter belongs to another base than the checkpoint's. */
+static inline bool tn_lora_init_changes_base(const char *init) {
+    return tn_lora_init_reduces_base(init) || tn_lora_init_quantises_base(init);
+}
+
 /* The initialisations, ended by one without a name. */
 extern const tn_peft_preset tn_lora_inits[];
 

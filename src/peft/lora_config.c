@@ -106,6 +106,24 @@ static tn_status read_init(const tn_config_reader *r) {
     return tn_config_read_text(r, "init_lora_weights", &r->config->init);
 }
 
+static tn_status read_loftq(const tn_config_reader *r) {
+    tn_peft_config *c = r->config;
+    const cJSON *value = tn_json_get(r->json, "loftq_config");
+    if (!value || tn_config_is_unset(value))
+        return TN_OK;
+    if (!cJSON_IsObject(value))
+        return tn_config_wrong_type(r, "loftq_config", "an object");
+    const cJSON *item;
+    cJSON_ArrayForEach(item,
+                       value) if (strcmp(item->string, "loftq_bits") != 0 &&
+                                  strcmp(item->string, "loftq_iter") !=
+                                      0) return tn_fail(TN_ERROR_UNSUPPORTED,
+                                                        "%s: 'loftq_config' holds '%s', which this build does not support",
+                                                        r->where, item->string);
+    TN_TRY(tn_json_get_int(value, "loftq_bits", r->where, 1, INT32_MAX, &c->loftq_bits));
+    return tn_json_get_int(value, "loftq_iter", r->where, 1, TN_MOST_LOFTQ_ITERATIONS, &c->loftq_iterations);
+}
+
 const char *const tn_lora_keys[] = {
     "use_rslora",
     "use_dora",
@@ -115,6 +133,7 @@ const char *const tn_lora_keys[] = {
     "layer_replication",
     "use_bdlora",
     "kasa_config",
+    "loftq_config",
     "ensure_weight_tying",
     "trainable_token_indices",
     "megatron_core",
@@ -135,6 +154,7 @@ tn_status tn_lora_read_config(const tn_config_reader *r) {
     TN_TRY(read_replication(r));
     TN_TRY(read_invocation(r));
     TN_TRY(read_block_diagonal(r));
+    TN_TRY(read_loftq(r));
     return read_kasa(r);
 }
 
@@ -176,6 +196,11 @@ static void add_variants(cJSON *object, const tn_peft_config *c) {
         cJSON *kasa = cJSON_AddObjectToObject(object, "kasa_config");
         cJSON_AddNumberToObject(kasa, "beta", c->kasa_beta);
         cJSON_AddNumberToObject(kasa, "gamma", c->kasa_gamma);
+    }
+    if (strcmp(c->init, "loftq") == 0) {
+        cJSON *loftq = cJSON_AddObjectToObject(object, "loftq_config");
+        cJSON_AddNumberToObject(loftq, "loftq_bits", c->loftq_bits ? (double)c->loftq_bits : 4);
+        cJSON_AddNumberToObject(loftq, "loftq_iter", c->loftq_iterations ? (double)c->loftq_iterations : 1);
     }
     if (b->blocks) {
         cJSON *blocks = cJSON_AddObjectToObject(object, "use_bdlora");

@@ -96,7 +96,7 @@ tn_status tn_lora_conv_create(const tn_peft_config *config, tn_lora_slot *slot, 
     if (config->freeze_a && conv->groups > 1)
         return tn_fail(TN_ERROR_UNSUPPORTED, "lora-fa: '%s' is a convolution in %lld groups; use plain LoRA there",
                        module->name, (long long)conv->groups);
-    if (tn_lora_init_reduces_base(config->init) || strcmp(config->init, "orthogonal") == 0)
+    if (tn_lora_init_changes_base(config->init) || strcmp(config->init, "orthogonal") == 0)
         return tn_fail(TN_ERROR_UNSUPPORTED, "init_lora_weights '%s' is for linear layers, but '%s' is a convolution",
                        config->init, module->name);
     slot->a = kernels_of(rank, conv->in_channels, conv->kernel_height, conv->kernel_width);

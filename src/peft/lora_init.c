@@ -3,6 +3,7 @@
  *   random      A and B as torch.nn.Linear starts                    orthogonal  B A = 0 from a random orthogonal basis
  *   pissa       U S V^T = svd(W): B = U_r sqrt(S_r/s), A = sqrt(S_r/s) V_r^T, base W - s B A (arXiv 2404.02948)
  *   olora       Q R = qr(W): B = Q[:, :r], A = R[:r], base W - s B A (arXiv 2406.01775)
+ *   loftq       B A ~ W - Q, base Q = quant(W - B A) (arXiv 2310.08659; lora_loftq.c)
  * Embeddings start with A = 0, B ~ N(0, 1) whatever the name. */
 #include <math.h>
 #include <stdlib.h>
@@ -35,6 +36,11 @@ const tn_peft_preset tn_lora_inits[] = {
      .summary = "the leading columns of a QR decomposition of the weight; the base keeps the rest",
      .formula = "B A = Q_r R_r",
      .paper = "arXiv:2406.01775"},
+    {.name = "loftq",
+     .method = &tn_lora,
+     .summary = "what quantising the base loses, as far as the rank goes; the base becomes NF4, or NF8",
+     .formula = "B A ~ W - quant(W - B A)",
+     .paper = "arXiv:2310.08659"},
     {.name = "orthogonal",
      .method = &tn_lora,
      .summary = "random A and B of orthogonal rows and columns, both at work from the first step",
@@ -198,9 +204,13 @@ tn_status tn_lora_init(tn_adapter *adapter, tn_lora_slot *slot, tn_module *modul
     if (slot->embedding) {
         tn_fill_normal(slot->b.tensor.data, b_count, seed, stream_b, 0, 1);
     } else if (tn_lora_init_reduces_base(init)) {
+        if (adapter->from_file) /* tn_lora_init_residual follows */
+            return TN_OK;
         TN_TRY(tn_lora_init_residual(adapter, slot, module));
         memcpy(slot->a.tensor.data, slot->a0.tensor.data, a_count * sizeof(float));
         memcpy(slot->b.tensor.data, slot->b0.tensor.data, b_count * sizeof(float));
+    } else if (tn_lora_init_quantises_base(init)) {
+        return tn_lora_init_loftq(adapter, slot, module);
     } else if (strcmp(init, "gaussian") == 0) {
         tn_fill_normal(slot->a.tensor.data, a_count, seed, stream, 0, 1.0f / (float)slot->a.tensor.shape[0]);
     } else if (strcmp(init, "orthogonal") == 0) {

@@ -87,7 +87,7 @@ tn_status tn_lora_variant_choose(const tn_peft_config *config, const tn_module *
     bool is_variant = config->kasa || config->block_diagonal.blocks || config->invocation_count;
     slot->a_blocks = slot->b_blocks = 1;
     slot->has_magnitude = config->use_dora;
-    if (config->use_dora && (is_variant || config->lora_bias || tn_lora_init_reduces_base(config->init)))
+    if (config->use_dora && (is_variant || config->lora_bias || tn_lora_init_changes_base(config->init)))
         return tn_fail(TN_ERROR_UNSUPPORTED,
                        "use_dora does not go with kasa_config, use_bdlora, alora_invocation_tokens, lora_bias or "
                        "init_lora_weights %s",
@@ -98,7 +98,7 @@ tn_status tn_lora_variant_choose(const tn_peft_config *config, const tn_module *
         return tn_fail(TN_ERROR_UNSUPPORTED,
                        "'%s': kasa_config, use_bdlora and alora_invocation_tokens apply to the linear layers of the blocks",
                        module->name);
-    if (tn_lora_init_reduces_base(config->init) || config->lora_bias)
+    if (tn_lora_init_changes_base(config->init) || config->lora_bias)
         return tn_fail(
             TN_ERROR_UNSUPPORTED,
             "kasa_config, use_bdlora and alora_invocation_tokens do not go with lora_bias or init_lora_weights %s",

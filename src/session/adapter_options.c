@@ -70,6 +70,8 @@ static tn_status refuse_unused(const tn_adapter_options *o, const tn_peft_method
         {"init", other_init && !lora},
         {"token-indices", o->token_indices && !lora},
         {"ensure-weight-tying", o->ensure_weight_tying && !lora},
+        {"loftq-bits", o->loftq_bits && !lora},
+        {"loftq-iter", o->loftq_iterations && !lora},
     };
     for (size_t i = 0; i < sizeof unused / sizeof *unused; i++)
         if (unused[i].given)
@@ -110,6 +112,11 @@ static tn_status config_of_options(const tn_adapter_options *o, tn_peft_config *
     config->use_rslora = config->use_rslora || o->rslora;
     config->lora_bias = o->lora_bias;
     config->ensure_weight_tying = o->ensure_weight_tying;
+    config->loftq_bits = o->loftq_bits;
+    config->loftq_iterations = o->loftq_iterations;
+    if (o->loftq_iterations < 0 || o->loftq_iterations > TN_MOST_LOFTQ_ITERATIONS)
+        return tn_fail(TN_ERROR_ARGUMENT, "%lld iterations of LoftQ are not 1 to %d", (long long)o->loftq_iterations,
+                       TN_MOST_LOFTQ_ITERATIONS);
     config->init = tn_arena_strdup(&config->arena, o->init ? o->init : "kaiming");
     if (!config->init)
         return tn_fail_memory("the adapter's configuration");
@@ -133,6 +140,17 @@ static tn_status config_of_options(const tn_adapter_options *o, tn_peft_config *
     return o->token_indices ? set_token_rows(o, config) : TN_OK;
 }
 
+/* An f32 copy of every weight is what nobody means who has them in 4 bits. */
+static tn_status check_can_train_all(const tn_network *network) {
+    for (int64_t i = 0; i < network->module_count; i++)
+        if (network->modules[i].weight.tensor.dtype == TN_DTYPE_QUANTISED)
+            return tn_fail(TN_ERROR_UNSUPPORTED,
+                           "full fine-tuning: '%s' is quantised (%s), and codes cannot be trained; load the checkpoint that "
+                           "is not quantised, or train an adapter, with modules_to_save for single modules in full",
+                           network->modules[i].name, tn_tensor_type(&network->modules[i].weight.tensor));
+    return TN_OK;
+}
+
 tn_status tn_session_adapter_config(const tn_model *model, const tn_adapter_options *options, tn_peft_config *config) {
     const tn_peft_method *method;
     const tn_peft_preset *preset;
@@ -152,8 +170,10 @@ tn_status tn_session_adapter_config(const tn_model *model, const tn_adapter_opti
 tn_status tn_model_add_adapter(tn_model *model, const tn_adapter_options *options, uint64_t seed) {
     tn_peft_config config;
     tn_model_remove_adapter(model);
-    if (options->method && strcmp(options->method, "full") == 0)
+    if (options->method && strcmp(options->method, "full") == 0) {
+        TN_TRY(check_can_train_all(model->network));
         return tn_adapter_create_full(model->network, true, &model->adapter);
+    }
     TN_TRY(tn_session_adapter_config(model, options, &config));
     return tn_adapter_create(model->network, config.method, &config, true, seed, &model->adapter);
 }

@@ -123,6 +123,10 @@ static tn_status check_finite(const char *which, const char *name, const tn_tens
     return TN_OK;
 }
 
+static bool has_numbers(const tn_tensor *tensor) {
+    return tn_dtype_is_float(tensor->dtype) || tensor->dtype == TN_DTYPE_QUANTISED;
+}
+
 /* One tensor of both checkpoints: nothing when equal, a LoRA for weights that are targets, a note for the rest. */
 static tn_status take_tensor(extraction *e, const char *name, const tn_tensor *base, const tn_tensor *tuned) {
     char shape[TN_SHAPE_TEXT], other[TN_SHAPE_TEXT];
@@ -131,11 +135,12 @@ static tn_status take_tensor(extraction *e, const char *name, const tn_tensor *b
     if (!tn_tensor_same_shape(base, tuned))
         return tn_fail(TN_ERROR_MISMATCH, "'%s' has shape %s in the base and %s in the tuned checkpoint", name,
                        tn_shape_text(base, shape), tn_shape_text(tuned, other));
-    if (base->dtype == tuned->dtype && memcmp(base->data, tuned->data, (size_t)tn_tensor_bytes(base)) == 0)
+    bool is_code = base->dtype == TN_DTYPE_QUANTISED || tuned->dtype == TN_DTYPE_QUANTISED;
+    if (!is_code && base->dtype == tuned->dtype && memcmp(base->data, tuned->data, (size_t)tn_tensor_bytes(base)) == 0)
         return TN_OK;
-    if (!tn_dtype_is_float(base->dtype) || !tn_dtype_is_float(tuned->dtype))
+    if (!has_numbers(base) || !has_numbers(tuned))
         return tn_fail(TN_ERROR_UNSUPPORTED, "'%s' differs and is stored as %s and %s; differences are taken of floats",
-                       name, tn_dtype_name(base->dtype), tn_dtype_name(tuned->dtype));
+                       name, tn_tensor_type(base), tn_tensor_type(tuned));
     TN_TRY(check_finite("base", name, base));
     TN_TRY(check_finite("tuned", name, tuned));
     subtract(NULL, base, tuned, &difference, &original);

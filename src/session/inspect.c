@@ -101,7 +101,7 @@ static void add_unknown_config(cJSON *out, const cJSON *json) {
     copy_size(out, "quantization", json, "quantization_config", "quantization", NULL);
 }
 
-static tn_status add_config(cJSON *out, const cJSON *json, const char *path, bool *supported) {
+tn_status tn_inspect_config(cJSON *out, const cJSON *json, const char *path, bool *supported) {
     tn_decoder_config config;
     if (tn_sequential_is_named(json))
         return tn_inspect_sequential(out, json, path, supported);
@@ -133,26 +133,20 @@ static void add_token(cJSON *out, const char *key, const tn_tokenizer *tokenizer
     cJSON_AddNumberToObject(o, "id", id);
 }
 
-/* `path` is the tokenizer.json. */
-static tn_status add_tokenizer(cJSON *out, const char *path) {
-    cJSON *json;
-    tn_tokenizer *tokenizer = NULL;
-    TN_TRY(tn_json_read(path, TN_INSPECT_JSON_LIMIT, &json));
+void tn_inspect_tokenizer(cJSON *out, const cJSON *json, const tn_tokenizer *tokenizer) {
     const cJSON *model = tn_json_get(json, "model"), *vocab = tn_json_get(model, "vocab"),
                 *merges = tn_json_get(model, "merges");
     const cJSON *type = tn_json_get(model, "type"), *added = tn_json_get(json, "added_tokens");
-    cJSON_AddStringToObject(out, "type", cJSON_IsString(type) ? type->valuestring : "not named");
-    cJSON_AddNumberToObject(out, "vocabulary", vocab ? cJSON_GetArraySize(vocab) : 0);
-    if (merges)
-        cJSON_AddNumberToObject(out, "merges", cJSON_GetArraySize(merges));
-    cJSON_AddNumberToObject(out, "added_tokens", added ? cJSON_GetArraySize(added) : 0);
-    cJSON_Delete(json);
-    tn_status status = tn_tokenizer_load(path, &tokenizer);
-    if (status == TN_ERROR_MEMORY)
-        return status;
-    if (status != TN_OK) {
+    if (json) {
+        cJSON_AddStringToObject(out, "type", cJSON_IsString(type) ? type->valuestring : "not named");
+        cJSON_AddNumberToObject(out, "vocabulary", vocab ? cJSON_GetArraySize(vocab) : 0);
+        if (merges)
+            cJSON_AddNumberToObject(out, "merges", cJSON_GetArraySize(merges));
+        cJSON_AddNumberToObject(out, "added_tokens", added ? cJSON_GetArraySize(added) : 0);
+    }
+    if (!tokenizer) {
         tn_inspect_add_refusal(out, "supported");
-        return TN_OK;
+        return;
     }
     cJSON_AddTrueToObject(out, "supported");
     cJSON_AddNumberToObject(out, "size", tn_tokenizer_vocab_size(tokenizer));
@@ -160,8 +154,18 @@ static tn_status add_tokenizer(cJSON *out, const char *path) {
     add_token(out, "eos", tokenizer, tn_tokenizer_eos(tokenizer));
     add_token(out, "pad", tokenizer, tn_tokenizer_pad(tokenizer));
     cJSON_AddBoolToObject(out, "adds_bos", tn_tokenizer_adds_bos(tokenizer));
+}
+
+/* `path` is the tokenizer.json. */
+static tn_status add_tokenizer(cJSON *out, const char *path) {
+    cJSON *json;
+    tn_tokenizer *tokenizer = NULL;
+    TN_TRY(tn_json_read(path, TN_INSPECT_JSON_LIMIT, &json));
+    tn_status status = tn_tokenizer_load(path, &tokenizer);
+    tn_inspect_tokenizer(out, json, tokenizer);
     tn_tokenizer_free(tokenizer);
-    return TN_OK;
+    cJSON_Delete(json);
+    return status == TN_ERROR_MEMORY ? status : TN_OK;
 }
 
 /* Tokenizer, chat template and generation configuration of a folder. */
@@ -231,7 +235,7 @@ static tn_status add_quantised(cJSON *out, const char *dir) {
 }
 
 /* Names and shapes of the tensors against config.json, as loading checks them. */
-static tn_status try_to_load(cJSON *out, const char *dir) {
+tn_status tn_inspect_load(cJSON *out, const char *dir) {
     tn_model_info info;
     tn_model *model = NULL;
     tn_status status = tn_model_load(dir, &model);
@@ -254,7 +258,7 @@ static tn_status inspect_model(cJSON *out, const char *dir, const tn_inspect_opt
     cJSON_AddStringToObject(out, "kind", "model");
     tn_inspect_has(path, dir, "config.json");
     TN_TRY(tn_json_read(path, TN_INSPECT_JSON_LIMIT, &json));
-    tn_status status = add_config(out, json, path, &supported);
+    tn_status status = tn_inspect_config(out, json, path, &supported);
     bool quantised = tn_json_get(json, "quantization_config") != NULL;
     cJSON_Delete(json);
     TN_TRY(status);
@@ -262,7 +266,7 @@ static tn_status inspect_model(cJSON *out, const char *dir, const tn_inspect_opt
     if (quantised && supported)
         TN_TRY(add_quantised(out, dir));
     if (options->verify && supported)
-        TN_TRY(try_to_load(out, dir));
+        TN_TRY(tn_inspect_load(out, dir));
     return add_words(out, dir);
 }
 
@@ -305,10 +309,14 @@ static tn_status inspect_run(cJSON *out, const char *dir, const tn_inspect_optio
 
 static tn_status inspect_folder(cJSON *out, const char *dir, const tn_inspect_options *options) {
     char path[TN_PATH_MAX];
+    bool is_gguf;
     if (tn_inspect_has(path, dir, "metrics.jsonl") || tn_inspect_has(path, dir, "checkpoints"))
         return inspect_run(out, dir, options);
     if (tn_inspect_has(path, dir, "adapter_config.json"))
         return tn_inspect_adapter(out, dir, options);
+    TN_TRY(tn_gguf_locate(dir, path, &is_gguf));
+    if (is_gguf)
+        return tn_inspect_gguf(out, path, options);
     if (tn_inspect_has(path, dir, "config.json"))
         return inspect_model(out, dir, options);
     if (tn_inspect_is_data_folder(dir)) {
@@ -319,11 +327,11 @@ static tn_status inspect_folder(cJSON *out, const char *dir, const tn_inspect_op
         cJSON_AddStringToObject(out, "kind", "tokenizer");
         return add_words(out, dir);
     }
-    return tn_fail(
-        TN_ERROR_UNSUPPORTED,
-        "%s holds nothing that is known here: no config.json (a model), adapter_config.json (an adapter), metrics.jsonl "
-        "(a run), train.jsonl (a data set) or tokenizer.json",
-        dir);
+    return tn_fail(TN_ERROR_UNSUPPORTED,
+                   "%s holds nothing that is known here: no config.json or GGUF file (a model), adapter_config.json (an "
+                   "adapter), metrics.jsonl "
+                   "(a run), train.jsonl (a data set) or tokenizer.json",
+                   dir);
 }
 
 static bool ends_with(const char *text, const char *end) {
@@ -346,23 +354,21 @@ static tn_status inspect_safetensors(cJSON *out, const char *path, const tn_insp
 static tn_status refuse_other_formats(const char *path) {
     tn_mapping mapping;
     TN_TRY(tn_file_map(path, &mapping));
-    bool gguf = mapping.size >= 4 && memcmp(mapping.data, "GGUF", 4) == 0;
     bool zip = mapping.size >= 4 && memcmp(mapping.data, "PK\x03\x04", 4) == 0;
     tn_file_unmap(&mapping);
-    if (gguf)
-        return tn_fail(TN_ERROR_UNSUPPORTED,
-                       "%s is a GGUF file, which this build does not read; give the safetensors checkpoint", path);
     if (zip)
         return tn_fail(TN_ERROR_UNSUPPORTED, "%s is a pickled PyTorch file, which is not read, since unpickling runs code",
                        path);
     return tn_fail(TN_ERROR_UNSUPPORTED,
                    "%s is not known here; known are folders of models, adapters, data sets and runs, and files "
-                   "that end in .safetensors, .jsonl or .json",
+                   "that end in .safetensors, .gguf, .jsonl or .json",
                    path);
 }
 
 static tn_status inspect_file(cJSON *out, const char *path, const tn_inspect_options *options) {
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    if (tn_gguf_is_file(path))
+        return tn_inspect_gguf(out, path, options);
     if (ends_with(name, ".safetensors"))
         return inspect_safetensors(out, path, options);
     if (strcmp(name, "tokenizer.json") == 0) {

@@ -4,6 +4,7 @@
 
 #include "session/inspect.h"
 #include "tensor/checkpoint.h"
+#include "text/tokenizer.h"
 
 enum { TN_INSPECT_JSON_LIMIT = 256 << 20 };
 
@@ -14,6 +15,18 @@ tn_status tn_inspect_tensors(cJSON *out, const tn_safetensors *files, size_t cou
 
 /* The config.json of a sequential model: its layers with the shapes that arrive and leave. *supported: it is sound. */
 tn_status tn_inspect_sequential(cJSON *out, const cJSON *json, const char *path, bool *supported);
+
+/* What a config.json says, or what a GGUF file says in its place. *supported: a model of this configuration can be built. */
+tn_status tn_inspect_config(cJSON *out, const cJSON *json, const char *path, bool *supported);
+
+/* A tokenizer.json, NULL when there is none to show, and the tokenizer it makes; NULL: none, for the current error. */
+void tn_inspect_tokenizer(cJSON *out, const cJSON *json, const tn_tokenizer *tokenizer);
+
+/* Loads the model, which checks names and shapes of its tensors; a refusal becomes the "problem". */
+tn_status tn_inspect_load(cJSON *out, const char *path);
+
+/* A GGUF file. */
+tn_status tn_inspect_gguf(cJSON *out, const char *path, const tn_inspect_options *options);
 
 /* A folder with adapter_config.json, of PEFT or of mlx-lm. */
 tn_status tn_inspect_adapter(cJSON *out, const char *dir, const tn_inspect_options *options);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "session/inspect_parts.h"
+#include "tensor/quant.h"
 
 typedef struct {
     int64_t count, nan, inf;
@@ -43,21 +44,34 @@ static double value_at(const tn_tensor *t, int64_t i) {
     }
 }
 
+static void count_value(value_stats *s, double value) {
+    s->count++;
+    if (isnan(value)) {
+        s->nan++;
+    } else if (isinf(value)) {
+        s->inf++;
+    } else {
+        bool is_first = s->count - s->nan - s->inf == 1;
+        s->low = is_first || value < s->low ? value : s->low;
+        s->high = is_first || value > s->high ? value : s->high;
+        s->squares += value * value;
+    }
+}
+
 static void measure(value_stats *s, const tn_tensor *t) {
+    enum { PIECE = 1024 };
+    float values[PIECE];
     int64_t count = tn_tensor_count(t);
-    for (int64_t i = 0; i < count; i++) {
-        double value = value_at(t, i);
-        s->count++;
-        if (isnan(value)) {
-            s->nan++;
-        } else if (isinf(value)) {
-            s->inf++;
-        } else {
-            bool is_first = s->count - s->nan - s->inf == 1;
-            s->low = is_first || value < s->low ? value : s->low;
-            s->high = is_first || value > s->high ? value : s->high;
-            s->squares += value * value;
-        }
+    if (t->dtype != TN_DTYPE_QUANTISED) {
+        for (int64_t i = 0; i < count; i++)
+            count_value(s, value_at(t, i));
+        return;
+    }
+    for (int64_t at = 0; at < count; at += PIECE) {
+        int64_t n = count - at < PIECE ? count - at : PIECE;
+        tn_tensor_read(values, t, at, n);
+        for (int64_t i = 0; i < n; i++)
+            count_value(s, (double)values[i]);
     }
 }
 
@@ -145,7 +159,7 @@ static tn_status find_group(listing *l, const tn_safetensors_entry *entry, bool 
     *number = -1;
     if (fold && find_number(entry->name, &at, &length, number)) {
         tn_buf_printf(&key, "%.*s{}%s %s %s", (int)at, entry->name, entry->name + at + length,
-                      tn_dtype_name(entry->tensor.dtype), tn_shape_text(&entry->tensor, shape));
+                      tn_tensor_type(&entry->tensor), tn_shape_text(&entry->tensor, shape));
         tn_status status = tn_buf_status(&key);
         if (status == TN_OK && !tn_map_get(&l->by_pattern, key.data, key.length, &index))
             status = tn_map_put(&l->by_pattern, key.data, key.length, index);
@@ -216,7 +230,7 @@ static tn_status add_list(cJSON *out, listing *l, bool with_values) {
         shape = cJSON_AddArrayToObject(item, "shape");
         for (int d = 0; d < t->ndim; d++)
             cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)t->shape[d]));
-        cJSON_AddStringToObject(item, "dtype", tn_dtype_name(t->dtype));
+        cJSON_AddStringToObject(item, "dtype", tn_tensor_type(t));
         cJSON_AddNumberToObject(item, "count", (double)g->count);
         if (with_values)
             add_values(item, &g->values);
@@ -227,27 +241,39 @@ static tn_status add_list(cJSON *out, listing *l, bool with_values) {
     return status;
 }
 
-static void add_sizes(cJSON *out, const listing *l) {
-    int64_t tensors[TN_DTYPE_COUNT] = {0}, elements[TN_DTYPE_COUNT] = {0}, all = 0, bytes = 0;
+/* The tensors of one type, told by its name. */
+static void add_type(cJSON *out, const listing *l, const char *type) {
+    int64_t tensors = 0, elements = 0, bytes = 0;
     for (size_t i = 0; i < l->count; i++) {
         const tn_tensor *t = &l->entries[i]->tensor;
-        tensors[t->dtype]++;
-        elements[t->dtype] += tn_tensor_count(t);
-        all += tn_tensor_count(t);
+        if (strcmp(tn_tensor_type(t), type) != 0)
+            continue;
+        tensors++;
+        elements += tn_tensor_count(t);
         bytes += tn_tensor_bytes(t);
+    }
+    if (!tensors)
+        return;
+    cJSON *one = cJSON_AddObjectToObject(out, type);
+    cJSON_AddNumberToObject(one, "tensors", (double)tensors);
+    cJSON_AddNumberToObject(one, "parameters", (double)elements);
+    cJSON_AddNumberToObject(one, "bytes", (double)bytes);
+}
+
+static void add_sizes(cJSON *out, const listing *l) {
+    int64_t all = 0, bytes = 0;
+    for (size_t i = 0; i < l->count; i++) {
+        all += tn_tensor_count(&l->entries[i]->tensor);
+        bytes += tn_tensor_bytes(&l->entries[i]->tensor);
     }
     cJSON_AddNumberToObject(out, "tensors", (double)l->count);
     cJSON_AddNumberToObject(out, "parameters", (double)all);
     cJSON_AddNumberToObject(out, "bytes", (double)bytes);
     cJSON *dtypes = cJSON_AddObjectToObject(out, "dtypes");
-    for (int d = 0; d < TN_DTYPE_COUNT; d++) {
-        if (!tensors[d])
-            continue;
-        cJSON *one = cJSON_AddObjectToObject(dtypes, tn_dtype_name((tn_dtype)d));
-        cJSON_AddNumberToObject(one, "tensors", (double)tensors[d]);
-        cJSON_AddNumberToObject(one, "parameters", (double)elements[d]);
-        cJSON_AddNumberToObject(one, "bytes", (double)(elements[d] * tn_dtype_size((tn_dtype)d)));
-    }
+    for (int d = 0; d < TN_DTYPE_COUNT; d++)
+        add_type(dtypes, l, tn_dtype_name((tn_dtype)d));
+    for (const tn_quant_codec *const *codec = tn_quant_codecs; *codec; codec++)
+        add_type(dtypes, l, (*codec)->name);
 }
 
 static void add_verdict(cJSON *out, const listing *l) {

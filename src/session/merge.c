@@ -27,7 +27,11 @@ static int64_t largest_tensor(const tn_model *model) {
 
 /* Tensors are written as the checkpoint has them; not so when there is none, or its weights are codes. */
 static bool follows_files(const tn_network *network) {
-    return network->checkpoint.file_count > 0 && !network->quantised;
+    const tn_checkpoint *checkpoint = &network->checkpoint;
+    for (size_t i = 0; checkpoint->gguf && i < checkpoint->files[0].count; i++)
+        if (checkpoint->files[0].entries[i].tensor.dtype == TN_DTYPE_QUANTISED)
+            return false;
+    return checkpoint->file_count > 0 && !network->quantised;
 }
 
 /* A model made from a config.json alone has no stored type to keep, nor has one of codes: the one that config.json names is
@@ -70,7 +74,7 @@ static void merger_free(tn_merger *m) {
 /* What is replaced whole cannot be found again from the adapter, nor can what was computed from a base that is not there. */
 static tn_status check_can_unmerge(const tn_adapter *adapter) {
     const tn_peft_method *method = adapter->method;
-    if (adapter->replaced_count)
+    if (adapter->replaced_count && !adapter->replaced[0].quantised)
         return tn_fail(
             TN_ERROR_UNSUPPORTED,
             "this adapter replaced '%s' in full (modules_to_save or bias), so the base's own weights cannot be restored "
@@ -129,7 +133,8 @@ static tn_status check_layers_are_separate(const tn_adapter *adapter) {
 static tn_dtype stored_dtype(const tn_merger *m, const tn_output_tensor *t) {
     const tn_network *d = m->model->network;
     const tn_tensor *embedding = d->embedding ? tn_network_stored(d, d->embedding->name, "weight") : NULL;
-    return t->source ? t->source->dtype : embedding ? embedding->dtype : TN_DTYPE_F32;
+    const tn_tensor *like = t->source ? t->source : embedding;
+    return like && like->dtype != TN_DTYPE_QUANTISED ? like->dtype : TN_DTYPE_F32;
 }
 
 static tn_dtype output_dtype(const tn_merger *m, const tn_output_tensor *t) {
@@ -352,7 +357,7 @@ static tn_status write_weights(tn_merger *m, const char *dir, bool with_head) {
         bool from_disk = follows_files(d);
         size_t count = from_disk ? list_file(m->model, &d->checkpoint.files[f], with_head, list, &names)
                                  : list_created(m->model, list, &names);
-        const char *name = from_disk ? base_name(d->checkpoint.files[f].path) : "model.safetensors";
+        const char *name = from_disk && !d->checkpoint.gguf ? base_name(d->checkpoint.files[f].path) : "model.safetensors";
         if (with_head && f + 1 == files)
             list[count++] = (tn_output_tensor){.name = head_weight, .module = d->head};
         TN_TRY_GOTO(tn_path_join(path, dir, name));
@@ -377,10 +382,8 @@ static void drop_groups(const tn_model *model, cJSON *json) {
 }
 
 static tn_status write_config(const tn_merger *m, const char *dir, bool untied) {
-    char path[TN_PATH_MAX];
     static const char *const torch_names[] = {"float32", "float16", "bfloat16"};
     cJSON *json = cJSON_Duplicate(m->model->network->json, true);
-    tn_buf text = {0};
     if (!json)
         return tn_fail_memory("config.json");
     if (untied) {
@@ -394,42 +397,8 @@ static tn_status write_config(const tn_merger *m, const char *dir, bool untied) 
         cJSON_DeleteItemFromObjectCaseSensitive(json, key);
         cJSON_AddStringToObject(json, key, torch_names[m->dtype]);
     }
-    tn_json_print(&text, json, true);
-    tn_buf_putc(&text, '\n');
+    tn_status status = tn_session_write_json(dir, "config.json", json);
     cJSON_Delete(json);
-    tn_status status = tn_buf_status(&text);
-    if (status == TN_OK)
-        status = tn_path_join(path, dir, "config.json");
-    if (status == TN_OK)
-        status = tn_file_write(path, text.data, text.length);
-    tn_buf_free(&text);
-    return status;
-}
-
-tn_status tn_session_copy_words(const tn_model *model, const char *dir) {
-    static const char *const names[] = {"tokenizer.json",
-                                        "tokenizer_config.json",
-                                        "special_tokens_map.json",
-                                        "generation_config.json",
-                                        "chat_template.jinja",
-                                        "vocab.json",
-                                        "merges.txt",
-                                        "added_tokens.json",
-                                        "tokenizer.model"};
-    enum { WORDS_LIMIT = 256 << 20 };
-    char from[TN_PATH_MAX], to[TN_PATH_MAX];
-    tn_buf bytes = {0};
-    tn_status status = TN_OK;
-    for (size_t i = 0; i < sizeof names / sizeof *names && model->tokenizer_dir; i++) {
-        TN_TRY_GOTO(tn_path_join(from, model->tokenizer_dir, names[i]));
-        TN_TRY_GOTO(tn_path_join(to, dir, names[i]));
-        if (!tn_path_exists(from))
-            continue;
-        TN_TRY_GOTO(tn_file_read(from, WORDS_LIMIT, &bytes));
-        TN_TRY_GOTO(tn_file_write(to, bytes.data, bytes.length));
-    }
-fail:
-    tn_buf_free(&bytes);
     return status;
 }
 
@@ -439,9 +408,21 @@ static bool same_folder(const char *one, const char *other) {
     return a && b && strcmp(a, b) == 0;
 }
 
+/* The folder of a GGUF file, or the model's own. */
+static const char *folder_of(const tn_network *network, char folder[TN_PATH_MAX]) {
+    snprintf(folder, TN_PATH_MAX, "%s", network->dir);
+    if (!network->checkpoint.gguf)
+        return folder;
+    char *slash = strrchr(folder, '/');
+    if (!slash)
+        return ".";
+    slash[slash == folder] = 0;
+    return folder;
+}
+
 tn_status tn_session_check_output(const tn_model *model, const char *dir, bool sharded) {
-    char path[TN_PATH_MAX];
-    if (same_folder(model->network->dir, dir))
+    char path[TN_PATH_MAX], own[TN_PATH_MAX];
+    if (same_folder(folder_of(model->network, own), dir))
         return tn_fail(TN_ERROR_ARGUMENT, "%s is the model's own folder; choose another one for the output", dir);
     if (model->adapter_dir && same_folder(model->adapter_dir, dir))
         return tn_fail(TN_ERROR_ARGUMENT, "%s is the adapter's folder; choose another one for the output", dir);

@@ -12,7 +12,11 @@ tn_status tn_session_write_checkpoint(tn_model *model, const char *dir, const ch
 /* Fails for adapters whose update is no change of weights. */
 tn_status tn_session_check_can_merge(const tn_adapter *adapter);
 
-/* Copies tokenizer, chat template and generation configuration beside a saved model. */
+/* Writes the file `name` of a folder as indented JSON. */
+tn_status tn_session_write_json(const char *dir, const char *name, const cJSON *json);
+
+/* Copies tokenizer, chat template and generation configuration beside a saved model; from a GGUF file as the files that
+ * Hugging Face would have. */
 tn_status tn_session_copy_words(const tn_model *model, const char *dir);
 
 /* Fails where the output would overwrite the model or its adapter, or lie in a folder with files that readers would take for

@@ -1,11 +1,12 @@
 /* Merging into a quantised base so that it stays one: module by module the merged weight is computed in f32 and quantised as
- * the base's was, or rounded to the type that the base stores. */
+ * the base's was, or rounded to the type that the base stores. A GGUF base becomes a GGUF file again. */
 #include "session/quantize.h"
 
 #include <math.h>
 #include <string.h>
 
 #include "model/quantised.h"
+#include "session/gguf_write.h"
 #include "session/merge.h"
 
 typedef struct {
@@ -129,7 +130,7 @@ tn_status tn_model_merge_requantized(tn_model *model, const char *dir, const tn_
     tn_adapter_mute(model->adapter, true);
     status = tn_session_probe_logits(model, &merged, &count);
     if (status == TN_OK)
-        status = tn_model_save_quantized(model, dir);
+        status = model->network->checkpoint.gguf ? tn_model_save_gguf(model, dir) : tn_model_save_quantized(model, dir);
     tn_adapter_mute(model->adapter, false);
     if (status == TN_OK)
         r.report->logit_difference = tn_session_largest_difference(unmerged, merged, count);

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "text/gguf_tokenizer.h"
+
 const char *tn_version(void) {
     return TENON_VERSION;
 }
@@ -13,14 +15,28 @@ int tn_set_threads(int count) {
     return tn_threads_set(count);
 }
 
+static tn_status load_gguf_words(tn_model *model, const char *path) {
+    cJSON *json, *config;
+    TN_TRY(tn_gguf_tokenizer_read(path, &json, &config));
+    tn_status status = json ? tn_tokenizer_build(json, config, path, &model->tokenizer) : TN_OK;
+    if (status == TN_OK)
+        status = tn_chat_template_build(config, path, &model->chat_template);
+    cJSON_Delete(json);
+    cJSON_Delete(config);
+    return status;
+}
+
 /* The tokenizer is optional: rows of input_ids need none. A broken one is an error all the same. */
 static tn_status load_words(tn_model *model, const char *dir) {
     char path[TN_PATH_MAX];
+    bool is_gguf = model->network->checkpoint.gguf != NULL;
     TN_TRY(tn_path_join(path, dir, "tokenizer.json"));
     model->tokenizer_dir = tn_strdup(dir);
     if (!model->tokenizer_dir)
         return tn_fail_memory("the model");
-    if (tn_path_exists(path))
+    if (is_gguf)
+        TN_TRY(load_gguf_words(model, dir));
+    else if (tn_path_exists(path))
         TN_TRY(tn_tokenizer_load(dir, &model->tokenizer));
     if (model->tokenizer && tn_tokenizer_vocab_size(model->tokenizer) > model->network->vocab_size) {
         int32_t bos = tn_tokenizer_bos(model->tokenizer);
@@ -28,7 +44,7 @@ static tn_status load_words(tn_model *model, const char *dir) {
             return tn_fail(TN_ERROR_MISMATCH, "%s: the tokenizer's tokens go beyond the model's vocabulary of %lld", path,
                            (long long)model->network->vocab_size);
     }
-    return tn_chat_template_load(dir, &model->chat_template);
+    return is_gguf ? TN_OK : tn_chat_template_load(dir, &model->chat_template);
 }
 
 /* Takes the network, also on failure: one of the two. */
@@ -43,6 +59,7 @@ static tn_status assemble(tn_decoder *decoder, tn_sequential *sequential, tn_mod
     model->decoder = decoder;
     model->sequential = sequential;
     model->kernels = tn_kernels_cpu();
+    model->matmul_precision = "f32";
     tn_status status = decoder ? load_words(model, model->network->dir) : TN_OK;
     if (status != TN_OK) {
         tn_model_free(model);
@@ -68,9 +85,12 @@ static tn_status find_kind(const char *path, bool *sequential) {
 tn_status tn_model_load(const char *dir, tn_model **out) {
     tn_decoder *decoder = NULL;
     tn_sequential *sequential = NULL;
-    bool is_sequential;
+    char gguf[TN_PATH_MAX];
+    bool is_gguf, is_sequential = false;
     *out = NULL;
-    TN_TRY(find_kind(dir, &is_sequential));
+    TN_TRY(tn_gguf_locate(dir, gguf, &is_gguf));
+    if (!is_gguf)
+        TN_TRY(find_kind(dir, &is_sequential));
     if (is_sequential && tn_path_is_dir(dir))
         TN_TRY(tn_sequential_load(dir, &sequential));
     else
@@ -89,6 +109,20 @@ tn_status tn_model_create(const char *config_path, uint64_t seed, tn_model **out
     else
         TN_TRY(tn_decoder_create(config_path, seed, &decoder));
     return assemble(decoder, sequential, out);
+}
+
+tn_status tn_model_set_matmul_precision(tn_model *model, const char *precision) {
+    const bool rounded = strcmp(precision, "bf16") == 0;
+    if (!rounded && strcmp(precision, "f32") != 0)
+        return tn_fail(TN_ERROR_ARGUMENT, "matmul precision '%s' is neither f32 nor bf16", precision);
+    const tn_kernels *kernels = rounded ? tn_kernels_cpu_bf16() : tn_kernels_cpu();
+    if (!kernels)
+        return tn_fail(TN_ERROR_UNSUPPORTED,
+                       "matmul precision bf16 needs a CPU with AVX-512 BF16, and this one runs the %s kernels; use f32",
+                       tn_kernels_cpu()->name);
+    model->kernels = kernels;
+    model->matmul_precision = rounded ? "bf16" : "f32";
+    return TN_OK;
 }
 
 tn_status tn_session_need_decoder(const tn_model *model, const char *what) {
@@ -110,12 +144,31 @@ void tn_model_free(tn_model *model) {
     tn_free(model);
 }
 
+/* Elements of the matrices stored in this type. */
+static int64_t elements_of_type(const tn_network *network, const char *type) {
+    int64_t elements = 0;
+    for (int64_t i = 0; i < network->module_count; i++) {
+        const tn_module *module = &network->modules[i];
+        const tn_tensor *weight = &module->weight.tensor;
+        if (!module->tied && weight->ndim > 1 && strcmp(tn_tensor_type(weight), type) == 0)
+            elements += tn_tensor_count(weight);
+    }
+    return elements;
+}
+
 /* As most of the base is stored; vectors are widened on loading. */
 static const char *stored_dtype(const tn_network *network) {
-    for (int64_t i = 0; i < network->module_count; i++)
-        if (network->modules[i].weight.tensor.ndim > 1)
-            return tn_tensor_type(&network->modules[i].weight.tensor);
-    return tn_dtype_name(TN_DTYPE_F32);
+    const char *best = tn_dtype_name(TN_DTYPE_F32);
+    int64_t most = elements_of_type(network, best);
+    for (int64_t i = 0; i < network->module_count; i++) {
+        const char *type = network->modules[i].tied ? best : tn_tensor_type(&network->modules[i].weight.tensor);
+        int64_t elements = strcmp(type, best) != 0 ? elements_of_type(network, type) : most;
+        if (elements > most) {
+            most = elements;
+            best = type;
+        }
+    }
+    return best;
 }
 
 void tn_model_describe(const tn_model *model, tn_model_info *out) {
@@ -131,6 +184,7 @@ void tn_model_describe(const tn_model *model, tn_model_info *out) {
         .first_unused = n->first_unused,
         .has_tokenizer = model->tokenizer != NULL,
         .has_chat_template = model->chat_template != NULL,
+        .matmul_precision = model->matmul_precision,
     };
     if (model->decoder) {
         const tn_decoder_config *c = &model->decoder->config;
@@ -150,8 +204,7 @@ static tn_status need_tokenizer(const tn_model *model) {
     if (model->tokenizer)
         return TN_OK;
     TN_TRY(tn_session_need_decoder(model, "text"));
-    return tn_fail(TN_ERROR_UNSUPPORTED, "%s holds no tokenizer.json, so text cannot be turned into tokens",
-                   model->network->dir);
+    return tn_fail(TN_ERROR_UNSUPPORTED, "%s holds no tokenizer, so text cannot be turned into tokens", model->network->dir);
 }
 
 tn_status tn_model_encode(const tn_model *model, const char *text, size_t length, bool add_special, int32_t **ids,

@@ -21,8 +21,9 @@ struct tn_model {
     tn_chat_template *chat_template; /* NULL when the folder has none */
     tn_adapter *adapter;             /* NULL: the base alone */
     const tn_kernels *kernels;
-    char *tokenizer_dir; /* where the tokenizer's files are, to be copied beside saved models */
-    char *adapter_dir;   /* where the adapter came from, or NULL */
+    const char *matmul_precision; /* "f32", or "bf16" with kernels that round to it */
+    char *tokenizer_dir;          /* where the tokenizer's files are, to be copied beside saved models */
+    char *adapter_dir;            /* where the adapter came from, or NULL */
 };
 
 /* Fails for models that are no language models; `what` needs one: "tenon generate". */

@@ -1,4 +1,4 @@
-/* Opens model.safetensors, or the shards of model.safetensors.index.json:
+/* Opens a GGUF file, model.safetensors, or the shards of model.safetensors.index.json:
  * {"metadata": {...}, "weight_map": {"<tensor>": "<file>"}}. The index is the truth: what a shard holds besides is ignored.
  */
 #include "tensor/checkpoint.h"
@@ -7,6 +7,8 @@
 #include <string.h>
 
 #include "format/json.h"
+#include "tensor/gguf_tensors.h"
+#include "tensor/quant.h"
 
 #define SINGLE_FILE "model.safetensors"
 #define INDEX_FILE "model.safetensors.index.json"
@@ -28,12 +30,30 @@ static tn_status add_file(tn_checkpoint *checkpoint, const char *path) {
     return TN_OK;
 }
 
-static tn_status open_single(const char *path, tn_checkpoint *checkpoint) {
-    TN_TRY(add_file(checkpoint, path));
+static tn_status name_tensors(tn_checkpoint *checkpoint) {
     const tn_safetensors *file = &checkpoint->files[0];
     for (size_t i = 0; i < file->count; i++)
         TN_TRY(tn_map_put_text(&checkpoint->by_name, file->entries[i].name, location(0, i)));
     return TN_OK;
+}
+
+static tn_status open_single(const char *path, tn_checkpoint *checkpoint) {
+    TN_TRY(add_file(checkpoint, path));
+    return name_tensors(checkpoint);
+}
+
+static tn_status open_gguf(const char *path, tn_checkpoint *checkpoint) {
+    checkpoint->gguf = tn_calloc(1, sizeof *checkpoint->gguf);
+    checkpoint->files = tn_calloc(1, sizeof *checkpoint->files);
+    if (!checkpoint->gguf || !checkpoint->files)
+        return tn_fail_memory("a checkpoint");
+    TN_TRY(tn_gguf_open(path, checkpoint->gguf));
+    TN_TRY(tn_gguf_tensors(checkpoint->gguf, true, &checkpoint->files[0]));
+    checkpoint->file_count = 1;
+    /* one owner, and the same one as elsewhere */
+    checkpoint->files[0].mapping = checkpoint->gguf->mapping;
+    checkpoint->gguf->mapping = (tn_mapping){0};
+    return name_tensors(checkpoint);
 }
 
 /* Opens the shard that the index names for `tensor`, unless it is open already; sets its index in files. */
@@ -85,11 +105,6 @@ static tn_status open_sharded(const char *dir, const char *index_path, tn_checkp
     return status == TN_OK ? TN_OK : tn_fail_context(status, "%s", index_path);
 }
 
-static bool ends_with(const char *text, const char *end) {
-    size_t length = strlen(text), tail = strlen(end);
-    return length >= tail && strcmp(text + length - tail, end) == 0;
-}
-
 /* Says what was looked for and, when weights of another kind are there, why they do not do. */
 static tn_status fail_nothing_found(const char *dir) {
     char other[256] = "";
@@ -98,26 +113,29 @@ static tn_status fail_nothing_found(const char *dir) {
         return tn_fail(TN_ERROR_IO, "%s is not a folder that can be read; give the folder of a downloaded checkpoint", dir);
     for (struct dirent *entry; (entry = readdir(listing));) {
         const char *name = entry->d_name;
-        if (strncmp(name, "pytorch_model", strlen("pytorch_model")) == 0 || ends_with(name, ".gguf"))
+        if (strncmp(name, "pytorch_model", strlen("pytorch_model")) == 0)
             memcpy(other, name, strlen(name) + 1);
     }
     closedir(listing);
     if (*other)
         return tn_fail(TN_ERROR_UNSUPPORTED,
-                       "%s holds %s, but weights are read from safetensors only (" SINGLE_FILE " or " INDEX_FILE
-                       "); download or convert them in that format",
+                       "%s holds %s, but weights are read from safetensors (" SINGLE_FILE " or " INDEX_FILE
+                       ") or GGUF only; download or convert them in that format",
                        dir, other);
-    return tn_fail(TN_ERROR_IO, "%s holds neither " SINGLE_FILE " nor " INDEX_FILE, dir);
+    return tn_fail(TN_ERROR_IO, "%s holds neither " SINGLE_FILE " nor " INDEX_FILE " nor a GGUF file", dir);
 }
 
 tn_status tn_checkpoint_open(const char *dir, tn_checkpoint *out) {
-    char single[TN_PATH_MAX], index[TN_PATH_MAX];
+    char single[TN_PATH_MAX], index[TN_PATH_MAX], gguf[TN_PATH_MAX];
+    bool is_gguf;
     *out = (tn_checkpoint){0};
+    TN_TRY(tn_gguf_locate(dir, gguf, &is_gguf));
     TN_TRY(tn_path_join(single, dir, SINGLE_FILE));
     TN_TRY(tn_path_join(index, dir, INDEX_FILE));
-    tn_status status = tn_path_exists(single)  ? open_single(single, out)
-                       : tn_path_exists(index) ? open_sharded(dir, index, out)
-                                               : fail_nothing_found(dir);
+    tn_status status = is_gguf                  ? open_gguf(gguf, out)
+                       : tn_path_exists(single) ? open_single(single, out)
+                       : tn_path_exists(index)  ? open_sharded(dir, index, out)
+                                                : fail_nothing_found(dir);
     if (status != TN_OK)
         tn_checkpoint_close(out);
     return status;
@@ -126,13 +144,17 @@ tn_status tn_checkpoint_open(const char *dir, tn_checkpoint *out) {
 void tn_checkpoint_close(tn_checkpoint *checkpoint) {
     for (size_t i = 0; i < checkpoint->file_count; i++)
         tn_safetensors_close(&checkpoint->files[i]);
+    if (checkpoint->gguf)
+        tn_gguf_close(checkpoint->gguf);
+    tn_free(checkpoint->gguf);
     tn_free(checkpoint->files);
     tn_map_free(&checkpoint->by_name);
     *checkpoint = (tn_checkpoint){0};
 }
 
 void tn_checkpoint_forget(const tn_checkpoint *checkpoint, const tn_tensor *tensor) {
-    const uint8_t *data = tensor->data;
+    const uint8_t *data =
+        tensor->dtype == TN_DTYPE_QUANTISED ? ((const tn_quantised *)tensor->data)->codes : (const uint8_t *)tensor->data;
     for (size_t i = 0; i < checkpoint->file_count; i++) {
         const tn_mapping *mapping = &checkpoint->files[i].mapping;
         if (data >= mapping->data && data < mapping->data + mapping->size)

@@ -1,8 +1,10 @@
-/* A pretrained checkpoint: tensors by name out of model.safetensors, or out of the shards that
- * model.safetensors.index.json names. Everything stays mapped; nothing is copied. */
+/* A pretrained checkpoint: tensors by name out of model.safetensors, out of the shards that model.safetensors.index.json
+ * names, or out of a GGUF file, renamed as Hugging Face does. Everything stays mapped; nothing is copied but the rows of q
+ * and k where GGUF has them in another order. */
 #ifndef TN_TENSOR_CHECKPOINT_H
 #define TN_TENSOR_CHECKPOINT_H
 
+#include "format/gguf.h"
 #include "format/safetensors.h"
 
 typedef struct tn_checkpoint {
@@ -10,9 +12,10 @@ typedef struct tn_checkpoint {
     size_t file_count;
     tn_map by_name; /* tensor name -> file index << 32 | entry index */
     bool sharded;
+    tn_gguf *gguf; /* that the one file's tensors come from, or NULL */
 } tn_checkpoint;
 
-/* `dir` holds model.safetensors or model.safetensors.index.json. */
+/* `dir` holds model.safetensors or model.safetensors.index.json, or is what tn_gguf_locate takes. */
 tn_status tn_checkpoint_open(const char *dir, tn_checkpoint *out);
 void tn_checkpoint_close(tn_checkpoint *checkpoint);
 

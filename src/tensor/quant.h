@@ -36,6 +36,7 @@ typedef struct tn_quant_codec {
     int bits;        /* per code; of codecs of blocks, see below, 0 */
     int block_bytes; /* not 0: codes are blocks of params.block elements, min_block = max_block, with their scales inside */
     uint32_t ggml_type; /* of codecs of blocks */
+    int halves[2];      /* where in such a block its f16 scales are, the only ones that can be other than finite; -1: none */
     int64_t min_block, max_block;
     bool rows;       /* a block is a row, and there are whole rows only */
     bool whole;      /* params.block may be 0 */
@@ -54,6 +55,7 @@ typedef struct tn_quant_codec {
 /* 4-bit floats of bitsandbytes (quant_nf4.c), rows of LLM.int8 (quant_int8_row.c), integers (quant_affine.c) and the dynamic
  * 8-bit maps of bitsandbytes' optimizers (quant_dynamic.c). */
 extern const tn_quant_codec tn_codec_nf4, tn_codec_fp4, tn_codec_int8_row;
+extern const tn_quant_codec tn_codec_nf8; /* quant_nf8.c: of LoftQ in 8 bits */
 extern const tn_quant_codec tn_codec_int4, tn_codec_int5, tn_codec_int6, tn_codec_int8;
 extern const tn_quant_codec tn_codec_int4_affine, tn_codec_int5_affine, tn_codec_int6_affine, tn_codec_int8_affine;
 extern const tn_quant_codec tn_codec_dynamic8, tn_codec_dynamic8_unsigned;
@@ -73,6 +75,7 @@ tn_status tn_quant_codec_find(const char *name, const tn_quant_codec **out);
 
 /* The values that codes stand for, as bitsandbytes stores them in quant_map and nested_quant_map. */
 extern const float tn_nf4_values[16], tn_fp4_values[16];
+extern const float tn_nf8_values[256];
 extern const float tn_dynamic_signed[256], tn_dynamic_unsigned[256]; /* rising */
 
 /* Bytes of the pieces; those an array does not have are 0. */

@@ -32,17 +32,17 @@ static void decode(float *out, const tn_quantised *array, int64_t first, int64_t
     }
 }
 
-#define GGML_BLOCKS(title, type, elements, size)                                                                            \
-    .name = title, .block_bytes = size, .ggml_type = type, .min_block = elements, .max_block = elements,                    \
-    .ranges = 1u << TN_QUANT_ABSMAX, .defaults = {elements, 0, TN_QUANT_ABSMAX}, .decode = decode
-const tn_quant_codec tn_codec_q4_0 = {GGML_BLOCKS("q4_0", TN_GGML_Q4_0, 32, 18), .encode = encode};
-const tn_quant_codec tn_codec_q4_1 = {GGML_BLOCKS("q4_1", TN_GGML_Q4_1, 32, 20), .encode = encode};
-const tn_quant_codec tn_codec_q5_0 = {GGML_BLOCKS("q5_0", TN_GGML_Q5_0, 32, 22), .encode = encode};
-const tn_quant_codec tn_codec_q5_1 = {GGML_BLOCKS("q5_1", TN_GGML_Q5_1, 32, 24), .encode = encode};
-const tn_quant_codec tn_codec_q8_0 = {GGML_BLOCKS("q8_0", TN_GGML_Q8_0, 32, 34), .encode = encode};
-const tn_quant_codec tn_codec_iq4_nl = {GGML_BLOCKS("iq4_nl", TN_GGML_IQ4_NL, 32, 18)};
-const tn_quant_codec tn_codec_q2_k = {GGML_BLOCKS("q2_k", TN_GGML_Q2_K, 256, 84)};
-const tn_quant_codec tn_codec_q3_k = {GGML_BLOCKS("q3_k", TN_GGML_Q3_K, 256, 110)};
-const tn_quant_codec tn_codec_q4_k = {GGML_BLOCKS("q4_k", TN_GGML_Q4_K, 256, 144), .encode = encode};
-const tn_quant_codec tn_codec_q5_k = {GGML_BLOCKS("q5_k", TN_GGML_Q5_K, 256, 176), .encode = encode};
-const tn_quant_codec tn_codec_q6_k = {GGML_BLOCKS("q6_k", TN_GGML_Q6_K, 256, 210), .encode = encode};
+#define GGML_BLOCKS(title, type, elements, size, half, other)                                                               \
+    .name = title, .block_bytes = size, .ggml_type = type, .halves = {half, other}, .min_block = elements,                  \
+    .max_block = elements, .ranges = 1u << TN_QUANT_ABSMAX, .defaults = {elements, 0, TN_QUANT_ABSMAX}, .decode = decode
+const tn_quant_codec tn_codec_q4_0 = {GGML_BLOCKS("q4_0", TN_GGML_Q4_0, 32, 18, 0, -1), .encode = encode};
+const tn_quant_codec tn_codec_q4_1 = {GGML_BLOCKS("q4_1", TN_GGML_Q4_1, 32, 20, 0, 2), .encode = encode};
+const tn_quant_codec tn_codec_q5_0 = {GGML_BLOCKS("q5_0", TN_GGML_Q5_0, 32, 22, 0, -1), .encode = encode};
+const tn_quant_codec tn_codec_q5_1 = {GGML_BLOCKS("q5_1", TN_GGML_Q5_1, 32, 24, 0, 2), .encode = encode};
+const tn_quant_codec tn_codec_q8_0 = {GGML_BLOCKS("q8_0", TN_GGML_Q8_0, 32, 34, 0, -1), .encode = encode};
+const tn_quant_codec tn_codec_iq4_nl = {GGML_BLOCKS("iq4_nl", TN_GGML_IQ4_NL, 32, 18, 0, -1)};
+const tn_quant_codec tn_codec_q2_k = {GGML_BLOCKS("q2_k", TN_GGML_Q2_K, 256, 84, 80, 82)};
+const tn_quant_codec tn_codec_q3_k = {GGML_BLOCKS("q3_k", TN_GGML_Q3_K, 256, 110, 108, -1)};
+const tn_quant_codec tn_codec_q4_k = {GGML_BLOCKS("q4_k", TN_GGML_Q4_K, 256, 144, 0, 2), .encode = encode};
+const tn_quant_codec tn_codec_q5_k = {GGML_BLOCKS("q5_k", TN_GGML_Q5_K, 256, 176, 0, 2), .encode = encode};
+const tn_quant_codec tn_codec_q6_k = {GGML_BLOCKS("q6_k", TN_GGML_Q6_K, 256, 210, 208, -1), .encode = encode};

@@ -197,8 +197,23 @@ DEFINE_SCAN(scan_bf16, uint16_t, 0x7f80u)
 DEFINE_SCAN(scan_f32, uint32_t, 0x7f800000u)
 DEFINE_SCAN(scan_f64, uint64_t, UINT64_C(0x7ff0000000000000))
 
+/* Of blocks their scales are looked at: what they are multiplied with is small. The first element stands for its block. */
+static int64_t scan_blocks(const tn_quantised *array) {
+    const tn_quant_codec *codec = array->codec;
+    for (int64_t block = 0; block < array->sizes.blocks; block++) {
+        for (int i = 0; i < 2 && codec->halves[i] >= 0; i++) {
+            const uint8_t *half = array->codes + block * codec->block_bytes + codec->halves[i];
+            if ((half[1] & 0x7c) == 0x7c)
+                return block * array->block;
+        }
+    }
+    return -1;
+}
+
 static int64_t scan_quantised(const tn_quantised *array, int64_t count) {
     float values[SCAN_BLOCK];
+    if (array->codec->block_bytes)
+        return scan_blocks(array);
     for (int64_t at = 0; at < count; at += SCAN_BLOCK) {
         int64_t length = count - at < SCAN_BLOCK ? count - at : SCAN_BLOCK;
         tn_dequantise(values, array, at, length);

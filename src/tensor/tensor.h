@@ -66,7 +66,7 @@ uint16_t tn_f32_to_f16(float value);
 void tn_convert_to_f32(float *out, const void *in, tn_dtype dtype, int64_t count);
 void tn_convert_from_f32(void *out, tn_dtype dtype, const float *in, int64_t count);
 
-/* Index of the first element that is NaN or infinite, or -1. A quantised tensor's blocks are decoded for that. */
+/* Index of the first element that is NaN or infinite, or -1. Of ggml's blocks the first element stands for all. */
 int64_t tn_tensor_first_nonfinite(const tn_tensor *tensor);
 
 #endif

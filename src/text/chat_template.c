@@ -93,6 +93,23 @@ static tn_status load_file(const char *model_dir, tn_chat_template **out) {
     return status;
 }
 
+tn_status tn_chat_template_build(const cJSON *config, const char *where, tn_chat_template **out) {
+    tn_chat_template *chat_template = NULL;
+    const char *source = configured_source(config);
+    tn_status status = TN_OK;
+    *out = NULL;
+    if (!source)
+        return TN_OK;
+    TN_TRY_GOTO(tn_chat_template_parse(source, where, &chat_template));
+    TN_TRY_GOTO(set_token(&chat_template->bos_token, config, "bos_token"));
+    TN_TRY_GOTO(set_token(&chat_template->eos_token, config, "eos_token"));
+    *out = chat_template;
+    return TN_OK;
+fail:
+    tn_chat_template_free(chat_template);
+    return status;
+}
+
 tn_status tn_chat_template_load(const char *model_dir, tn_chat_template **out) {
     cJSON *config = NULL, *special = NULL;
     tn_chat_template *chat_template = NULL;

@@ -18,6 +18,9 @@ tn_status tn_chat_template_parse(const char *source, const char *name, tn_chat_t
  * entry named "default" of a list). *out is NULL, with TN_OK, when the folder has none. bos and eos token texts are read
  * from the same files. */
 tn_status tn_chat_template_load(const char *model_dir, tn_chat_template **out);
+
+/* The same from the contents of a tokenizer_config.json alone; `where` names it in messages. */
+tn_status tn_chat_template_build(const cJSON *config, const char *where, tn_chat_template **out);
 void tn_chat_template_free(tn_chat_template *chat_template);
 
 typedef struct tn_chat_render {

@@ -11,6 +11,7 @@
 #include "text/added_tokens.h"
 #include "text/bpe.h"
 #include "text/decode.h"
+#include "text/gguf_tokenizer.h"
 #include "text/normalize.h"
 #include "text/post_process.h"
 #include "text/pretokenize.h"
@@ -179,6 +180,28 @@ static void read_role(const cJSON *config, const char *key, const tn_tokenizer *
         *id = tn_tokenizer_id(t, value->valuestring);
 }
 
+static void read_all_roles(const cJSON *config, tn_tokenizer *t) {
+    read_role(config, "bos_token", t, &t->bos);
+    read_role(config, "eos_token", t, &t->eos);
+    read_role(config, "pad_token", t, &t->pad);
+}
+
+tn_status tn_tokenizer_build(const cJSON *json, const cJSON *config, const char *where, tn_tokenizer **out) {
+    TN_TRY(from_json(json, where, out));
+    read_all_roles(config, *out);
+    return TN_OK;
+}
+
+static tn_status load_gguf(const char *path, tn_tokenizer **out) {
+    cJSON *json, *config;
+    TN_TRY(tn_gguf_tokenizer_read(path, &json, &config));
+    tn_status status =
+        json ? tn_tokenizer_build(json, config, path, out) : tn_fail(TN_ERROR_UNSUPPORTED, "%s holds no tokenizer", path);
+    cJSON_Delete(json);
+    cJSON_Delete(config);
+    return status;
+}
+
 static tn_status read_roles(const char *dir, const char *name, tn_tokenizer *t) {
     char path[TN_PATH_MAX];
     cJSON *config = NULL;
@@ -186,9 +209,7 @@ static tn_status read_roles(const char *dir, const char *name, tn_tokenizer *t) 
     if (!tn_path_exists(path))
         return TN_OK;
     TN_TRY(tn_json_read(path, CONFIG_FILE_MAX, &config));
-    read_role(config, "bos_token", t, &t->bos);
-    read_role(config, "eos_token", t, &t->eos);
-    read_role(config, "pad_token", t, &t->pad);
+    read_all_roles(config, t);
     cJSON_Delete(config);
     return TN_OK;
 }
@@ -213,7 +234,11 @@ static tn_status locate(const char *path, char dir[TN_PATH_MAX], char file[TN_PA
 tn_status tn_tokenizer_load(const char *path, tn_tokenizer **out) {
     char dir[TN_PATH_MAX], file[TN_PATH_MAX];
     cJSON *json = NULL;
+    bool is_gguf;
     *out = NULL;
+    TN_TRY(tn_gguf_locate(path, file, &is_gguf));
+    if (is_gguf)
+        return load_gguf(file, out);
     TN_TRY(locate(path, dir, file));
     TN_TRY(tn_json_read(file, TOKENIZER_FILE_MAX, &json));
     tn_status status = from_json(json, file, out);

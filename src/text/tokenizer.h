@@ -2,6 +2,7 @@
 #ifndef TN_TEXT_TOKENIZER_H
 #define TN_TEXT_TOKENIZER_H
 
+#include <cjson/cJSON.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -19,15 +20,18 @@ tn_status tn_ids_push(tn_ids *ids, int32_t id);
 tn_status tn_ids_append(tn_ids *ids, const int32_t *more, size_t count);
 void tn_ids_free(tn_ids *ids);
 
-/* `path` is a tokenizer.json or the model folder that holds one; tokenizer_config.json and special_tokens_map.json beside it
- * are read for the bos, eos and pad tokens. Free with tn_tokenizer_free (NULL is fine). Safe for concurrent use by several
- * threads. */
+/* `path` is a tokenizer.json, the model folder that holds one, or what tn_gguf_locate takes; tokenizer_config.json and
+ * special_tokens_map.json beside a tokenizer.json are read for the bos, eos and pad tokens. Free with tn_tokenizer_free
+ * (NULL is fine). Safe for concurrent use by several threads. */
 tn_status tn_tokenizer_load(const char *path, tn_tokenizer **out);
 void tn_tokenizer_free(tn_tokenizer *tokenizer);
 
 /* As load, from the text of a tokenizer.json; without the files beside it there are no bos, eos and pad tokens. `where`
  * names the text in errors. */
 tn_status tn_tokenizer_parse(const char *json, size_t length, const char *where, tn_tokenizer **out);
+
+/* From the contents of a tokenizer.json and, unless NULL, a tokenizer_config.json. */
+tn_status tn_tokenizer_build(const cJSON *json, const cJSON *config, const char *where, tn_tokenizer **out);
 
 /* Appends the ids of `text` (any bytes; invalid UTF-8 becomes U+FFFD as the reference library's callers do). With
  * `add_special` the post-processor's special tokens (such as a leading <s>) are added. */

@@ -128,6 +128,7 @@ static tn_status describe_settings(tn_trainer *t) {
     tn_status status = TN_OK;
     cJSON_AddStringToObject(s, "family", t->model->network->family);
     cJSON_AddNumberToObject(s, "parameters", (double)tn_network_parameters(t->model->network));
+    cJSON_AddStringToObject(s, "matmul-precision", t->model->matmul_precision);
     cJSON_AddNumberToObject(s, "batch-size", (double)o->batch_size);
     cJSON_AddNumberToObject(s, "accumulate", (double)o->accumulate);
     cJSON_AddNumberToObject(s, "pass-tokens", (double)o->pass_tokens);

@@ -18,6 +18,7 @@
 #include "../train/tiny.h"
 #include "base/clock.h"
 #include "base/rng.h"
+#include "kernel/kernel.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #define SANITIZED 1
@@ -342,6 +343,25 @@ static void the_end_of_a_run_says_which_ranks_are_left(void **state) {
                 "target_r 8 is above");
 }
 
+static void precision_is_an_option_of_a_run(void **state) {
+    (void)state;
+    tiny_write_text(tiny_path("precise.yaml"), "model: base\ndata: data.jsonl\nmatmul-precision: bf16\nsteps: 2\n");
+    setenv("TENON_CPU", "generic", 1);
+    tenon_badly("train --config precise.yaml --out never", "bf16 needs a CPU with AVX-512 BF16");
+    assert_false(tn_path_exists(tiny_path("never")));
+    unsetenv("TENON_CPU");
+    tenon_badly("train --config precise.yaml --matmul-precision f16 --out never", "f32, bf16");
+    if (!tn_kernels_cpu_bf16())
+        skip();
+    tenon_well("train --config precise.yaml --out precise");
+    PRINTED("matrix products in bf16");
+    tenon_well("eval --model base --adapter precise --data data.jsonl --matmul-precision bf16");
+    tenon_well("plan --config precise.yaml");
+    PRINTED("matrix products in bf16");
+    tenon_badly("train --config precise.yaml --matmul-precision f32 --out precise --steps 4 --resume",
+                "matmul-precision was \"bf16\" and is now \"f32\"");
+}
+
 static void flags_win_over_the_run_file(void **state) {
     (void)state;
     tiny_write_text(tiny_path("run.yaml"), "model: base\ndata: data.jsonl\nout: from-file\nsteps: 5\nrank: 2\nthreads: 1\n");
@@ -392,6 +412,25 @@ static void targets_that_match_nothing_list_near_names(void **state) {
     tenon_badly("train --model base --data data.jsonl --out never --target-modules q_prj", "q_prj");
     PRINTED("q_proj");
     tenon_badly("train --model base --data data.jsonl --out never --target-modules '.*attention.*'", "attention");
+}
+
+/* Another base than the one that is quantised on loading, by one step and by more. */
+static void loftq_starts_from_the_checkpoint_whatever_was_quantised_on_loading(void **state) {
+    (void)state;
+    static const char run[] = COMMON "--steps 4 --target-modules all-linear --init loftq ";
+    char line[512];
+    snprintf(line, sizeof line, "%s --out loftq-plain --loftq-iter 2", run);
+    tenon_well(line);
+    snprintf(line, sizeof line, "%s --out loftq-codes --loftq-iter 2 --quantize nf4", run);
+    tenon_well(line);
+    tiny_assert_same_file("loftq-plain", "loftq-codes", "adapter_model.safetensors");
+    snprintf(line, sizeof line, "%s --out loftq-once", run);
+    tenon_well(line);
+    tiny_assert_other_file("loftq-plain", "loftq-once", "adapter_model.safetensors");
+    tenon_well("merge --model base --adapter loftq-plain --out loftq-merged");
+    tenon_badly("train --model base --data data.jsonl --out never --loftq-bits 4", "is for init_lora_weights loftq");
+    tenon_badly("train --model base --data data.jsonl --out never --init loftq --loftq-bits 3", "choose 4 or 8");
+    tenon_badly("train --model base --data data.jsonl --out never --method full --quantize nf4", "codes cannot be trained");
 }
 
 static void other_architectures_list_the_supported_ones(void **state) {
@@ -447,8 +486,10 @@ int main(void) {
         cmocka_unit_test(predicted_memory_is_what_training_takes),
         cmocka_unit_test(the_config_of_a_run_gives_the_same_bytes_again),
         cmocka_unit_test(settings_of_methods_are_part_of_the_run),
+        cmocka_unit_test(loftq_starts_from_the_checkpoint_whatever_was_quantised_on_loading),
         cmocka_unit_test(profile_says_where_the_time_went),
         cmocka_unit_test(the_end_of_a_run_says_which_ranks_are_left),
+        cmocka_unit_test(precision_is_an_option_of_a_run),
         cmocka_unit_test(flags_win_over_the_run_file),
         cmocka_unit_test(the_optimizer_of_a_run_file_is_used_and_kept),
         cmocka_unit_test(wrong_options_and_keys_name_the_nearest),

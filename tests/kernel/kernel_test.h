@@ -97,12 +97,16 @@ static inline void expect_same_bytes(const char *what, const void *got, const vo
     add_to_digest(got, size);
 }
 
-static const char *const fast_tables[] = {"generic", "avx2", "avx512"};
+static const char *const fast_tables[] = {"generic", "avx2", "avx512", "avx512_bf16"};
 
 /* Runs a list of cases for every table that this CPU has. */
 #define FOR_EACH_TABLE(table)                                                                                               \
-    for (int table_at_ = 0; table_at_ < 3; table_at_++)                                                                     \
+    for (int table_at_ = 0; table_at_ < 4; table_at_++)                                                                     \
         for (const tn_kernels *table = tn_kernels_by_name(fast_tables[table_at_]); table; table = NULL)
+
+static inline bool rounds_to_bf16(const tn_kernels *table) {
+    return strcmp(table->name, "avx512_bf16") == 0;
+}
 
 static inline const tn_kernels *reference(void) {
     return tn_kernels_by_name("reference");

@@ -1,5 +1,6 @@
 /* Matrix products of every instruction set that this machine has, against a plain triple loop in double.
- * Tolerance: |error| <= 4 k 2^-24 sum |a| |b| for the product, and 4 roundings of alpha * AB + beta * C. */
+ * Tolerance: |error| <= 4 k 2^-24 sum |a| |b| for the product, and 4 roundings of alpha * AB + beta * C. Where operands are
+ * rounded to bf16, that holds for the product of the rounded operands. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -25,19 +26,24 @@ typedef void gemm_function(float *c, int64_t ldc, tn_operand a, tn_operand b, fl
 typedef struct isa {
     const char *name;
     gemm_function *gemm, *gemm_serial;
+    bool rounds; /* operands to bf16, of products that are not thin */
 } isa;
 
-static isa isas[3];
+static isa isas[4];
 static int isa_count;
 
 static int find_isas(void **state) {
     (void)state;
-    isas[isa_count++] = (isa){"generic", tn_gemm_generic, tn_gemm_generic_serial};
+    isas[isa_count++] = (isa){"generic", tn_gemm_generic, tn_gemm_generic_serial, false};
 #ifdef __x86_64__
     if (tn_cpu_has_avx2())
-        isas[isa_count++] = (isa){"avx2", tn_gemm_avx2, tn_gemm_avx2_serial};
+        isas[isa_count++] = (isa){"avx2", tn_gemm_avx2, tn_gemm_avx2_serial, false};
     if (tn_cpu_has_avx512())
-        isas[isa_count++] = (isa){"avx512", tn_gemm_avx512, tn_gemm_avx512_serial};
+        isas[isa_count++] = (isa){"avx512", tn_gemm_avx512, tn_gemm_avx512_serial, false};
+    if (tn_cpu_has_avx512_bf16())
+        isas[isa_count++] = (isa){"avx512_bf16", tn_gemm_avx512_bf16, tn_gemm_avx512_bf16_serial, true};
+    else
+        print_message("avx512_bf16 is left out: this CPU lacks it\n");
 #endif
     return 0;
 }
@@ -81,6 +87,14 @@ static float element(tn_operand x, int64_t row, int64_t col) {
     return x.dtype == TN_DTYPE_BF16 ? tn_bf16_to_f32(half) : tn_f16_to_f32(half);
 }
 
+static float rounded(float value) {
+    return tn_bf16_to_f32(tn_f32_to_bf16(value));
+}
+
+static bool is_thin(const problem *p) {
+    return p->m < 32 || p->n < 32 || p->k < 32;
+}
+
 static float *fresh_c(const problem *p) {
     size_t count = (size_t)(p->m * p->ldc + 2 * GUARD);
     float *c = malloc(count * sizeof(float));
@@ -119,10 +133,12 @@ static float *solve(const problem *p, gemm_function *gemm) {
     return c;
 }
 
-static void check_element(const problem *p, const float *c, int64_t i, int64_t j, const char *name) {
+static void check_element(const problem *p, const float *c, int64_t i, int64_t j, const isa *with) {
+    const bool rounds = with->rounds && !is_thin(p);
     double sum = 0, size = 0;
     for (int64_t q = 0; q < p->k; q++) {
-        double term = (double)element(p->a, i, q) * element(p->b, q, j);
+        float x = element(p->a, i, q), y = element(p->b, q, j);
+        double term = rounds ? (double)rounded(x) * rounded(y) : (double)x * y;
         sum += term;
         size += fabs(term);
     }
@@ -131,13 +147,13 @@ static void check_element(const problem *p, const float *c, int64_t i, int64_t j
     double bound = (4.0 * (double)p->k * fabs(p->alpha) * size + 4 * fabs(before) + 4 * fabs(expected)) * 0x1p-24;
     double got = c[GUARD + i * p->ldc + j];
     if (!(fabs(got - expected) <= bound))
-        fail_msg("%s %lldx%lldx%lld at (%lld, %lld): got %.9g, expected %.9g", name, (long long)p->m, (long long)p->n,
+        fail_msg("%s %lldx%lldx%lld at (%lld, %lld): got %.9g, expected %.9g", with->name, (long long)p->m, (long long)p->n,
                  (long long)p->k, (long long)i, (long long)j, got, expected);
 }
 
 /* All elements of small products; every so many of large ones (by a prime, so that all rows and columns are met), and that
  * the others were written: a product without beta starts from NaN. */
-static void check(const problem *p, const float *c, const char *name) {
+static void check(const problem *p, const float *c, const isa *with) {
     static const int64_t primes[] = {1, 3, 7, 17, 37, 101, 251, 503, 1009, 2003};
     size_t pick = 0;
     while (p->m * p->n * p->k / primes[pick] > 400000 && pick + 1 < sizeof primes / sizeof *primes)
@@ -149,9 +165,9 @@ static void check(const problem *p, const float *c, const char *name) {
             assert_true(c[GUARD + i * p->ldc + j] == guard_value);
         for (int64_t j = 0; j < p->n; j++) {
             if ((i * p->n + j) % primes[pick] == 0)
-                check_element(p, c, i, j, name);
+                check_element(p, c, i, j, with);
             else if (!isfinite(c[GUARD + i * p->ldc + j]))
-                fail_msg("%s: (%lld, %lld) is not finite", name, (long long)i, (long long)j);
+                fail_msg("%s: (%lld, %lld) is not finite", with->name, (long long)i, (long long)j);
         }
     }
 }
@@ -160,7 +176,7 @@ static void check_shape(int64_t m, int64_t n, int64_t k, uint64_t seed) {
     problem p = random_problem(m, n, k, seed);
     for (int i = 0; i < isa_count; i++) {
         float *c = solve(&p, seed % 2 ? isas[i].gemm : isas[i].gemm_serial);
-        check(&p, c, isas[i].name);
+        check(&p, c, &isas[i]);
         free(c);
     }
     free_problem(&p);
@@ -184,7 +200,8 @@ static void product_across_blocks_is_that_of_the_definition(void **state) {
                                         {700, 5, 900},   {900, 16, 100},   {12, 530, 129}, {2, 3, 5000},    {4096, 1, 3},
                                         {1, 1, 1},       {1, 4097, 1},     {300, 300, 8},  {64, 530, 1024}, {96, 1300, 600},
                                         {62, 200, 2048}, {64, 1024, 300},  {9, 700, 150},  {130, 16, 600},  {301, 12, 1100},
-                                        {130, 300, 16},  {131, 1100, 13},  {16, 64, 9}};
+                                        {130, 300, 16},  {131, 1100, 13},  {16, 64, 9},    {40, 50, 1153},  {45, 70, 2305},
+                                        {32, 32, 32},    {33, 17000, 63}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         for (uint64_t seed = 0; seed < 8; seed++)
             check_shape(shapes[i][0], shapes[i][1], shapes[i][2], 10000 + i * 100 + seed);
@@ -193,9 +210,10 @@ static void product_across_blocks_is_that_of_the_definition(void **state) {
 
 static void bits_do_not_depend_on_the_number_of_threads(void **state) {
     (void)state;
-    static const int64_t shapes[][3] = {{200, 300, 500}, {1300, 64, 100}, {1, 5000, 64},  {8, 1000, 700}, {700, 8, 500},
-                                        {9, 3000, 77},   {40, 3500, 33},  {64, 64, 800},  {16, 16, 9000}, {41, 16700, 600},
-                                        {64, 700, 1024}, {300, 16, 700},  {300, 500, 12}, {8, 900, 140},  {64, 1024, 200}};
+    static const int64_t shapes[][3] = {{200, 300, 500}, {1300, 64, 100},  {1, 5000, 64},   {8, 1000, 700},
+                                        {700, 8, 500},   {9, 3000, 77},    {40, 3500, 33},  {64, 64, 800},
+                                        {16, 16, 9000},  {41, 16700, 600}, {64, 700, 1024}, {300, 16, 700},
+                                        {300, 500, 12},  {8, 900, 140},    {64, 1024, 200}, {150, 17000, 99}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         for (uint64_t seed = 0; seed < 8; seed++) {
             problem p = random_problem(shapes[s][0], shapes[s][1], shapes[s][2], 500 + s * 10 + seed);
@@ -248,7 +266,7 @@ static void lack_of_memory_changes_no_result(void **state) {
                     tn_memory_fail_after(refused);
                     float *c = solve(&p, isas[i].gemm);
                     tn_memory_fail_after(-1);
-                    check(&p, c, isas[i].name);
+                    check(&p, c, &isas[i]);
                     free(c);
                 }
             }
@@ -275,11 +293,11 @@ static void empty_sizes_do_nothing_but_scale(void **state) {
 /* Row 0 of A holds an infinity and row 1 a NaN: only these rows of C may feel it. */
 static void infinities_and_nan_stay_in_their_rows(void **state) {
     (void)state;
-    static const int64_t shapes[][2] = {{2, 50}, {9, 50}, {20, 70}, {50, 3}};
+    static const int64_t shapes[][2] = {{2, 50}, {9, 50}, {20, 70}, {50, 3}, {50, 70}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
-        int64_t m = shapes[s][0], n = shapes[s][1], k = 21;
+        int64_t m = shapes[s][0], n = shapes[s][1], k = 33;
         for (int dtype = TN_DTYPE_F32; dtype <= TN_DTYPE_BF16; dtype++) {
-            float a[50 * 21], b[21 * 70], c[50 * 70];
+            float a[50 * 33], b[33 * 70], c[50 * 70];
             uint8_t narrow[sizeof a];
             for (int64_t i = 0; i < m * k; i++)
                 a[i] = 1.0f;
@@ -293,7 +311,7 @@ static void infinities_and_nan_stay_in_their_rows(void **state) {
                 for (int64_t j = 0; j < n; j++)
                     assert_true(c[j] == INFINITY && isnan(c[n + j]));
                 for (int64_t j = 2 * n; j < m * n; j++)
-                    assert_true(c[j] == 42.0f);
+                    assert_true(c[j] == 66.0f);
             }
         }
     }
@@ -322,6 +340,47 @@ static void every_half_is_widened_exactly(void **state) {
     free(c);
 }
 
+/* Sums of few products of small integers are exact in f32: the result is that of the reference to the last bit. */
+static void what_bf16_holds_is_multiplied_exactly(void **state) {
+    (void)state;
+    enum { M = 45, N = 70, K = 99 };
+    static float a[M * K], b[K * N], c[M * N];
+    for (int64_t i = 0; i < M * K; i++)
+        a[i] = (float)(i * 7 % 41 - 20) / 4;
+    for (int64_t i = 0; i < K * N; i++)
+        b[i] = (float)(i * 11 % 43 - 21);
+    for (int i = 0; i < isa_count; i++) {
+        isas[i].gemm(c, N, tn_rows_of(a, TN_DTYPE_F32, K), tn_rows_of(b, TN_DTYPE_F32, N), 1, 0, M, N, K);
+        for (int64_t at = 0; at < M * N; at++) {
+            float sum = 0;
+            for (int64_t p = 0; p < K; p++)
+                sum += a[at / N * K + p] * b[p * N + at % N];
+            assert_true(c[at] == sum);
+        }
+    }
+}
+
+/* 1 + 2^-8 lies halfway between two bf16 and goes to the even one, 1; 1 + 3 * 2^-8 to 1 + 2^-6. */
+static void operands_are_rounded_to_the_nearest_even(void **state) {
+    (void)state;
+    enum { SIDE = 40 };
+    static const float values[][2] = {{1 + 0x1p-8f, 1}, {1 + 0x3p-8f, 1 + 0x1p-6f}, {-1 - 0x1.8p-8f, -1 - 0x1p-7f}};
+    static float a[SIDE * SIDE], b[SIDE * SIDE], c[SIDE * SIDE];
+    for (int which = 0; which < 3; which++) {
+        for (int64_t i = 0; i < SIDE * SIDE; i++) {
+            a[i] = i / SIDE == i % SIDE;
+            b[i] = values[which][0];
+        }
+        for (int i = 0; i < isa_count; i++) {
+            tn_operand x = tn_rows_of(a, TN_DTYPE_F32, SIDE), y = tn_rows_of(b, TN_DTYPE_F32, SIDE);
+            isas[i].gemm(c, SIDE, x, y, 1, 0, SIDE, SIDE, SIDE);
+            assert_true(c[41] == values[which][isas[i].rounds]);
+            isas[i].gemm(c, SIDE, y, x, 1, 0, SIDE, SIDE, SIDE);
+            assert_true(c[41] == values[which][isas[i].rounds]);
+        }
+    }
+}
+
 static void scratch_is_given_back(void **state) {
     (void)state;
     use_threads(1);
@@ -347,6 +406,8 @@ int main(void) {
         cmocka_unit_test(empty_sizes_do_nothing_but_scale),
         cmocka_unit_test(infinities_and_nan_stay_in_their_rows),
         cmocka_unit_test(every_half_is_widened_exactly),
+        cmocka_unit_test(what_bf16_holds_is_multiplied_exactly),
+        cmocka_unit_test(operands_are_rounded_to_the_nearest_even),
         cmocka_unit_test(scratch_is_given_back),
     };
     return cmocka_run_group_tests(tests, find_isas, NULL);

@@ -3,12 +3,16 @@
 #ifndef TENON_TESTS_PROPERTIES_H
 #define TENON_TESTS_PROPERTIES_H
 
+#include <tenon/quantize.h>
+
 #include "support/support.h"
 
-/* A kind of layer, and a model of which the targets are such layers. `scale` multiplies the sizes. */
+/* A kind of layer, and a model of which the targets are such layers. `scale` multiplies the sizes. The targets may be
+ * quantised, in forms by chance. */
 typedef struct {
     const char *name, *targets;
     void (*write)(tn_rng *rng, int scale, tn_buf *config);
+    bool quantised;
 } layer_type;
 
 /* As the command line names it: a method, or a preset of one. */
@@ -94,16 +98,21 @@ static inline void write_plain(tn_rng *rng, int scale, tn_buf *out) {
 }
 
 static const layer_type layer_types[] = {
-    {"linear", "q_proj,k_proj,up_proj,down_proj", write_llama},
-    {"untied head", "lm_head,v_proj", write_llama},
-    {"transposed linear", "c_attn,c_fc,mlp.c_proj", write_gpt2},
-    {"embedding", "embed_tokens", write_llama},
-    {"embedding of tokens and positions", "wte,wpe", write_gpt2},
-    {"tied head", "lm_head", write_tied},
-    {"tied head of transposed layers", "lm_head,c_attn", write_gpt2},
-    {"embedding with a tied head", "embed_tokens", write_tied},
-    {"linear of a plain network", "fc,head", write_plain},
-    {"conv2d", "middle", write_plain},
+    {"linear", "q_proj,k_proj,up_proj,down_proj", write_llama, false},
+    {"untied head", "lm_head,v_proj", write_llama, false},
+    {"transposed linear", "c_attn,c_fc,mlp.c_proj", write_gpt2, false},
+    {"embedding", "embed_tokens", write_llama, false},
+    {"embedding of tokens and positions", "wte,wpe", write_gpt2, false},
+    {"tied head", "lm_head", write_tied, false},
+    {"tied head of transposed layers", "lm_head,c_attn", write_gpt2, false},
+    {"embedding with a tied head", "embed_tokens", write_tied, false},
+    {"linear of a plain network", "fc,head", write_plain, false},
+    {"conv2d", "middle", write_plain, false},
+    {"quantised linear", "q_proj,k_proj,up_proj,down_proj", write_llama, true},
+    {"quantised transposed linear", "c_attn,c_fc,mlp.c_proj", write_gpt2, true},
+    {"quantised embedding", "embed_tokens", write_llama, true},
+    {"tied head of a quantised embedding", "lm_head", write_tied, true},
+    {"quantised linear of a plain network", "fc,head", write_plain, true},
 };
 enum { LAYER_TYPES = sizeof layer_types / sizeof *layer_types };
 
@@ -174,6 +183,24 @@ static inline const tn_module *first_target(const tn_network *network, const cha
     return NULL;
 }
 
+/* A tied head has no weight of its own: the embedding is meant. */
+static inline void quantise_targets(trial *t, tn_rng *rng) {
+    static const tn_quantize_options forms[] = {
+        {.type = "nf4"},
+        {.type = "nf4", .double_quant = true, .block = 32},
+        {.type = "fp4", .block = 128},
+        {.type = "int8_row"},
+        {.type = "int8"},
+        {.type = "int5_affine", .block = -1},
+    };
+    tn_quantize_options form = forms[draw(rng, 0, sizeof forms / sizeof *forms - 1)];
+    tn_quantize_summary summary;
+    form.modules = strcmp(t->layer->targets, "lm_head") == 0 ? "embed_tokens" : t->layer->targets;
+    assert_ok(tn_model_quantize(t->model, &form, NULL));
+    tn_model_describe_quantized(t->model, &summary);
+    assert_true(summary.modules > 0);
+}
+
 /* What PEFT's methods cannot do on a convolution in groups. */
 static inline const char *refusal_of(const trial *t) {
     if (t->grouped && (strcmp(t->method->name, "dora") == 0 || strcmp(t->method->name, "lora-fa") == 0))
@@ -192,6 +219,8 @@ static inline bool trial_start(trial *t, const method_name *method, const layer_
     t->model =
         dtype ? create_stored_model(tn_buf_text(&config), seed, "base", dtype) : create_model(tn_buf_text(&config), seed);
     tn_buf_free(&config);
+    if (layer->quantised)
+        quantise_targets(t, &rng);
     const tn_module *module = first_target(t->model->network, layer->targets);
     t->grouped = module->kind == TN_MODULE_CONV2D && module->conv.groups > 1;
     tn_adapter_options_default(&t->options);

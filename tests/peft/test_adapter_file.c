@@ -189,8 +189,7 @@ static void configuration_errors_name_the_file_and_the_key(void **state) {
         {"\"r\": 4", "\"r\": 4,", "adapter_config.json", TN_ERROR_FORMAT},
         {"\"q_proj\"", "\"q_projection\"", "target module 'q_projection' matches nothing", TN_ERROR_ARGUMENT},
         {"\"LORA\"", "\"OFT\"", "peft_type 'OFT' is not supported", TN_ERROR_UNSUPPORTED},
-        {"\"init_lora_weights\": true", "\"init_lora_weights\": \"loftq\"", "'loftq' is not supported",
-         TN_ERROR_UNSUPPORTED},
+        {"\"init_lora_weights\": true", "\"init_lora_weights\": \"eva\"", "'eva' is not supported", TN_ERROR_UNSUPPORTED},
     };
     tn_model *model = create_model(SMALL_LLAMA, 2);
     tn_buf text = {0};

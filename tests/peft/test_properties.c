@@ -79,8 +79,8 @@ static double farthest(const tn_model *a, const tn_model *b) {
             assert_int_equal(tn_tensor_count(y), count);
             float *wide = malloc((size_t)(2 * count) * sizeof *wide);
             assert_non_null(wide);
-            tn_convert_to_f32(wide, x->data, x->dtype, count);
-            tn_convert_to_f32(wide + count, y->data, y->dtype, count);
+            tn_tensor_read(wide, x, 0, count);
+            tn_tensor_read(wide + count, y, 0, count);
             most = fmax(most, largest_difference(wide, wide + count, count));
             free(wide);
         }

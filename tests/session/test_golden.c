@@ -1,5 +1,5 @@
 /* Logits, losses, gradients, merged weights and adapter files against what PyTorch and PEFT computed
- * (tests/golden/README.md). The build runs this program once per table of kernels. */
+ * (tests/golden/README.md, tests/golden_quant/README.md). The build runs this program once per table of kernels. */
 #include <dirent.h>
 
 #include <tenon/evaluate.h>
@@ -80,7 +80,20 @@ static const char *const cases[] = {
     "train_rslora",
     "vera_basic",
 };
-enum { CASE_COUNT = sizeof cases / sizeof *cases };
+/* Of quantised bases, in tests/golden_quant. */
+static const char *const quantised_cases[] = {
+    "base_int8_llama",
+    "base_nf4_llama",
+    "base_nf4_nested_qwen2",
+    "base_nf4_nested_sharded",
+    "init_loftq_nf4",
+    "qdora_nf4_nested_qwen2",
+    "qia3_nf4",
+    "qlora_loftq",
+    "qlora_nf4",
+    "train_qlora",
+};
+enum { CASE_COUNT = sizeof cases / sizeof *cases, QUANTISED_COUNT = sizeof quantised_cases / sizeof *quantised_cases };
 
 /* A case at work. */
 typedef struct {
@@ -90,11 +103,19 @@ typedef struct {
     tn_model *model;
 } golden;
 
+static bool is_listed(const char *const *list, int count, const char *name) {
+    for (int i = 0; i < count; i++)
+        if (strcmp(list[i], name) == 0)
+            return true;
+    return false;
+}
+
 static const char *path_in(const golden *g, const char *name) {
     static char paths[4][TN_PATH_MAX];
     static int next;
     char *path = paths[next++ % 4];
-    snprintf(path, TN_PATH_MAX, "%s/tests/golden/%s/%s", TENON_SOURCE_ROOT, g->name, name);
+    const char *folder = is_listed(quantised_cases, QUANTISED_COUNT, g->name) ? "golden_quant" : "golden";
+    snprintf(path, TN_PATH_MAX, "%s/tests/%s/%s/%s", TENON_SOURCE_ROOT, folder, g->name, name);
     return path;
 }
 
@@ -207,10 +228,11 @@ static void forward(const golden *g, bool with_grad, bool merged, tn_safetensors
 
 static void check_base(golden *g) {
     tn_safetensors out;
-    forward(g, true, false, &out);
+    bool with_grad = cJSON_GetArraySize(tn_json_get(g->json, "grads")) > 0;
+    forward(g, with_grad, false, &out);
     compare_logits(g, tensor(&out, "logits")->data, "logits", "attention_mask");
     compare_loss(g, &out, *(const float *)tensor(&g->io, "loss")->data);
-    if (cJSON_GetArraySize(tn_json_get(g->json, "grads")) > 0)
+    if (with_grad)
         compare_gradients(g, &out);
     tn_safetensors_close(&out);
 }
@@ -412,6 +434,61 @@ static void check_init(golden *g) {
     tn_safetensors_close(&have);
 }
 
+/* Largest difference between B A of the adapter and of a fresh one by LoftQ, whose factors have free signs. */
+static double farthest_product(const tn_adapter *adapter, const tn_adapter *fresh) {
+    static float products[2][32 * 32];
+    double most = 0;
+    assert_int_equal(adapter->slot_count, fresh->slot_count);
+    for (int64_t i = 0; i < adapter->slot_count; i++) {
+        const tn_weight *weight = &adapter->slots[i].module->weight;
+        int64_t out = tn_weight_out(weight), in = tn_weight_in(weight);
+        const tn_adapter *const both[2] = {adapter, fresh};
+        for (int k = 0; k < 2; k++) {
+            const tn_lora_slot *slot = (const tn_lora_slot *)both[k]->slots[i].slot;
+            tn_kernels_cpu()->gemm(products[k], in, tn_weight_rows(&slot->b), tn_weight_rows(&slot->a), 1, 0, out, in,
+                                   slot->a.tensor.shape[0]);
+        }
+        most = fmax(most, largest_difference(products[0], products[1], out * in));
+    }
+    return most;
+}
+
+/* The codes and scales that stand in for the weights, and their values. */
+static void compare_packed(const golden *g) {
+    const tn_adapter *adapter = g->model->adapter;
+    assert_true(adapter->slot_count > 0);
+    for (int64_t i = 0; i < adapter->slot_count; i++) {
+        const tn_module *module = adapter->slots[i].module;
+        const tn_quantised *array = module->weight.tensor.data;
+        static float values[32 * 32];
+        char name[256];
+        assert_int_equal(module->weight.tensor.dtype, TN_DTYPE_QUANTISED);
+        tn_weight_read(&module->weight, values);
+        snprintf(name, sizeof name, "packed.%s.weight", module->name);
+        assert_memory_equal(array->codes, tensor(&g->io, name)->data, (size_t)array->sizes.codes);
+        snprintf(name, sizeof name, "packed.%s.weight.absmax", module->name);
+        assert_memory_equal(array->scales, tensor(&g->io, name)->data, (size_t)array->sizes.scales);
+        snprintf(name, sizeof name, "residual.%s.weight", module->name);
+        assert_memory_equal(values, tensor(&g->io, name)->data, (size_t)array->count * sizeof *values);
+    }
+}
+
+/* The base becomes what PEFT made of it, whoever asks for it, and is itself again without the adapter. */
+static void check_loftq(golden *g) {
+    tn_adapter_options options;
+    tn_model *other;
+    check_adapter(g);
+    compare_packed(g);
+    tn_adapter_options_default(&options);
+    options.init = "loftq";
+    options.rank = g->model->adapter->config.rank;
+    options.alpha = g->model->adapter->config.alpha;
+    assert_ok(tn_model_load(path_in(g, "base"), &other));
+    assert_ok(tn_model_add_adapter(other, &options, 7));
+    assert_true(farthest_product(g->model->adapter, other->adapter) < 1e-5);
+    tn_model_free(other);
+}
+
 /* The first batch of a training case as an input file. */
 static const char *write_first_batch(const golden *g) {
     static const char *const names[][2] = {
@@ -455,6 +532,8 @@ static void case_agrees_with_peft(void **state) {
     golden_open(&g, *state);
     if (is_kind(&g, "base_"))
         check_base(&g);
+    else if (is_kind(&g, "init_loftq"))
+        check_loftq(&g);
     else if (is_kind(&g, "init_"))
         check_init(&g);
     else if (is_kind(&g, "train_"))
@@ -464,24 +543,26 @@ static void case_agrees_with_peft(void **state) {
     golden_close(&g);
 }
 
-static void every_folder_is_a_case(void **state) {
-    (void)state;
+static void check_folder(const char *folder, const char *const *list, int count) {
+    char path[TN_PATH_MAX];
     int folders = 0;
-    DIR *listing = opendir(TENON_SOURCE_ROOT "/tests/golden");
+    snprintf(path, sizeof path, "%s/tests/%s", TENON_SOURCE_ROOT, folder);
+    DIR *listing = opendir(path);
     assert_non_null(listing);
     for (struct dirent *entry; (entry = readdir(listing));) {
-        bool known = entry->d_name[0] == '.' || strcmp(entry->d_name, "README.md") == 0 ||
-                     strcmp(entry->d_name, "combine") == 0; /* tests/peft/test_compose.c */
-        for (int i = 0; i < CASE_COUNT && !known; i++)
-            if (strcmp(cases[i], entry->d_name) == 0) {
-                known = true;
-                folders++;
-            }
-        if (!known)
-            fail_msg("tests/golden/%s is not tested", entry->d_name);
+        bool listed = is_listed(list, count, entry->d_name);
+        folders += listed;
+        if (!listed && !strchr(entry->d_name, '.') && strcmp(entry->d_name, "combine") != 0) /* peft/test_compose.c */
+            fail_msg("%s/%s is not tested", path, entry->d_name);
     }
     closedir(listing);
-    assert_int_equal(folders, CASE_COUNT);
+    assert_int_equal(folders, count);
+}
+
+static void every_folder_is_a_case(void **state) {
+    (void)state;
+    check_folder("golden", cases, CASE_COUNT);
+    check_folder("golden_quant", quantised_cases, QUANTISED_COUNT);
 }
 
 /* The second time round, since threads keep scratch for their kernels. */
@@ -492,10 +573,12 @@ static void nothing_leaks(void **state) {
                                        "conv2d_lora_groups",
                                        "ia3_bias",
                                        "vera_basic",
+                                       "init_loftq_nf4",
                                        "init_pissa",
                                        "lora_layer_replication",
                                        "lora_tied_modules_to_save",
-                                       "lora_trainable_tokens_tied"};
+                                       "lora_trainable_tokens_tied",
+                                       "qdora_nf4_nested_qwen2"};
     size_t used[2];
     (void)state;
     tn_set_threads(1);
@@ -511,14 +594,17 @@ static void nothing_leaks(void **state) {
 }
 
 int main(void) {
-    struct CMUnitTest tests[CASE_COUNT + 2];
+    struct CMUnitTest tests[CASE_COUNT + QUANTISED_COUNT + 2];
     const char *cpu = getenv("TENON_CPU");
+    size_t count = 0;
     enum { SKIPPED = 77 };
     if (cpu && strcmp(tn_kernels_cpu()->name, cpu) != 0)
         return SKIPPED;
-    tests[0] = (struct CMUnitTest)cmocka_unit_test(every_folder_is_a_case);
-    for (int i = 0; i < CASE_COUNT; i++)
-        tests[i + 1] = (struct CMUnitTest){cases[i], case_agrees_with_peft, NULL, NULL, (void *)(uintptr_t)cases[i]};
-    tests[CASE_COUNT + 1] = (struct CMUnitTest)cmocka_unit_test(nothing_leaks);
+    tests[count++] = (struct CMUnitTest)cmocka_unit_test(every_folder_is_a_case);
+    for (int i = 0; i < CASE_COUNT + QUANTISED_COUNT; i++) {
+        const char *name = i < CASE_COUNT ? cases[i] : quantised_cases[i - CASE_COUNT];
+        tests[count++] = (struct CMUnitTest){name, case_agrees_with_peft, NULL, NULL, (void *)(uintptr_t)name};
+    }
+    tests[count++] = (struct CMUnitTest)cmocka_unit_test(nothing_leaks);
     return cmocka_run_group_tests_name("golden", tests, NULL, remove_temporary);
 }

@@ -319,6 +319,28 @@ static void repeated_layers_fold_over_gaps(void **state) {
     text_is("list.6.name", "h.10.w");
 }
 
+static void gguf_file_is_a_model_with_metadata_and_types(void **state) {
+    (void)state;
+    look(TENON_SOURCE_ROOT "/tests/golden_quant/gguf_stories_q4_0/base", true, true);
+    text_is("kind", "model");
+    text_is("format", "GGUF 3");
+    text_is("family", "llama");
+    is_true("supported", true);
+    is_true("tied", true);
+    is_true("sound", true);
+    number_is("tensors", 47);
+    number_is("dtypes.q4_0.tensors", 35);
+    number_is("dtypes.q8_0.bytes", 512 * 68);
+    text_is("list.0.name", "blk.{0..4}.attn_k.weight");
+    text_is("list.0.dtype", "q4_0");
+    number_is("tokenizer.vocabulary", 512);
+    is_true("tokenizer.adds_bos", true);
+    is_true("chat_template", false);
+    const cJSON *metadata = member("metadata");
+    assert_int_equal(cJSON_GetObjectItemCaseSensitive(metadata, "llama.block_count")->valueint, 5);
+    assert_string_equal(cJSON_GetObjectItemCaseSensitive(metadata, "tokenizer.ggml.tokens")->valuestring, "512 x string");
+}
+
 static void broken_paths_are_errors(void **state) {
     (void)state;
     static const struct {
@@ -403,6 +425,7 @@ int main(void) {
         cmocka_unit_test(sample_is_short),
         cmocka_unit_test(run_is_described_with_its_adapter),
         cmocka_unit_test(repeated_layers_fold_over_gaps),
+        cmocka_unit_test(gguf_file_is_a_model_with_metadata_and_types),
         cmocka_unit_test(broken_paths_are_errors),
     };
     return cmocka_run_group_tests_name("inspect", tests, make_folder, drop_tree);

@@ -5,7 +5,7 @@
 
 #include "tensor/quant.h"
 
-enum { CODECS = 13, MOST = 1 << 18 };
+enum { CODECS = 14, MOST = 1 << 18 };
 
 static float decoded[MOST], again[MOST], input[MOST];
 
@@ -109,17 +109,32 @@ static void encoding_what_was_decoded_gives_the_same_codes(void **state) {
 
 static void each_value_of_a_map_has_its_own_code(void **state) {
     (void)state;
-    for (int k = 0; k < 2; k++) {
-        const float *map = k ? tn_dynamic_unsigned : tn_dynamic_signed;
+    static const struct {
+        const float *map;
+        const tn_quant_codec *codec;
+    } maps[] = {{tn_dynamic_signed, &tn_codec_dynamic8},
+                {tn_dynamic_unsigned, &tn_codec_dynamic8_unsigned},
+                {tn_nf8_values, &tn_codec_nf8}};
+    for (size_t k = 0; k < sizeof maps / sizeof *maps; k++) {
         tn_quantised array;
-        tn_tensor x = vector_of((float *)map, 256);
-        assert_ok(tn_quantised_new(&array, k ? &tn_codec_dynamic8_unsigned : &tn_codec_dynamic8,
-                                   &(tn_quant_params){256, 0, TN_QUANT_ABSMAX}, 256));
+        tn_tensor x = vector_of((float *)maps[k].map, 256);
+        assert_ok(tn_quantised_new(&array, maps[k].codec, &(tn_quant_params){256, 0, TN_QUANT_ABSMAX}, 256));
         assert_ok(tn_quantise(&array, &x));
         for (int i = 0; i < 256; i++)
             assert_int_equal(array.codes[i], i);
         tn_quantised_free(&array);
     }
+}
+
+/* 127 negative and 128 positive values, each side at equal steps of the distribution function. */
+static void nf8_values_are_quantiles_of_the_normal_distribution(void **state) {
+    (void)state;
+    const double largest = 1.8481308, share = 0.9677083 - 0.5;
+    for (int i = 0; i < 256; i++) {
+        double below = 0.5 * erfc(-tn_nf8_values[i] * largest / sqrt(2));
+        assert_true(fabs(below - 0.5 - share * (i - 127) / (i < 127 ? 127 : 128)) < 1e-6);
+    }
+    assert_true(tn_nf8_values[127] == 0 && tn_nf8_values[0] == -1 && tn_nf8_values[255] == 1);
 }
 
 static void check_ranges(const tn_quant_codec *codec, const tn_quant_params *params, int64_t count) {
@@ -427,6 +442,7 @@ int main(void) {
         cmocka_unit_test(dynamic_maps_follow_their_formula),
         cmocka_unit_test(encoding_what_was_decoded_gives_the_same_codes),
         cmocka_unit_test(each_value_of_a_map_has_its_own_code),
+        cmocka_unit_test(nf8_values_are_quantiles_of_the_normal_distribution),
         cmocka_unit_test(a_range_decodes_as_in_the_whole),
         cmocka_unit_test(integers_are_the_nearest_and_lie_in_a_stream_of_bits),
         cmocka_unit_test(errors_are_those_to_be_expected),

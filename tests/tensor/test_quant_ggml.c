@@ -325,6 +325,19 @@ static void codecs_hold_the_same_blocks(void **state) {
             tn_dequantise(got, &array, first, count);
             assert_memory_equal(got, want + first, (size_t)count * sizeof *got);
         }
+        tn_tensor all = {TN_DTYPE_QUANTISED, 1, {COUNT}, &array};
+        assert_int_equal(tn_tensor_first_nonfinite(&all), -1);
+        for (int h = 0; h < 2 && codec->halves[h] >= 0; h++) {
+            uint8_t *scale = array.codes + 3 * codec->block_bytes + codec->halves[h] + 1, before = *scale;
+            *scale = 0x7c;
+            assert_int_equal(tn_tensor_first_nonfinite(&all), 3 * codec->min_block);
+            tn_dequantise(got, &array, 3 * codec->min_block, codec->min_block);
+            bool finite = true;
+            for (int64_t k = 0; k < codec->min_block; k++)
+                finite = finite && isfinite(got[k]);
+            assert_false(finite);
+            *scale = before;
+        }
         tn_quantised_free(&array);
         check_fails(tn_quantised_new(&array, codec, &codec->defaults, codec->min_block * 3 + 1), TN_ERROR_ARGUMENT,
                     "whole blocks");

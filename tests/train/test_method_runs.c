@@ -1,5 +1,5 @@
-/* For every method and preset of the registry, on a language model and on a plain network: a run that is killed between two
- * checkpoints and goes on with another number of threads ends in the same bytes. */
+/* For every method and preset of the registry, on a language model, whose base may be quantised, and on a plain network: a
+ * run that is killed between two checkpoints and goes on with another number of threads ends in the same bytes. */
 #include <dirent.h>
 
 #include "peft/properties.h"
@@ -116,6 +116,35 @@ static void language_models_go_on_bit_for_bit(void **state) {
     }
 }
 
+static void language_models_of_codes_go_on_bit_for_bit(void **state) {
+    const tn_quantize_options nf4 = {.double_quant = true};
+    method_name methods[MOST_METHODS];
+    int count = list_methods(methods);
+    tn_model *model;
+    (void)state;
+    assert_ok(tn_model_load(tiny_path("qwen2"), &model));
+    assert_ok(tn_model_quantize(model, &nf4, NULL));
+    assert_ok(tn_model_save_quantized(model, tiny_path("codes")));
+    tn_model_free(model);
+    for (int m = 0; m < count; m++) {
+        tiny_run run = with_method(start("codes", "data.jsonl"), &methods[m]);
+        run.adapter.target_modules = "k_proj,up_proj,down_proj";
+        check_resuming(run, methods[m].name, false);
+    }
+}
+
+static void loftq_goes_on_bit_for_bit(void **state) {
+    (void)state;
+    for (int64_t bits = 4; bits <= 8; bits += 4) {
+        tiny_run run = start("qwen2", "data.jsonl");
+        run.adapter.init = "loftq";
+        run.adapter.loftq_bits = bits;
+        run.adapter.loftq_iterations = 3;
+        run.adapter.rank = 2;
+        check_resuming(run, "loftq", false);
+    }
+}
+
 /* The convolution too where the method fits it; batch norm is trained in full, running statistics and all. */
 static void plain_networks_go_on_bit_for_bit(void **state) {
     static const tn_module conv = {.kind = TN_MODULE_CONV2D, .conv = {.groups = 1}};
@@ -144,6 +173,8 @@ static int remove_folder(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(language_models_go_on_bit_for_bit),
+        cmocka_unit_test(language_models_of_codes_go_on_bit_for_bit),
+        cmocka_unit_test(loftq_goes_on_bit_for_bit),
         cmocka_unit_test(plain_networks_go_on_bit_for_bit),
     };
     return cmocka_run_group_tests_name("method_runs", tests, NULL, remove_folder);

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "session/gguf_write.h"
 #include "tiny.h"
 
 static char warned[256];
@@ -119,6 +120,23 @@ static void stopping_changes_no_byte_with_dropped_updates(void **state) {
         run.train.batch_size = 8;
         check_resuming(run, "adapter_model.safetensors", stops, STOPS);
     }
+}
+
+static uint32_t in_q8_0(void *context, const char *name, const tn_tensor *tensor, uint32_t stored) {
+    (void)context;
+    (void)name;
+    return tensor->shape[1] % 32 == 0 ? (uint32_t)TN_GGML_Q8_0 : stored;
+}
+
+static void stopping_changes_no_byte_on_a_quantised_base(void **state) {
+    (void)state;
+    tn_model *model;
+    tiny_run run = tiny_start("");
+    assert_int_equal(tn_model_load(tiny_path("base"), &model), TN_OK);
+    assert_int_equal(tn_session_write_gguf(model, tiny_path("base.gguf"), in_q8_0, NULL), TN_OK);
+    tn_model_free(model);
+    run.base = "base.gguf";
+    check_resuming(run, "adapter_model.safetensors", stops, STOPS);
 }
 
 static void stopping_changes_no_byte_of_full_training(void **state) {
@@ -451,6 +469,7 @@ int main(void) {
         cmocka_unit_test(stopping_changes_no_byte_with_pissa),
         cmocka_unit_test(stopping_changes_no_byte_with_biases_and_whole_modules),
         cmocka_unit_test(stopping_changes_no_byte_with_dropped_updates),
+        cmocka_unit_test(stopping_changes_no_byte_on_a_quantised_base),
         cmocka_unit_test(stopping_changes_no_byte_of_full_training),
         cmocka_unit_test(stopping_changes_no_byte_with_vera_and_ia3),
         cmocka_unit_test(stopping_changes_no_byte_with_groups),

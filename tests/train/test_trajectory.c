@@ -17,7 +17,8 @@
 static bool find_case(const char *name, char path[TN_PATH_MAX]) {
     const char *shared = getenv("TENON_SHARED");
     char root[TN_PATH_MAX];
-    const char *const roots[] = {TENON_SOURCE_ROOT "/tests/golden", root, TENON_SOURCE_ROOT "/../shared/golden"};
+    const char *const roots[] = {TENON_SOURCE_ROOT "/tests/golden", TENON_SOURCE_ROOT "/tests/golden_quant", root,
+                                 TENON_SOURCE_ROOT "/../shared/golden"};
     assert_int_equal(tn_path_join(root, shared ? shared : "/nowhere", "golden"), TN_OK);
     for (size_t i = 0; i < sizeof roots / sizeof *roots; i++) {
         assert_int_equal(tn_path_join(path, roots[i], name), TN_OK);
@@ -195,6 +196,12 @@ static void ia3(void **state) {
     (void)state;
     follow("train_ia3", NULL, 0, 1);
 }
+
+static void lora_on_four_bits_with_nested_scales(void **state) {
+    (void)state;
+    follow("train_qlora", NULL, 0, 1);
+}
+
 static void adalora_with_its_budget(void **state) {
     (void)state;
     follow("train_adalora", NULL, 0, 1);
@@ -219,6 +226,7 @@ int main(void) {
         cmocka_unit_test(lokr),
         cmocka_unit_test(vera),
         cmocka_unit_test(ia3),
+        cmocka_unit_test(lora_on_four_bits_with_nested_scales),
         cmocka_unit_test(adalora_with_its_budget),
     };
     return cmocka_run_group_tests(tests, NULL, remove_folder);

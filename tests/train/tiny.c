@@ -132,6 +132,8 @@ tn_status tiny_train(tiny_run *run) {
     options.out = run->out[0] == '/' ? run->out : tiny_path(run->out);
     run->result = (tn_train_result){0};
     tn_status status = tn_model_load(tiny_path(run->base), &model);
+    if (status == TN_OK && run->precision)
+        status = tn_model_set_matmul_precision(model, run->precision);
     if (status == TN_OK)
         status = tn_model_add_adapter(model, &run->adapter, options.seed);
     if (status == TN_OK)

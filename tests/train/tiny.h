@@ -28,6 +28,7 @@ void tiny_write_model(const char *dir, const char *family, const char *more, int
 
 typedef struct tiny_run {
     const char *base, *data, *out; /* below tiny_folder(); an absolute `out` is taken as it is */
+    const char *precision;         /* of matrix products; NULL: f32 */
     tn_adapter_options adapter;
     tn_train_options train; /* data and out are set by tiny_train */
     tn_train_callbacks callbacks;

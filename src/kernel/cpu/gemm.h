@@ -17,12 +17,14 @@ typedef struct tn_gemm_kernel {
     /* A packed panel of A holds mr rows as [depth, panel_a], one of B holds nr columns as [depth, nr]. */
     int64_t mr, nr, panel_a;
     int64_t mc, nc, kc; /* most rows of A, columns of B and depth packed at once */
+    int64_t unit;       /* elements of depth in each step of a panel: 1, or 2 in the place of a float. kc counts steps. */
     int64_t group;      /* few-row kernels take at most this many rows at once */
 
     void (*dequantise)(float *out, const tn_quantised *array, int64_t first, int64_t count); /* as in the table */
 
     /* out[r * out_stride + c] = src(r, c), not quantised, as f32 for r < rows, c < cols; 0 for cols <= c < width. width is a
-     * multiple of W and may be below neither cols nor W. This packs both operands and widens small ones. */
+     * multiple of W and may be below neither cols nor W. This packs both operands and widens small ones. With units of 2,
+     * rows 2 i and 2 i + 1 as bf16 share row i of out; a missing last one is 0. */
     void (*widen)(float *out, int64_t out_stride, tn_operand src, int64_t rows, int64_t cols, int64_t width);
 
     /* C[rows, cols] = alpha * A B + beta * C; rows <= mr, cols <= nr. Element (i, p) of A is a[i * a_row + p * a_step]: 1
@@ -72,6 +74,7 @@ void tn_gemm_release_scratch(void);
 void tn_dequantise_generic(float *out, const tn_quantised *array, int64_t first, int64_t count);
 void tn_dequantise_avx2(float *out, const tn_quantised *array, int64_t first, int64_t count);
 void tn_dequantise_avx512(float *out, const tn_quantised *array, int64_t first, int64_t count);
+void tn_dequantise_avx512_bf16(float *out, const tn_quantised *array, int64_t first, int64_t count);
 
 /* The table's gemm and gemm_serial. avx2 and avx512 exist on x86-64 only and need tn_cpu_has_avx2 or _avx512. */
 void tn_gemm_generic(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
@@ -86,5 +89,10 @@ void tn_gemm_avx512(float *c, int64_t ldc, tn_operand a, tn_operand b, float alp
                     int64_t k);
 void tn_gemm_avx512_serial(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
                            int64_t k);
+/* Operands rounded to bf16, sums in f32; needs tn_cpu_has_avx512_bf16. */
+void tn_gemm_avx512_bf16(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
+                         int64_t k);
+void tn_gemm_avx512_bf16_serial(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m,
+                                int64_t n, int64_t k);
 
 #endif

@@ -14,25 +14,36 @@ enum {
     MAX_KC = 576,
 };
 
-/* The part of C at (row, col) with the panels for it; depth from `depth_at`. */
+/* The part of C at (row, col) with the panels for it; depth from `depth_at`, both in steps of the kernel's unit. */
 typedef struct block {
     int64_t row, rows, col, cols, depth_at, depth;
 } block;
+
+/* Of the whole depth, in units. */
+static int64_t steps_of(const product *job) {
+    return (job->k + job->kernel->unit - 1) / job->kernel->unit;
+}
+
+/* Elements of depth in the panels of `at`. */
+static int64_t elements(const product *job, const block *at) {
+    return smaller(at->depth * job->kernel->unit, job->k - at->depth_at * job->kernel->unit);
+}
 
 static void pack_b(const product *job, const block *at, int64_t panel, float *packed) {
     const tn_gemm_kernel *kernel = job->kernel;
     int64_t from = panel * kernel->nr, cols = smaller(at->cols - from, kernel->nr);
     if (!job->b_in_place || cols < kernel->nr)
-        tn_gemm_widen(kernel, packed + from * at->depth, kernel->nr, tn_operand_part(job->b, at->depth_at, at->col + from),
-                      at->depth, cols, kernel->nr);
+        tn_gemm_widen(kernel, packed + from * at->depth, kernel->nr,
+                      tn_operand_part(job->b, at->depth_at * kernel->unit, at->col + from), elements(job, at), cols,
+                      kernel->nr);
 }
 
 static void pack_a(product *job, const block *at, int64_t panel) {
     const tn_gemm_kernel *kernel = job->kernel;
     int64_t from = panel * kernel->mr;
     tn_gemm_widen(kernel, job->packed_a + panel * kernel->panel_a * at->depth, kernel->panel_a,
-                  tn_operand_transposed(tn_operand_part(job->a, at->row + from, at->depth_at)), at->depth,
-                  smaller(at->rows - from, kernel->mr), kernel->panel_a);
+                  tn_operand_transposed(tn_operand_part(job->a, at->row + from, at->depth_at * kernel->unit)),
+                  elements(job, at), smaller(at->rows - from, kernel->mr), kernel->panel_a);
 }
 
 static void pack_panels(product *job, const block *at, bool with_b) {
@@ -161,11 +172,12 @@ static void multiply_strips(product *job, const block *at) {
  * while a barrier keeps everyone from it. */
 static void run_blocks(product *job) {
     bool leader = team_index(job) == 0, first = true;
+    int64_t steps = steps_of(job);
     for (int64_t j = 0; j < job->n; j += job->nc) {
-        for (int64_t p = 0; p < job->k; p += job->packed_depth) {
+        for (int64_t p = 0; p < steps; p += job->packed_depth) {
             for (int64_t i = 0; i < job->m; i += job->mc) {
-                block at = {i, smaller(job->m - i, job->mc),          j, smaller(job->n - j, job->nc),
-                            p, smaller(job->k - p, job->packed_depth)};
+                block at = {i, smaller(job->m - i, job->mc),         j, smaller(job->n - j, job->nc),
+                            p, smaller(steps - p, job->packed_depth)};
                 if (!first) {
                     wait_for_all(job);
                     if (leader)
@@ -189,10 +201,12 @@ static void run_blocks(product *job) {
 static int64_t choose_blocks(product *job) {
     const tn_gemm_kernel *kernel = job->kernel;
     job->mc = even_block(job->m, kernel->mc, kernel->mr);
-    job->kc = even_block(job->k, kernel->kc, 8);
-    job->a_in_place = !job->a_by_rows && job->n <= IN_PLACE_COLS && job->a.dtype == TN_DTYPE_F32;
-    job->b_in_place = job->m <= IN_PLACE_ROWS && job->b.dtype == TN_DTYPE_F32 && job->b.col_stride == 1 &&
-                      job->b.row_stride % ALIASED != 0;
+    job->kc = even_block(steps_of(job), kernel->kc, 8);
+    if (kernel->unit == 1) {
+        job->a_in_place = !job->a_by_rows && job->n <= IN_PLACE_COLS && job->a.dtype == TN_DTYPE_F32;
+        job->b_in_place = job->m <= IN_PLACE_ROWS && job->b.dtype == TN_DTYPE_F32 && job->b.col_stride == 1 &&
+                          job->b.row_stride % ALIASED != 0;
+    }
     int64_t height = job->a_in_place || job->a_by_rows ? 0 : job->mc / kernel->mr * kernel->panel_a;
     job->by_strips = job->n >= MIN_TILES * STRIP_PANELS * kernel->nr;
     if (job->by_strips) {
@@ -201,7 +215,7 @@ static int64_t choose_blocks(product *job) {
     } else {
         /* The threads wait for each other once for each packed block, so several kc are packed when they are small. */
         job->nc = even_block(job->n, kernel->nc, kernel->nr);
-        int64_t most = PACKED_FLOATS / ((height + job->nc) * job->kc), steps = (job->k + job->kc - 1) / job->kc;
+        int64_t most = PACKED_FLOATS / ((height + job->nc) * job->kc), steps = (steps_of(job) + job->kc - 1) / job->kc;
         job->packed_depth = even_block(steps, most > 1 ? most : 1, 1) * job->kc;
     }
     return height * job->packed_depth;

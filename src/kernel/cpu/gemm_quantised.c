@@ -4,13 +4,25 @@
 
 #include "kernel/cpu/gemm_product.h"
 
-enum { RUN = 128, COLUMNS = 32 };
+enum { RUN = 128, COLUMNS = 32, ROWS = 16 };
 
 static void widen_rows(const tn_gemm_kernel *kernel, float *out, int64_t out_stride, const tn_operand *src, int64_t rows,
                        int64_t cols, int64_t width) {
     for (int64_t r = 0; r < rows; r++, out += out_stride) {
         kernel->dequantise(out, src->data, src->offset + r * src->row_stride, cols);
         memset(out + cols, 0, (size_t)(width - cols) * sizeof *out);
+    }
+}
+
+/* Of a panel, whose columns are few, for kernels that pack several rows into one. */
+static void widen_units(const tn_gemm_kernel *kernel, float *out, int64_t out_stride, const tn_operand *src, int64_t rows,
+                        int64_t cols, int64_t width) {
+    float some[ROWS * COLUMNS];
+    for (int64_t r = 0; r < rows; r += ROWS, out += ROWS / kernel->unit * out_stride) {
+        int64_t count = smaller(rows - r, ROWS);
+        for (int64_t i = 0; i < count; i++)
+            kernel->dequantise(some + i * COLUMNS, src->data, src->offset + (r + i) * src->row_stride, cols);
+        kernel->widen(out, out_stride, tn_rows_of(some, TN_DTYPE_F32, COLUMNS), count, cols, width);
     }
 }
 
@@ -23,8 +35,8 @@ static void widen_columns(const tn_gemm_kernel *kernel, float *out, int64_t out_
             int64_t count = smaller(cols - c, COLUMNS);
             for (int64_t i = 0; i < count; i++)
                 kernel->dequantise(runs + i * RUN, src->data, src->offset + r + (c + i) * src->col_stride, length);
-            kernel->widen(out + r * out_stride + c, out_stride, tn_transpose_of(runs, TN_DTYPE_F32, RUN), length, count,
-                          c + count == cols ? width - c : COLUMNS);
+            kernel->widen(out + r / kernel->unit * out_stride + c, out_stride, tn_transpose_of(runs, TN_DTYPE_F32, RUN),
+                          length, count, c + count == cols ? width - c : COLUMNS);
         }
     }
 }
@@ -33,6 +45,8 @@ void tn_gemm_widen(const tn_gemm_kernel *kernel, float *out, int64_t out_stride,
                    int64_t width) {
     if (src.dtype != TN_DTYPE_QUANTISED)
         kernel->widen(out, out_stride, src, rows, cols, width);
+    else if (src.col_stride == 1 && kernel->unit > 1)
+        widen_units(kernel, out, out_stride, &src, rows, cols, width);
     else if (src.col_stride == 1)
         widen_rows(kernel, out, out_stride, &src, rows, cols, width);
     else

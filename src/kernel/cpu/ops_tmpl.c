@@ -600,6 +600,9 @@ static bool all_finite(const float *x, int64_t count) {
 
 const tn_kernels TN_FOR_ISA(tn_kernels_, ) = {
     .name = TN_TEXT(TN_ISA),
+#ifdef __AVX512BF16__
+    .rounds = true,
+#endif
     TN_PLAIN_KERNELS,
     .gemm = TN_FOR_ISA(tn_product_, ),
     .gemm_serial = TN_SERIAL_GEMM,

@@ -51,6 +51,7 @@ extern const tn_kernels tn_kernels_generic;
 #ifdef __x86_64__
 extern const tn_kernels tn_kernels_avx2;
 extern const tn_kernels tn_kernels_avx512;
+extern const tn_kernels tn_kernels_avx512_bf16;
 #endif
 
 /* The table's gemm: few rows by gemv_tmpl.c, which is compiled once per instruction set, all else by tn_gemm_<isa>. */
@@ -61,6 +62,7 @@ extern const tn_kernels tn_kernels_avx512;
 TN_DECLARE_PRODUCT(generic)
 TN_DECLARE_PRODUCT(avx2)
 TN_DECLARE_PRODUCT(avx512)
+TN_DECLARE_PRODUCT(avx512_bf16)
 
 /* gemm_infer of quantised B by integers (gemv_quant_tmpl.c); false when there is no such product of one of them. */
 enum { TN_QUANT_FEW_ROWS = 8, TN_QUANT_TOGETHER = 4 };
@@ -69,6 +71,7 @@ enum { TN_QUANT_FEW_ROWS = 8, TN_QUANT_TOGETHER = 4 };
 TN_DECLARE_QUANTISED(generic)
 TN_DECLARE_QUANTISED(avx2)
 TN_DECLARE_QUANTISED(avx512)
+TN_DECLARE_QUANTISED(avx512_bf16)
 
 /* Attention, as in the table; attention_tmpl.c is compiled once per instruction set. */
 #define TN_DECLARE_ATTENTION(isa)                                                                                           \
@@ -80,6 +83,7 @@ TN_DECLARE_QUANTISED(avx512)
 TN_DECLARE_ATTENTION(generic)
 TN_DECLARE_ATTENTION(avx2)
 TN_DECLARE_ATTENTION(avx512)
+TN_DECLARE_ATTENTION(avx512_bf16)
 
 /* AdamW with moments in 8 bits, as in the table; adamw8bit_tmpl.c is compiled once per instruction set. */
 #define TN_DECLARE_ADAMW8BIT(isa)                                                                                           \
@@ -88,5 +92,6 @@ TN_DECLARE_ATTENTION(avx512)
 TN_DECLARE_ADAMW8BIT(generic)
 TN_DECLARE_ADAMW8BIT(avx2)
 TN_DECLARE_ADAMW8BIT(avx512)
+TN_DECLARE_ADAMW8BIT(avx512_bf16)
 
 #endif
