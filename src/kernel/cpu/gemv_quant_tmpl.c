@@ -275,7 +275,8 @@ INLINE void load_q4_0(words codes[HALVES], quad *scales, const weight *w, int64_
     const uint8_t *from = w->array->codes + at / RUN * Q4_0_BYTES;
 #if defined(__AVX512F__)
     const int present = (int)runs * Q4_0_BYTES / 2, behind = 4;
-    const __mmask32 first = present >= 32 ? 0xffffffffu : (1u << present) - 1, last = (1u << (present - behind)) - 1;
+    const __mmask32 first = (__mmask32)((UINT64_C(1) << tn_min_i64(present, 32)) - 1);
+    const __mmask32 last = (__mmask32)((UINT64_C(1) << (present - behind)) - 1);
     __m512i begin = _mm512_maskz_loadu_epi16(first, from);
     __m512i end = present == 36 ? _mm512_loadu_si512(from + 2 * behind) : _mm512_maskz_loadu_epi16(last, from + 2 * behind);
     /* word i of the second vector, which is word i + 4 of all, has number 32 + i */
