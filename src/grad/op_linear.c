@@ -2,6 +2,8 @@
  * transposed has its gradient so too: dW^T += x^T dy. */
 #include "grad/ops.h"
 
+#include <assert.h>
+
 typedef struct {
     tn_node node;
     tn_var *x;
@@ -34,11 +36,41 @@ static void linear_backward(tn_tape *tape, tn_node *base) {
         tape->kernels->sum_rows(node->bias->grad, dy, 1, rows, out);
 }
 
+static void infer(tn_tape *tape, tn_var *x, const tn_weight *const *weights, const tn_weight *const *biases, int64_t count,
+                  tn_var *const *ys) {
+    tn_shared_product products[TN_LINEARS_TOGETHER] = {0};
+    int64_t rows = x->rows, in = x->cols;
+    for (int64_t i = 0; i < count; i++)
+        products[i] = (tn_shared_product){ys[i]->data, ys[i]->cols, tn_weight_transpose(weights[i]), ys[i]->cols};
+    tape->kernels->gemm_infer(products, count, tn_rows_of(x->data, TN_DTYPE_F32, in), rows, in);
+    for (int64_t i = 0; i < count; i++)
+        if (biases[i])
+            tape->kernels->add_bias(ys[i]->data, biases[i]->tensor.data, 1, rows, ys[i]->cols);
+}
+
+void tn_op_linears_inferred(tn_tape *tape, tn_var *x, const tn_weight *const *weights, const tn_weight *const *biases,
+                            int64_t count, tn_var **ys) {
+    assert(tape->inferring && !tape->recording && count <= TN_LINEARS_TOGETHER);
+    tn_op_begin(tape, "linear");
+    for (int64_t i = 0; i < count; i++) {
+        ys[i] = tn_var_new(tape, x->rows, tn_weight_out(weights[i]), false);
+        tape->flops += 2.0 * (double)x->rows * (double)ys[i]->cols * (double)x->cols;
+    }
+    if (tn_tape_live(tape))
+        infer(tape, x, weights, biases, count, ys);
+    tn_op_end(tape);
+}
+
 tn_var *tn_op_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, const tn_weight *bias) {
+    tn_var *y;
+    if (tape->inferring) {
+        tn_op_linears_inferred(tape, x, &weight, &bias, 1, &y);
+        return y;
+    }
     tn_op_begin(tape, "linear");
     int64_t rows = x->rows, in = tn_weight_in(weight), out = tn_weight_out(weight);
     bool needs_grad = x->needs_grad || weight->trainable || (bias && bias->trainable);
-    tn_var *y = tn_var_new(tape, rows, out, needs_grad);
+    y = tn_var_new(tape, rows, out, needs_grad);
     tape->flops += 2.0 * (double)rows * (double)out * (double)in;
     if (tn_tape_live(tape)) {
         tape->kernels->gemm(y->data, out, tn_rows_of(x->data, TN_DTYPE_F32, in), tn_weight_transpose(weight), 1, 0, rows,

@@ -11,6 +11,11 @@ tn_var *tn_op_embedding(tn_tape *tape, const int32_t *ids, int64_t count, const 
 /* y = x W^T (+ bias): x [T, C], W [O, C], stored either way, bias [O] or NULL. */
 tn_var *tn_op_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, const tn_weight *bias);
 
+/* The same of several weights, on a tape that infers: ys[i] = x W_i^T (+ bias i). */
+enum { TN_LINEARS_TOGETHER = 4 };
+void tn_op_linears_inferred(tn_tape *tape, tn_var *x, const tn_weight *const *weights, const tn_weight *const *biases,
+                            int64_t count, tn_var **ys);
+
 /* In place: y += scale * x W^T: x [T, C], W [O, C], y [T, O]. */
 void tn_op_add_linear(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *weight, float scale);
 

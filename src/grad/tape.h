@@ -43,6 +43,7 @@ struct tn_tape {
     const tn_kernels *kernels;
     tn_heap heap;
     bool rehearsal, recording;
+    bool inferring; /* for generation: never recording; products may round as gemm_infer does */
     tn_status status;
     tn_node *last;
     double flops;        /* of everything run since the last reset: 2 per multiply-add of matrix products */

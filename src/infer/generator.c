@@ -113,12 +113,15 @@ static tn_status rehearse(tn_generator *g, tn_tape *tape) {
 static tn_status plan(tn_generator *g) {
     tn_tape tape;
     TN_TRY(tn_tape_init(&tape, g->model->kernels, 0));
+    tape.inferring = true;
     tn_status status = rehearse(g, &tape);
     int64_t peak = tape.heap.peak;
     tn_tape_free(&tape);
     TN_TRY(status);
     /* the worst is known, but rows of several adapters may fragment otherwise; reserve costs nothing */
-    return tn_tape_init(&g->tape, g->model->kernels, g->mixes.sequences ? peak + peak / 2 + (1 << 20) : peak);
+    TN_TRY(tn_tape_init(&g->tape, g->model->kernels, g->mixes.sequences ? peak + peak / 2 + (1 << 20) : peak));
+    g->tape.inferring = true;
+    return TN_OK;
 }
 
 static tn_status allocate_pass(tn_generator *g) {

@@ -7,6 +7,7 @@
 
 #include "base/memory.h"
 #include "base/rng.h"
+#include "kernel/kernel.h"
 
 static tn_status check_options(const tn_generate_options *o) {
     if (!(o->temperature >= 0 && o->temperature <= 1e6))
@@ -43,6 +44,11 @@ static void penalise(float *logits, const tn_seen *seen, int64_t vocab, float pe
 }
 
 static tn_status find_largest(const float *logits, int64_t count, int32_t *id) {
+    const tn_kernels *kernels = tn_kernels_cpu();
+    if (kernels->all_finite(logits, count)) {
+        kernels->argmax_rows(id, logits, 1, count);
+        return TN_OK;
+    }
     int64_t best = 0;
     for (int64_t i = 0; i < count; i++) {
         if (isnan(logits[i]))
@@ -130,8 +136,11 @@ static double narrow(tn_sampler *s, double sum, int64_t *kept) {
 
 tn_status tn_sampler_pick(tn_sampler *s, const float *logits, const tn_seen *seen, int64_t step, int32_t *id) {
     const tn_generate_options *o = s->options;
+    bool penalised = seen && o->repetition_penalty != 1;
+    if (o->temperature == 0 && !penalised)
+        return find_largest(logits, s->vocab, id);
     memcpy(s->logits, logits, (size_t)s->vocab * sizeof *logits);
-    if (seen && o->repetition_penalty != 1)
+    if (penalised)
         penalise(s->logits, seen, s->vocab, (float)o->repetition_penalty);
     TN_TRY(find_largest(s->logits, s->vocab, id));
     if (o->temperature == 0)

@@ -90,12 +90,3 @@ void tn_squared_error(float *losses, float *y, const float *targets, float grad_
         losses[t] = (float)(sum / (double)cols);
     }
 }
-
-void tn_argmax_rows(int32_t *out, const float *x, int64_t rows, int64_t cols) {
-    for (int64_t t = 0; t < rows; t++, x += cols) {
-        int64_t best = 0;
-        for (int64_t c = 1; c < cols; c++)
-            best = x[c] > x[best] ? c : best;
-        out[t] = (int32_t)best;
-    }
-}

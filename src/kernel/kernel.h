@@ -81,6 +81,14 @@ typedef struct tn_adamw_step {
     float grad_scale;               /* from clipping */
 } tn_adamw_step;
 
+/* One of several products that share their A. */
+typedef struct tn_shared_product {
+    float *c;
+    int64_t ldc;
+    tn_operand b;
+    int64_t n;
+} tn_shared_product;
+
 /* Both moments of a parameter in 8 bits (quant_dynamic.c): the first in the signed map, the second in the unsigned one, each
  * code [count] to be multiplied by the absmax [blocks] of its block. All zero to start with. */
 enum { TN_MOMENT_BLOCK = 256 };
@@ -106,6 +114,10 @@ typedef struct tn_kernels {
                  int64_t k);
     void (*gemm_serial)(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
                         int64_t k);
+
+    /* C = A B for each, for inference. With gemm's bits, unless a B is quantised and m small: A may then be rounded to 16
+     * bits by runs of a row. The bits of a row do not depend on the others, nor on what else is computed. */
+    void (*gemm_infer)(const tn_shared_product *products, int64_t count, tn_operand a, int64_t m, int64_t k);
 
     /* y = x * rstd * weight by rows, rstd = 1 / sqrt(mean(x^2) + eps). rstd [rows] is written when not NULL. */
     void (*rmsnorm_forward)(float *y, float *rstd, const float *x, const float *weight, float eps, int64_t rows,

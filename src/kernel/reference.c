@@ -31,6 +31,11 @@ void tn_gemm_reference(float *c, int64_t ldc, tn_operand a, tn_operand b, float 
     }
 }
 
+static void gemm_infer(const tn_shared_product *products, int64_t count, tn_operand a, int64_t m, int64_t k) {
+    for (int64_t i = 0; i < count; i++)
+        tn_gemm_reference(products[i].c, products[i].ldc, a, products[i].b, 1, 0, m, products[i].n, k);
+}
+
 static void rmsnorm_forward(float *y, float *rstd, const float *x, const float *weight, float eps, int64_t rows,
                             int64_t cols) {
     for (int64_t row = 0; row < rows; row++, x += cols, y += cols) {
@@ -332,6 +337,15 @@ static void cross_entropy(float *losses, uint8_t *correct, float *logits, const 
     }
 }
 
+static void argmax_rows(int32_t *out, const float *x, int64_t rows, int64_t cols) {
+    for (int64_t t = 0; t < rows; t++, x += cols) {
+        int64_t best = 0;
+        for (int64_t c = 1; c < cols; c++)
+            best = x[c] > x[best] ? c : best;
+        out[t] = (int32_t)best;
+    }
+}
+
 static void embedding_forward(float *y, const int32_t *ids, const void *table, tn_dtype dtype, int64_t rows, int64_t cols) {
     const tn_tensor tensor = {.dtype = dtype, .data = (void *)(uintptr_t)table};
     for (int64_t row = 0; row < rows; row++)
@@ -457,6 +471,7 @@ const tn_kernels tn_kernels_reference = {
     TN_PLAIN_KERNELS,
     .gemm = tn_gemm_reference,
     .gemm_serial = tn_gemm_reference,
+    .gemm_infer = gemm_infer,
     .rmsnorm_forward = rmsnorm_forward,
     .rmsnorm_backward = rmsnorm_backward,
     .center_rows = center_rows,
@@ -470,6 +485,7 @@ const tn_kernels tn_kernels_reference = {
     .relu_forward = relu_forward,
     .relu_backward = relu_backward,
     .cross_entropy = cross_entropy,
+    .argmax_rows = argmax_rows,
     .embedding_forward = embedding_forward,
     .embedding_backward = embedding_backward,
     .add_bias = add_bias,

@@ -52,9 +52,9 @@ static void project(const block_context *c, tn_var *h, tn_var *qkv[3]) {
     const tn_decoder_config *config = &c->model->config;
     tn_tape *tape = c->forward->tape;
     tn_rope_table table = {c->model->rope_cos, c->model->rope_sin};
-    qkv[0] = normed_heads(c, layer->q_norm, tn_linear_forward(c->forward, layer->q, h), config->heads);
-    qkv[1] = normed_heads(c, layer->k_norm, tn_linear_forward(c->forward, layer->k, h), config->kv_heads);
-    qkv[2] = tn_linear_forward(c->forward, layer->v, h);
+    tn_linear_forward_each(c->forward, (const tn_module *[]){layer->q, layer->k, layer->v}, 3, h, qkv);
+    qkv[0] = normed_heads(c, layer->q_norm, qkv[0], config->heads);
+    qkv[1] = normed_heads(c, layer->k_norm, qkv[1], config->kv_heads);
     tn_op_rope(tape, qkv[0], c->tokens->positions, &table, config->heads, config->head_size);
     tn_op_rope(tape, qkv[1], c->tokens->positions, &table, config->kv_heads, config->head_size);
 }
@@ -90,8 +90,12 @@ static tn_var *attend(const block_context *c, tn_var *h) {
 static tn_var *feed(const block_context *c, tn_var *h) {
     const tn_decoder_layer *layer = &c->model->layers[c->layer];
     tn_tape *tape = c->forward->tape;
-    tn_var *gate = layer->gate ? tn_linear_forward(c->forward, layer->gate, h) : NULL;
-    tn_var *up = tn_linear_forward(c->forward, layer->up, h), *inner = NULL;
+    tn_var *both[2] = {NULL}, *inner = NULL;
+    if (layer->gate)
+        tn_linear_forward_each(c->forward, (const tn_module *[]){layer->gate, layer->up}, 2, h, both);
+    else
+        both[1] = tn_linear_forward(c->forward, layer->up, h);
+    tn_var *gate = both[0], *up = both[1];
     switch (c->model->config.feed_forward) {
     case TN_FEED_FORWARD_SWIGLU: inner = tn_op_swiglu(tape, gate, up); break;
     case TN_FEED_FORWARD_GELU: inner = tn_op_gelu(tape, up, false); break;

@@ -108,13 +108,38 @@ static tn_var *base_product(const tn_forward *forward, const tn_module *module, 
     return y;
 }
 
-tn_var *tn_linear_forward(const tn_forward *forward, const tn_module *module, tn_var *x) {
-    tn_var *y = base_product(forward, module, x);
+static tn_var *apply_linear_slots(const tn_forward *forward, const tn_module *module, tn_var *x, tn_var *y) {
     const inputs in = {.forward = forward, .module = module, .x = x};
     for (const tn_slot *slot = module->slots; slot; slot = slot->next)
         if (slot->hooks->linear)
             y = apply(&in, slot, y);
     return y;
+}
+
+tn_var *tn_linear_forward(const tn_forward *forward, const tn_module *module, tn_var *x) {
+    return apply_linear_slots(forward, module, x, base_product(forward, module, x));
+}
+
+static bool reads_own_input(const tn_module *module) {
+    for (const tn_slot *slot = module->slots; slot; slot = slot->next)
+        if (slot->hooks->input)
+            return false;
+    return true;
+}
+
+void tn_linear_forward_each(const tn_forward *forward, const tn_module *const *modules, int64_t count, tn_var *x,
+                            tn_var **ys) {
+    const tn_weight *weights[TN_LINEARS_TOGETHER], *biases[TN_LINEARS_TOGETHER];
+    bool together = forward->tape->inferring && count <= TN_LINEARS_TOGETHER;
+    for (int64_t i = 0; i < count && together; i++) {
+        together = reads_own_input(modules[i]);
+        weights[i] = tn_module_weight(modules[i]);
+        biases[i] = modules[i]->has_bias ? &modules[i]->bias : NULL;
+    }
+    if (together)
+        tn_op_linears_inferred(forward->tape, x, weights, biases, count, ys);
+    for (int64_t i = 0; i < count; i++)
+        ys[i] = together ? apply_linear_slots(forward, modules[i], x, ys[i]) : tn_linear_forward(forward, modules[i], x);
 }
 
 tn_var *tn_embedding_forward(const tn_forward *forward, const tn_module *module, const int32_t *ids, int64_t count) {

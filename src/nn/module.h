@@ -71,6 +71,9 @@ struct tn_slot {
 
 /* Results belong to the caller; inputs stay the caller's. */
 tn_var *tn_linear_forward(const tn_forward *forward, const tn_module *module, tn_var *x);
+/* Of several modules that read the same x, into ys [count]; together when nothing is recorded. */
+void tn_linear_forward_each(const tn_forward *forward, const tn_module *const *modules, int64_t count, tn_var *x,
+                            tn_var **ys);
 tn_var *tn_embedding_forward(const tn_forward *forward, const tn_module *module, const int32_t *ids, int64_t count);
 tn_var *tn_conv_forward(const tn_forward *forward, const tn_module *module, tn_var *x);
 tn_var *tn_norm_forward(const tn_forward *forward, const tn_module *module, tn_var *x, float eps, int64_t groups); /* RMS */

@@ -131,11 +131,36 @@ static void infinities_and_nan_stay_in_their_columns(void **state) {
     }
 }
 
+/* Also with more products than are taken at once, of one size and another, and rows too many for the short way. */
+static void products_of_one_input_are_those_one_by_one(void **state) {
+    (void)state;
+    enum { MOST = 6, N = 200, K = 203 };
+    FOR_EACH_TABLE(table) {
+        for (int64_t m = 1; m <= 10; m += 3) {
+            tn_shared_product products[MOST];
+            float *x = noise(m * K, 1), *want[MOST];
+            for (int i = 0; i < MOST; i++) {
+                tn_dtype dtype = dtypes[i % 3];
+                int64_t n = N - 31 * i;
+                products[i] = (tn_shared_product){noise(m * n, 1), n,
+                                                  tn_transpose_of(narrowed(noise(n * K, 1), n * K, dtype), dtype, K), n};
+                want[i] = floats(m * n);
+                table->gemm(want[i], n, tn_rows_of(x, TN_DTYPE_F32, K), products[i].b, 1, 0, m, n, K);
+            }
+            table->gemm_infer(products, MOST, tn_rows_of(x, TN_DTYPE_F32, K), m, K);
+            for (int i = 0; i < MOST; i++)
+                expect_same_bytes("product", products[i].c, want[i], (size_t)(m * products[i].n) * sizeof(float));
+            release_arrays();
+        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(product_is_that_of_the_reference),
         cmocka_unit_test(bits_do_not_depend_on_the_number_of_threads),
         cmocka_unit_test(bits_of_a_row_do_not_depend_on_the_others),
+        cmocka_unit_test(products_of_one_input_are_those_one_by_one),
         cmocka_unit_test(every_half_is_widened_exactly),
         cmocka_unit_test(infinities_and_nan_stay_in_their_columns),
     };

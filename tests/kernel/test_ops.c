@@ -440,10 +440,36 @@ static void tables_are_found_by_name(void **state) {
     assert_true(tn_threads_set(0) >= 1);
 }
 
+static void the_first_of_the_largest_is_found(void **state) {
+    (void)state;
+    static const int64_t sizes[] = {1, 5, 511, 512, 513, 1100, 3000};
+    FOR_EACH_TABLE(table) {
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+            for (int kind = 0; kind < 5; kind++) {
+                enum { ROWS = 3 };
+                int64_t cols = sizes[s];
+                float *x = noise(ROWS * cols, 1);
+                int32_t got[ROWS], want[ROWS];
+                for (int64_t i = 0; i < ROWS * cols; i++) /* few different values; infinities; NaN, also first */
+                    x[i] = kind == 0                      ? x[i]
+                           : kind == 1                    ? floorf(x[i])
+                           : kind == 2                    ? -INFINITY
+                           : i % 7 == (kind == 3 ? 0 : 3) ? NAN
+                                                          : x[i];
+                reference()->argmax_rows(want, x, ROWS, cols);
+                table->argmax_rows(got, x, ROWS, cols);
+                expect_same_bytes("argmax", got, want, sizeof got);
+                release_arrays();
+            }
+        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_table_agrees_with_the_reference),
         cmocka_unit_test(bits_do_not_depend_on_the_number_of_threads),
+        cmocka_unit_test(the_first_of_the_largest_is_found),
         cmocka_unit_test(no_rows_and_no_elements_are_fine),
         cmocka_unit_test(exponential_is_within_two_ulp),
         cmocka_unit_test(activations_keep_their_digits_at_both_ends),

@@ -70,6 +70,12 @@ int tn_gemm_threads(bool parallel, int64_t m, int64_t n, int64_t k);
 /* Frees the packing buffers of the calling thread (at most a few MB); its next product allocates them again. */
 void tn_gemm_release_scratch(void);
 
+/* The table's dequantise; dequantise_tmpl.c is compiled once per instruction set. */
+void tn_dequantise_generic(float *out, const tn_quantised *array, int64_t first, int64_t count);
+void tn_dequantise_avx2(float *out, const tn_quantised *array, int64_t first, int64_t count);
+void tn_dequantise_avx512(float *out, const tn_quantised *array, int64_t first, int64_t count);
+void tn_dequantise_avx512_bf16(float *out, const tn_quantised *array, int64_t first, int64_t count);
+
 /* The table's gemm and gemm_serial. avx2 and avx512 exist on x86-64 only and need tn_cpu_has_avx2 or _avx512. */
 void tn_gemm_generic(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,
                      int64_t k);

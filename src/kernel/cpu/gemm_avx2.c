@@ -77,6 +77,7 @@ static inline void v_transpose(vec r[W]) {
     }
 }
 
+#define DEQUANTISE tn_dequantise_avx2
 #include "kernel/cpu/gemm_tmpl.h"
 
 void tn_gemm_avx2(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,

@@ -3,6 +3,7 @@
 
 enum { MR = 14, SHALLOW_UNITS = 2, GROUP = 8, MC = 1120, NC = 2048, KC = 576 };
 
+#define DEQUANTISE tn_dequantise_avx512
 #include "kernel/cpu/gemm_tmpl.h"
 
 void tn_gemm_avx512(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,

@@ -126,7 +126,7 @@ static void pack(float *out, int64_t out_stride, tn_operand src, int64_t rows, i
 
 static const tn_gemm_kernel kernel = {
     .width = W,
-    .dequantise = tn_dequantise,
+    .dequantise = tn_dequantise_avx512_bf16,
     .mr = MR,
     .nr = NR,
     .panel_a = W,

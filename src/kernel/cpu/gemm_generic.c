@@ -74,6 +74,7 @@ static inline void v_transpose(vec r[W]) {
     memcpy(r, t, sizeof t);
 }
 
+#define DEQUANTISE tn_dequantise_generic
 #include "kernel/cpu/gemm_tmpl.h"
 
 void tn_gemm_generic(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n,

@@ -282,7 +282,7 @@ static void axpys(float *acc, int64_t acc_stride, const float *coef, const void 
 
 static const tn_gemm_kernel kernel = {
     .width = W,
-    .dequantise = tn_dequantise,
+    .dequantise = DEQUANTISE,
     .mr = MR,
     .nr = NR,
     .panel_a = W,

@@ -15,7 +15,8 @@ enum {
     WIDE = 4,             /* rows of W at once, for one row of A */
     SHALLOW = 16,         /* depth up to which rows of W are shorter than is worth a sum over lanes */
     COLUMNS = 16,         /* of C that several rows of A take before the next of A */
-    LEAST_BYTES = 1 << 16 /* of W for each thread that is woken */
+    TOGETHER = 4,         /* products that share A */
+    LEAST_BYTES = 1 << 14 /* of W for each thread that is woken */
 };
 #ifdef __AVX512F__
 enum { SUMS = 4 }; /* of a row at once, for the latency of additions */
@@ -159,7 +160,7 @@ typedef struct {
     int64_t w_stride;
     tn_dtype dtype;
     float alpha, beta;
-    int64_t rows, depth;
+    int64_t rows, depth, cols;
 } product;
 
 INLINE void put(const product *job, int64_t row, int64_t col, float sum) {
@@ -242,32 +243,61 @@ static void columns(const product *job, int64_t from, int64_t to) {
         columns_as(job, from, to, TN_DTYPE_F16);
 }
 
-static bool worth_waking(const product *job, int64_t n) {
-#ifdef _OPENMP
-    return n * job->depth * tn_dtype_size(job->dtype) >= 2 * LEAST_BYTES && !omp_in_parallel();
-#else
-    (void)job;
-    (void)n;
-    return false;
-#endif
+static bool is_few(tn_operand a, tn_operand b, int64_t m, int64_t n, int64_t k) {
+    return m >= 1 && k >= 1 && m <= FEW_ROWS && a.dtype == TN_DTYPE_F32 && a.col_stride == 1 && b.row_stride == 1 &&
+           n >= m && b.dtype != TN_DTYPE_QUANTISED;
 }
 
-void TN_FOR_ISA(tn_product_, )(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m,
-                               int64_t n, int64_t k) {
-    bool few = m <= FEW_ROWS && a.dtype == TN_DTYPE_F32 && a.col_stride == 1 && b.row_stride == 1 && n >= m &&
-               b.dtype != TN_DTYPE_QUANTISED;
-    if (!few || m < 1 || k < 1) {
-        TN_FOR_ISA(tn_gemm_, )(c, ldc, a, b, alpha, beta, m, n, k);
-        return;
-    }
-    const product job = {c, ldc, a.data, a.row_stride, b.data, b.col_stride, b.dtype, alpha, beta, m, k};
-#pragma omp parallel if (worth_waking(&job, n))
+/* Products of few rows that read `bytes` of weights in all: each thread takes its share of the columns of each. */
+static void run(const product *jobs, int64_t count, int64_t bytes) {
+#ifdef _OPENMP
+    const bool parallel = bytes >= 2 * LEAST_BYTES && !omp_in_parallel();
+#else
+    (void)bytes;
+#endif
+#pragma omp parallel if (parallel)
     {
         int64_t team = 1, index = 0;
 #ifdef _OPENMP
         team = omp_get_num_threads();
         index = omp_get_thread_num();
 #endif
-        columns(&job, n * index / team, n * (index + 1) / team);
+        for (const product *job = jobs; job < jobs + count; job++)
+            columns(job, job->cols * index / team, job->cols * (index + 1) / team);
     }
+}
+
+void TN_FOR_ISA(tn_product_, )(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m,
+                               int64_t n, int64_t k) {
+    if (!is_few(a, b, m, n, k)) {
+        TN_FOR_ISA(tn_gemm_, )(c, ldc, a, b, alpha, beta, m, n, k);
+        return;
+    }
+    const product job = {c, ldc, a.data, a.row_stride, b.data, b.col_stride, b.dtype, alpha, beta, m, k, n};
+    run(&job, 1, n * k * tn_dtype_size(b.dtype));
+}
+
+void TN_FOR_ISA(tn_infer_products_, )(const tn_shared_product *products, int64_t count, tn_operand a, int64_t m, int64_t k) {
+    product jobs[TOGETHER];
+    int64_t waiting = 0, bytes = 0;
+    if (TN_FOR_ISA(tn_gemv_quantised_, )(products, count, a, m, k))
+        return;
+    for (int64_t i = 0; i < count; i++) {
+        const tn_shared_product *p = &products[i];
+        if (p->b.dtype == TN_DTYPE_QUANTISED && TN_FOR_ISA(tn_gemv_quantised_, )(p, 1, a, m, k))
+            continue;
+        if (!is_few(a, p->b, m, p->n, k)) {
+            TN_FOR_ISA(tn_gemm_, )(p->c, p->ldc, a, p->b, 1, 0, m, p->n, k);
+            continue;
+        }
+        jobs[waiting++] =
+            (product){p->c, p->ldc, a.data, a.row_stride, p->b.data, p->b.col_stride, p->b.dtype, 1, 0, m, k, p->n};
+        bytes += p->n * k * tn_dtype_size(p->b.dtype);
+        if (waiting == TOGETHER) {
+            run(jobs, waiting, bytes);
+            waiting = bytes = 0;
+        }
+    }
+    if (waiting)
+        run(jobs, waiting, bytes);
 }

@@ -341,12 +341,32 @@ static void from_f32(void *out, tn_dtype dtype, const float *in, int64_t count) 
     }
 }
 
+/* By blocks, of which only the first with the largest value is looked at again. NaN as in the reference: it is never larger,
+ * and nothing is larger than it. */
+static void argmax_rows(int32_t *out, const float *x, int64_t rows, int64_t cols) {
+    enum { BLOCK = 512 };
+    for (int64_t row = 0; row < rows; row++, x += cols) {
+        float largest = x[0];
+        int64_t best = 0;
+        for (int64_t at = 0; at < cols && !isnan(largest); at += BLOCK) {
+            int64_t end = tn_min_i64(at + BLOCK, cols);
+            float here = tn_max_of(x + at, end - at);
+            if (!(here > largest))
+                continue;
+            largest = here;
+            for (best = at; x[best] != here;)
+                best++;
+        }
+        out[row] = (int32_t)best;
+    }
+}
+
 static void embedding_forward(float *y, const int32_t *ids, const void *table, tn_dtype dtype, int64_t rows, int64_t cols) {
     int64_t size = tn_dtype_size(dtype);
 #pragma omp parallel for schedule(static) if (tn_worth_threads(rows * cols))
     for (int64_t row = 0; row < rows; row++)
         if (dtype == TN_DTYPE_QUANTISED)
-            tn_dequantise(y + row * cols, table, ids[row] * cols, cols);
+            TN_FOR_ISA(tn_dequantise_, )(y + row * cols, table, ids[row] * cols, cols);
         else
             widen(y + row * cols, (const char *)table + ids[row] * cols * size, dtype, cols);
 }
@@ -586,6 +606,7 @@ const tn_kernels TN_FOR_ISA(tn_kernels_, ) = {
     TN_PLAIN_KERNELS,
     .gemm = TN_FOR_ISA(tn_product_, ),
     .gemm_serial = TN_SERIAL_GEMM,
+    .gemm_infer = TN_FOR_ISA(tn_infer_products_, ),
     .rmsnorm_forward = rmsnorm_forward,
     .rmsnorm_backward = rmsnorm_backward,
     .center_rows = center_rows,
@@ -599,6 +620,7 @@ const tn_kernels TN_FOR_ISA(tn_kernels_, ) = {
     .relu_forward = relu_forward,
     .relu_backward = relu_backward,
     .cross_entropy = cross_entropy,
+    .argmax_rows = argmax_rows,
     .embedding_forward = embedding_forward,
     .embedding_backward = embedding_backward,
     .add_bias = add_bias,
@@ -615,7 +637,7 @@ const tn_kernels TN_FOR_ISA(tn_kernels_, ) = {
     .adamw8bit = TN_FOR_ISA(tn_adamw8bit_, ),
     .sum_squares = sum_squares,
     .all_finite = all_finite,
-    .dequantise = tn_dequantise,
+    .dequantise = TN_FOR_ISA(tn_dequantise_, ),
     .to_f32 = to_f32,
     .from_f32 = from_f32,
 };

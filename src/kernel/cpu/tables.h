@@ -27,7 +27,6 @@ void tn_keep_rows(float *y, bool accumulate, const float *x, const bool *keep, i
 void tn_spread_channels(float *out, const float *values, int64_t channels, int64_t span);
 void tn_sum_channels(float *out, const float *values, int64_t channels, int64_t span);
 void tn_squared_error(float *losses, float *y, const float *targets, float grad_scale, int64_t rows, int64_t cols);
-void tn_argmax_rows(int32_t *out, const float *x, int64_t rows, int64_t cols);
 
 void tn_im2col(float *cols, const float *x, const tn_conv_shape *shape, int64_t first, int64_t count);
 void tn_col2im(float *dx, const float *cols, const tn_conv_shape *shape, int64_t first, int64_t count);
@@ -43,9 +42,9 @@ void tn_avg_pool_backward(float *dx, const float *dy, const tn_conv_shape *shape
     .replace_rows_backward = tn_replace_rows_backward, .put_columns = tn_put_columns,                                       \
     .gather_columns_and_clear = tn_gather_columns_and_clear, .keep_rows = tn_keep_rows,                                     \
     .spread_channels = tn_spread_channels, .sum_channels = tn_sum_channels, .squared_error = tn_squared_error,              \
-    .argmax_rows = tn_argmax_rows, .im2col = tn_im2col, .col2im = tn_col2im, .put_positions = tn_put_positions,             \
-    .take_positions = tn_take_positions, .max_pool = tn_max_pool, .max_pool_backward = tn_max_pool_backward,                \
-    .avg_pool = tn_avg_pool, .avg_pool_backward = tn_avg_pool_backward
+    .im2col = tn_im2col, .col2im = tn_col2im, .put_positions = tn_put_positions, .take_positions = tn_take_positions,       \
+    .max_pool = tn_max_pool, .max_pool_backward = tn_max_pool_backward, .avg_pool = tn_avg_pool,                            \
+    .avg_pool_backward = tn_avg_pool_backward
 
 extern const tn_kernels tn_kernels_reference;
 extern const tn_kernels tn_kernels_generic;
@@ -58,11 +57,21 @@ extern const tn_kernels tn_kernels_avx512_bf16;
 /* The table's gemm: few rows by gemv_tmpl.c, which is compiled once per instruction set, all else by tn_gemm_<isa>. */
 #define TN_DECLARE_PRODUCT(isa)                                                                                             \
     void tn_product_##isa(float *c, int64_t ldc, tn_operand a, tn_operand b, float alpha, float beta, int64_t m, int64_t n, \
-                          int64_t k);
+                          int64_t k);                                                                                       \
+    void tn_infer_products_##isa(const tn_shared_product *products, int64_t count, tn_operand a, int64_t m, int64_t k);
 TN_DECLARE_PRODUCT(generic)
 TN_DECLARE_PRODUCT(avx2)
 TN_DECLARE_PRODUCT(avx512)
 TN_DECLARE_PRODUCT(avx512_bf16)
+
+/* gemm_infer of quantised B by integers (gemv_quant_tmpl.c); false when there is no such product of one of them. */
+enum { TN_QUANT_FEW_ROWS = 8, TN_QUANT_TOGETHER = 4 };
+#define TN_DECLARE_QUANTISED(isa)                                                                                           \
+    bool tn_gemv_quantised_##isa(const tn_shared_product *products, int64_t count, tn_operand a, int64_t m, int64_t k);
+TN_DECLARE_QUANTISED(generic)
+TN_DECLARE_QUANTISED(avx2)
+TN_DECLARE_QUANTISED(avx512)
+TN_DECLARE_QUANTISED(avx512_bf16)
 
 /* Attention, as in the table; attention_tmpl.c is compiled once per instruction set. */
 #define TN_DECLARE_ATTENTION(isa)                                                                                           \
