@@ -82,19 +82,9 @@ static const char *const cases[] = {
 };
 /* Of quantised bases, in tests/golden_quant. */
 static const char *const quantised_cases[] = {
-    "base_int8_llama",
-    "base_nf4_llama",
-    "base_nf4_nested_qwen2",
-    "base_nf4_nested_sharded",
-    "gguf_llama_q2_k",
-    "gguf_qwen2_q4_k_s",
-    "gguf_stories_q4_0",
-    "init_loftq_nf4",
-    "qdora_nf4_nested_qwen2",
-    "qia3_nf4",
-    "qlora_loftq",
-    "qlora_nf4",
-    "train_qlora",
+    "base_int8_llama",   "base_nf4_llama",    "base_nf4_nested_qwen2", "base_nf4_nested_sharded", "gguf_llama_q2_k",
+    "gguf_qwen2_q4_k_s", "gguf_stories_q4_0", "init_loftq_nf4",        "qdora_nf4_nested_qwen2",  "qia3_nf4",
+    "qlora_loftq",       "qlora_nf4",         "train_qlora",
 };
 enum { CASE_COUNT = sizeof cases / sizeof *cases, QUANTISED_COUNT = sizeof quantised_cases / sizeof *quantised_cases };
 
