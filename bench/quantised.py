@@ -1,10 +1,10 @@
 """Quantised bases beside bf16 ones on this machine, in alternating runs of tenon alone.
 
-usage: quantised.py ROW... [--threads N] [--rounds N] [--steps N] [--build DIR]
+usage: quantised.py ROW... [--threads N] [--rounds N] [--steps N] [--build DIR] [--matmul-precision f32|bf16]
        quantised.py --report           the results so far as the tables of docs/benchmarks.md
 
-Rows: step-1024 step-16 decode llama7b quality, or all. Each writes BUILD/compare/quantised-ROW.json. Needs numpy and a built tenon;
-llama7b needs 18 GB of disk.
+Rows: step-1024 step-16 decode-smol decode-llama7b llama7b quality, or all. Each writes BUILD/compare/quantised-ROW.json. Needs
+numpy and a built tenon; the rows of llama7b need 14 GB of disk, and decoding 20 GB of memory for its bf16 weights.
 """
 import argparse
 import json
@@ -18,12 +18,14 @@ from compare import HERE, Bench, Run, machine
 ROOT = os.path.dirname(HERE)
 # ROW: batch, tokens, most time of a step against the same on the bf16 base.
 STEPS = {"step-1024": (4, 256, 1.15), "step-16": (1, 16, 1.6)}
-DECODE = {"bf16": [], "nf4": ["--quantize", "nf4"], "q4_0": ["--quantize", "q4_0"]}
+DECODE = {"bf16": [], "nf4": ["--quantize", "nf4"], "nf4, double quant": ["--quantize", "nf4", "--double-quant"],
+          "q4_0": ["--quantize", "q4_0"]}
+DECODE_TOKENS = {"decode-smol": ("smol", 200), "decode-llama7b": ("llama7b", 16)}
 DECODE_SPEED, DECODE_SHARE = 2.5, 0.75
 LLAMA_MEMORY = 6e9
 QUALITY = 1.02
 QUALITY_TRAINING = ["--target-modules", "all-linear", "--rank", "16", "--batch-size", "8", "--epochs", "1", "--lr", "2e-3"]
-ROWS = [*STEPS, "decode", "llama7b", "quality"]
+ROWS = [*STEPS, *DECODE_TOKENS, "llama7b", "quality"]
 
 
 class Quantised(Bench):
@@ -42,7 +44,7 @@ class Quantised(Bench):
         batch, tokens, most = STEPS[name]
         steps = self.arguments.steps if tokens > 16 else 40 * self.arguments.steps
         options = ["--target-modules", "all-linear", "--rank", "16", "--batch-size", str(batch), "--steps", str(steps),
-                   "--no-shuffle", "--valid-fraction", "0"]
+                   "--no-shuffle", "--valid-fraction", "0", "--matmul-precision", self.arguments.matmul_precision]
         model, data = self.model("smol"), self.data("smol", tokens, 1.0)
         forms = {"bf16": [], "nf4": ["--quantize", "nf4"], "nf4, double quant": ["--quantize", "nf4", "--double-quant"]}
         seconds: dict[str, list[float]] = {form: [] for form in forms}
@@ -56,8 +58,9 @@ class Quantised(Bench):
         return {"row": name, "most": most, "seconds": medians, "peak_bytes": peaks,
                 "passed": all(value <= most * medians["bf16"] for value in medians.values())}
 
-    def decode_row(self) -> dict:
-        model = self.model("smol")
+    def decode_row(self, name: str) -> dict:
+        shape, tokens = DECODE_TOKENS[name]
+        model = self.model(shape)
         best: dict[str, dict[str, float]] = {form: {"tokens_per_second": 0, "share": 0} for form in DECODE}
         rates: dict[str, list[float]] = {form: [] for form in DECODE}
         shares: dict[str, list[float]] = {form: [] for form in DECODE}
@@ -65,7 +68,7 @@ class Quantised(Bench):
             for form, how in DECODE.items():
                 out = os.path.join(self.folder, "decode.json")
                 Run([self.tenon, "bench", "--model", model, "--no-full", "--rounds", "1", "--steps", "1", "--passes", "1",
-                     "--prompt", "16", "--tokens", "200", "--batch-size", "1", "--max-length", "16", "--threads",
+                     "--prompt", "16", "--tokens", str(tokens), "--batch-size", "1", "--max-length", "16", "--threads",
                      str(self.arguments.threads), "--json", out, *how], self.environment)
                 with open(out) as file:
                     rows = json.load(file)["rows"]
@@ -75,7 +78,7 @@ class Quantised(Bench):
         for form in DECODE:
             best[form] = {"tokens_per_second": statistics.median(rates[form]), "share": statistics.median(shares[form])}
         slowest = min(best[form]["tokens_per_second"] for form in DECODE if form != "bf16")
-        return {"row": "decode", "forms": best,
+        return {"row": name, "forms": best,
                 "passed": slowest >= DECODE_SPEED * best["bf16"]["tokens_per_second"]
                 and all(best[form]["share"] >= DECODE_SHARE for form in DECODE if form != "bf16")}
 
@@ -85,7 +88,8 @@ class Quantised(Bench):
         start = time.monotonic()
         run, _ = self.train(model, data, "llama7b-out", "--quantize", "nf4", "--double-quant", "--target-modules", "all-linear",
                             "--rank", "16", "--batch-size", "1", "--steps", str(self.arguments.steps), "--no-shuffle",
-                            "--valid-fraction", "0")
+                            "--valid-fraction", "0", "--checkpointing", "on", "--matmul-precision",
+                            self.arguments.matmul_precision)
         return {"row": "llama7b", "peak_bytes": run.peak_bytes, "steps": len(run.steps), "wall": time.monotonic() - start,
                 "seconds": statistics.median(run.seconds()), "losses": [step["loss"] for step in run.steps],
                 "passed": run.peak_bytes <= LLAMA_MEMORY}
@@ -102,8 +106,10 @@ class Quantised(Bench):
     def run_row(self, name: str) -> None:
         if name in STEPS:
             result = self.step_row(name)
+        elif name in DECODE_TOKENS:
+            result = self.decode_row(name)
         else:
-            result = {"decode": self.decode_row, "llama7b": self.llama7b_row, "quality": self.quality_row}[name]()
+            result = {"llama7b": self.llama7b_row, "quality": self.quality_row}[name]()
         result |= {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "threads": self.arguments.threads}
         with open(os.path.join(self.folder, f"quantised-{name}.json"), "w") as file:
             json.dump(result, file, indent=1)
@@ -120,9 +126,9 @@ def report(result: dict) -> list[str]:
         base = result["seconds"]["bf16"]
         return [f"| {name} | {form} | {seconds:.3f} s | {seconds / base:.2f} | <= {result['most']:.2f} | "
                 f"{result['peak_bytes'][form] / 1e6:.0f} MB | {verdict(result)} |" for form, seconds in result["seconds"].items()]
-    if name == "decode":
+    if name in DECODE_TOKENS:
         base = result["forms"]["bf16"]["tokens_per_second"]
-        return [f"| {form} | {row['tokens_per_second']:.1f} tokens/s | {row['tokens_per_second'] / base:.2f} | "
+        return [f"| {name} | {form} | {row['tokens_per_second']:.1f} tokens/s | {row['tokens_per_second'] / base:.2f} | "
                 f"{100 * row['share']:.0f} % | {verdict(result)} |" for form, row in result["forms"].items()]
     if name == "llama7b":
         return [f"| llama7b | peak {result['peak_bytes'] / 1e9:.2f} GB | {result['steps']} steps of {result['seconds']:.1f} s | "
@@ -138,9 +144,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--build", default=os.path.join(ROOT, "build"))
+    parser.add_argument("--matmul-precision", choices=["f32", "bf16"], default="f32")
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
-    arguments.matmul_precision, arguments.weights = "f32", "bf16"
+    arguments.weights = "bf16"
     bench = Quantised(arguments)
     rows = ROWS if arguments.rows == ["all"] or arguments.report else arguments.rows
     unknown = [row for row in rows if row not in ROWS]

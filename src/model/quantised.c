@@ -147,7 +147,10 @@ static tn_status find_blocks(tn_network *network, const char *name, const char *
 /* The name of a module from that of its weight, with `ending` behind it. */
 static void beside_weight(const char *name, const char *ending, char out[NAME_SIZE]) {
     const char *dot = strrchr(name, '.');
-    snprintf(out, NAME_SIZE, "%.*s%s", dot ? (int)(dot - name) : 0, name, ending);
+    size_t length = dot ? (size_t)(dot - name) : 0, tail = strlen(ending) + 1;
+    length = length + tail <= NAME_SIZE ? length : NAME_SIZE - tail;
+    memcpy(out, name, length);
+    memcpy(out + length, ending, tail);
 }
 
 static tn_status check_rows(const char *where, const tn_tensor *codes, const tn_tensor *scales, const tn_tensor *format,
