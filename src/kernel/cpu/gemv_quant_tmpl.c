@@ -36,7 +36,6 @@ enum { NF4_UNIT = 7854, FP4_UNIT = 8064 };
 static const int16_t nf4[16] = {-7854, -5468, -4124, -3102, -2234, -1451, -715, 0,
                                 625,   1264,  1933,  2654,  3461,  4419,  5678, 7854};
 static const int16_t fp4[16] = {0, 42, 5376, 8064, 2688, 4032, 1344, 2016, 0, -42, -5376, -8064, -2688, -4032, -1344, -2016};
-static const int16_t q4_0[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
 
 typedef enum { HIGH_FIRST, Q4_0_BLOCKS, BYTES, Q8_0_BLOCKS } code_order;
 
@@ -45,7 +44,7 @@ typedef struct {
     const tn_quantised *array;
     int64_t first, stride, k;
     code_order layout;
-    const int16_t *values;       /* of 4-bit codes */
+    const int16_t *values;       /* of the codes of 4-bit floats */
     float unit;                  /* what the integers are divided by, in A's scale */
     int block_bits, nested_bits; /* of 4-bit floats: block sizes are powers of two */
 } weight;
@@ -63,7 +62,6 @@ static bool describe(weight *w, tn_operand b, int64_t k) {
         w->unit = codec == &tn_codec_nf4 ? NF4_UNIT : FP4_UNIT;
     } else if (codec == &tn_codec_q4_0) {
         w->layout = Q4_0_BLOCKS;
-        w->values = q4_0;
     } else if (codec == &tn_codec_q8_0) {
         w->layout = Q8_0_BLOCKS;
     } else if (codec == &tn_codec_int8_row) {
@@ -245,8 +243,8 @@ INLINE float half_at(const uint8_t *at) {
 #endif
 }
 
-/* 4-bit codes and scales of a chunk of a few runs; what is beyond them is 0. */
-INLINE void load_high_first(words codes[HALVES], quad *scales, const weight *w, int64_t at, const float *d, int64_t runs) {
+/* 4-bit codes of a chunk of a few runs; what is beyond them is 0. */
+INLINE void load_high_first(words codes[HALVES], const weight *w, int64_t at, int64_t runs) {
     const uint8_t *from = w->array->codes + at / 2;
 #if defined(__AVX512F__)
     codes[0] = (words)_mm512_maskz_loadu_epi64((__mmask8)((1 << 2 * runs) - 1), from);
@@ -260,14 +258,30 @@ INLINE void load_high_first(words codes[HALVES], quad *scales, const weight *w, 
         memcpy(codes, some, sizeof some);
     }
 #endif
-    if (w->block_bits >= 7)
-        *scales = (quad){d[0], d[0], d[0], d[0]};
-    else if (w->block_bits == 6)
-        *scales = runs == RUNS ? (quad){d[0], d[0], d[1], d[1]} : (quad){d[0], d[0], 0, 0};
-    else if (runs == RUNS)
-        memcpy(scales, d, sizeof *scales);
-    else
-        *scales = (quad){d[0], runs > 1 ? d[1] : 0, runs > 2 ? d[2] : 0, 0};
+}
+
+/* Their scales by lanes. Broadcasts from memory leave the shuffling units to the codes. */
+INLINE void lanes_of(tn_vec lanes[HALVES], const weight *w, const float *d, int64_t runs) {
+    if (w->block_bits >= 7 || (w->block_bits == 6 && runs < RUNS)) { /* beyond the runs sums are 0 */
+#pragma GCC unroll 4
+        for (int half = 0; half < HALVES; half++)
+            lanes[half] = (tn_vec){0} + d[0];
+        return;
+    }
+    if (w->block_bits == 6) {
+#if defined(__AVX512F__)
+        lanes[0] = (tn_vec)_mm512_mask_broadcastss_ps(_mm512_set1_ps(d[0]), 0xff00, _mm_load_ss(d + 1));
+#else
+#pragma GCC unroll 4
+        for (int half = 0; half < HALVES; half++)
+            lanes[half] = (tn_vec){0} + d[half / (HALVES / 2)];
+#endif
+        return;
+    }
+    const quad scales = {d[0], runs > 1 ? d[1] : 0, runs > 2 ? d[2] : 0, runs > 3 ? d[3] : 0};
+#pragma GCC unroll 4
+    for (int half = 0; half < HALVES; half++)
+        lanes[half] = spread(scales, half);
 }
 
 /* The nine words of a block of Q4_0 are its scale and eight words of codes. */
@@ -297,23 +311,52 @@ INLINE void load_q4_0(words codes[HALVES], quad *scales, const weight *w, int64_
 #endif
 }
 
-/* Adds a chunk of some runs of one row of W from element `at` on; d: its scales when they are not inside the codes. */
-INLINE void add_chunk(tn_vec acc[HALVES], const weight *w, const code_order layout, table values, int64_t at, const float *d,
-                      const int16_t *x, quad x_scales, int64_t runs) {
-    words codes[HALVES];
+/* A chunk of x, which rows of W share: its integers, scales by lanes, and for Q4_0, whose values are q - 8, 8 times the sums
+ * of the integers by lanes. */
+typedef struct {
+    const int16_t *x;
+    tn_vec lanes[HALVES];
+    tn_mask eights[HALVES];
+} x_chunk;
+
+INLINE void look_at_chunk(x_chunk *out, const int16_t *x, const float *x_scales, const code_order layout) {
     quad scales;
-    if (layout == HIGH_FIRST)
-        load_high_first(codes, &scales, w, at, d, runs);
-    else
-        load_q4_0(codes, &scales, w, at, runs);
-    scales *= x_scales;
+    memcpy(&scales, x_scales, sizeof scales);
+    out->x = x;
 #pragma GCC unroll 4
     for (int half = 0; half < HALVES; half++) {
-        tn_mask sums = {0};
+        out->lanes[half] = spread(scales, half);
+        out->eights[half] = (tn_mask){0};
 #pragma GCC unroll 4
-        for (int c = 0; c < 4; c++)
-            sums += multiply_pairs(look_up(codes[half] >> 4 * c, values), load_words(x + c * (CHUNK / 4) + half * WORDS));
-        acc[half] += to_float(sums) * spread(scales, half);
+        for (int c = 0; c < 4 && layout == Q4_0_BLOCKS; c++)
+            out->eights[half] += multiply_pairs((words){0} + 8, load_words(x + c * (CHUNK / 4) + half * WORDS));
+    }
+}
+
+/* Adds a chunk of some runs of one row of W from element `at` on; d: its scales when they are not inside the codes. */
+INLINE void add_chunk(tn_vec acc[HALVES], const weight *w, const code_order layout, table values, int64_t at, const float *d,
+                      const x_chunk *x, int64_t runs) {
+    words codes[HALVES];
+    tn_vec lanes[HALVES];
+    if (layout == HIGH_FIRST) {
+        load_high_first(codes, w, at, runs);
+        lanes_of(lanes, w, d, runs);
+    } else {
+        quad scales;
+        load_q4_0(codes, &scales, w, at, runs);
+#pragma GCC unroll 4
+        for (int half = 0; half < HALVES; half++)
+            lanes[half] = spread(scales, half);
+    }
+#pragma GCC unroll 4
+    for (int half = 0; half < HALVES; half++) {
+        tn_mask sums = layout == Q4_0_BLOCKS ? -x->eights[half] : (tn_mask){0};
+#pragma GCC unroll 4
+        for (int c = 0; c < 4; c++) {
+            const words code = codes[half] >> 4 * c, value = layout == Q4_0_BLOCKS ? code & 15 : look_up(code, values);
+            sums += multiply_pairs(value, load_words(x->x + c * (CHUNK / 4) + half * WORDS));
+        }
+        acc[half] += to_float(sums) * (lanes[half] * x->lanes[half]);
     }
 }
 
@@ -364,7 +407,7 @@ INLINE void rows_of_nibbles(float *out, const weight *w, const code_order layout
                             int64_t apart, const int rows) {
     float buffers[ROWS][MOST / RUN];
     const float *d[ROWS];
-    const table values = table_of(w->values);
+    const table values = table_of(layout == HIGH_FIRST ? w->values : nf4); /* Q4_0 has no use for it */
     const int64_t k = w->k;
     tn_vec acc[ROWS][HALVES];
 #pragma GCC unroll 4
@@ -376,16 +419,16 @@ INLINE void rows_of_nibbles(float *out, const weight *w, const code_order layout
     }
     for (int64_t p = 0; p < k; p += CHUNK) {
         const int64_t runs = tn_min_i64((k - p) / RUN, RUNS), of_block = layout == HIGH_FIRST ? p >> w->block_bits : 0;
-        quad x_scales;
-        memcpy(&x_scales, a->x_scales + p / RUN, sizeof x_scales);
+        x_chunk x;
+        look_at_chunk(&x, a->x + p, a->x_scales + p / RUN, layout);
         if (runs == RUNS) {
 #pragma GCC unroll 4
             for (int j = 0; j < rows; j++)
-                add_chunk(acc[j], w, layout, values, at + j * apart + p, d[j] + of_block, a->x + p, x_scales, RUNS);
+                add_chunk(acc[j], w, layout, values, at + j * apart + p, d[j] + of_block, &x, RUNS);
         } else {
 #pragma GCC unroll 4
             for (int j = 0; j < rows; j++)
-                add_chunk(acc[j], w, layout, values, at + j * apart + p, d[j] + of_block, a->x + p, x_scales, runs);
+                add_chunk(acc[j], w, layout, values, at + j * apart + p, d[j] + of_block, &x, runs);
         }
     }
 #pragma GCC unroll 4
