@@ -2,6 +2,7 @@
  * the same arithmetic bit for bit, and against the product with the decoded weight. */
 #include "kernel_test.h"
 
+#include "kernel/cpu/tables.h"
 #include "tensor/quant_ggml.h"
 
 static const struct {
@@ -27,17 +28,34 @@ static tn_quantised quantised_of(int form, float *values, int64_t rows, int64_t 
 
 /* ---- the definition ---- */
 
+/* Only the table that every CPU runs has no fused operations. */
+static bool fuses(const tn_kernels *table) {
+    return strcmp(table->name, "generic") != 0;
+}
+
+static float muladd(float a, float b, float c, bool fused) {
+    volatile float product = a * b;
+    return fused ? fmaf(a, b, c) : product + c;
+}
+
 typedef struct {
     int value, lane; /* of an element's code; lane: of its 16 */
     float scale, unit;
 } element;
 
-static element element_at(const tn_quantised *w, int64_t at, int64_t in_row) {
+static float scale_at(const tn_quantised *w, int64_t block, bool fused) {
+    if (w->scales)
+        return w->scales[block];
+    return muladd(tn_dynamic_signed[w->scale_codes[block]], w->nested_scales[block / w->params.nested_block],
+                  w->nested_offset, fused);
+}
+
+static element element_at(const tn_quantised *w, int64_t at, int64_t in_row, bool fused) {
     const tn_quant_codec *codec = w->codec;
     if (codec == &tn_codec_nf4 || codec == &tn_codec_fp4) {
         int unit = codec == &tn_codec_nf4 ? 7854 : 8064, code = at % 2 ? w->codes[at / 2] & 15 : w->codes[at / 2] >> 4;
         float value = codec == &tn_codec_nf4 ? tn_nf4_values[code] : tn_fp4_values[code];
-        return (element){(int)lrint((double)value * unit), (int)(in_row / 8 % LANES), tn_quantised_scale(w, at / w->block),
+        return (element){(int)lrint((double)value * unit), (int)(in_row / 8 % LANES), scale_at(w, at / w->block, fused),
                          (float)unit};
     }
     int within = (int)(in_row % RUN);
@@ -66,24 +84,22 @@ static float round_run(int *out, const float *x) {
     return isnan(broken) ? NAN : none ? 0 : max / 32767;
 }
 
-static float defined_product(const tn_quantised *w, int64_t row, int64_t k, const float *x) {
+static float defined_product(const tn_quantised *w, int64_t row, int64_t k, const float *x, bool fused) {
     float acc[LANES] = {0};
     for (int64_t p = 0; p < k; p += RUN) {
         int rounded[RUN], sums[LANES] = {0};
         bool touched[LANES] = {false};
         volatile float factor, s = round_run(rounded, x + p);
         for (int i = 0; i < RUN; i++) {
-            element e = element_at(w, row * k + p + i, p + i);
+            element e = element_at(w, row * k + p + i, p + i, fused);
             sums[e.lane] += e.value * rounded[i];
             touched[e.lane] = true;
             factor = s / e.unit;
             factor = e.scale * factor;
         }
-        for (int lane = 0; lane < LANES; lane++) {
-            volatile float term = (float)sums[lane] * factor;
+        for (int lane = 0; lane < LANES; lane++)
             if (touched[lane])
-                acc[lane] += term;
-        }
+                acc[lane] = muladd((float)sums[lane], factor, acc[lane], fused);
     }
     for (int step = LANES / 2; step > 0; step /= 2)
         for (int lane = 0; lane < step; lane++)
@@ -109,29 +125,53 @@ static int64_t depth_of(int form, int64_t wanted) {
     return (wanted + unit - 1) / unit * unit;
 }
 
-static void check(const tn_kernels *table, int form, int kind, int64_t m, int64_t n, int64_t wanted) {
+typedef void infer(const tn_shared_product *products, int64_t count, tn_operand a, int64_t m, int64_t k);
+
+static void check(infer *infer_products, bool fused, int form, int kind, int64_t m, int64_t n, int64_t wanted) {
     int64_t k = depth_of(form, wanted), ldc = n + 3;
     tn_quantised w = quantised_of(form, noise(n * k, 0.1f), n, k);
     float *x = input(kind, m * (k + 5)), *c = noise(m * ldc, 1), *want = copy_of(c, m * ldc);
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++)
-            want[i * ldc + j] = defined_product(&w, j, k, x + i * (k + 5));
+            want[i * ldc + j] = defined_product(&w, j, k, x + i * (k + 5), fused);
     tn_shared_product product = {c, ldc, tn_transpose_of(&w, TN_DTYPE_QUANTISED, k), n};
-    table->gemm_infer(&product, 1, tn_rows_of(x, TN_DTYPE_F32, k + 5), m, k);
+    infer_products(&product, 1, tn_rows_of(x, TN_DTYPE_F32, k + 5), m, k);
     expect_same_bytes(forms[form].codec->name, c, want, (size_t)(m * ldc) * sizeof *c);
     tn_quantised_free(&w);
     release_arrays();
 }
 
+static void check_all(infer *infer_products, bool fused) {
+    static const int64_t shapes[][3] = {{1, 1, 32}, {1, 9, 160}, {2, 5, 96}, {3, 37, 576}, {8, 21, 300}, {1, 67, 1000}};
+    for (int form = 0; form < FORMS; form++)
+        for (int kind = 0; kind < KINDS; kind++)
+            for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+                check(infer_products, fused, form, kind, shapes[s][0], shapes[s][1], shapes[s][2]);
+}
+
 static void every_table_computes_the_definition(void **state) {
     (void)state;
-    static const int64_t shapes[][3] = {{1, 1, 32}, {1, 9, 160}, {2, 5, 96}, {3, 37, 576}, {8, 21, 300}, {1, 67, 1000}};
-    FOR_EACH_TABLE(table) {
-        for (int form = 0; form < FORMS; form++)
-            for (int kind = 0; kind < KINDS; kind++)
-                for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
-                    check(table, form, kind, shapes[s][0], shapes[s][1], shapes[s][2]);
-    }
+    FOR_EACH_TABLE(table)
+    check_all(table->gemm_infer, fuses(table));
+}
+
+#ifdef __x86_64__
+static void infer_without_vnni(const tn_shared_product *products, int64_t count, tn_operand a, int64_t m, int64_t k) {
+    assert_true(tn_gemv_quantised_avx512(products, count, a, m, k));
+}
+#endif
+
+/* Tables with AVX-512 take VNNI where it is. */
+static void avx512_without_vnni_computes_the_definition(void **state) {
+    (void)state;
+#ifdef __x86_64__
+    if (tn_cpu_has_avx512())
+        check_all(infer_without_vnni, true);
+    else
+        skip();
+#else
+    skip();
+#endif
 }
 
 static void products_are_within_a_thousandth_of_the_decoded_weights(void **state) {
@@ -233,6 +273,7 @@ static void what_is_not_finite_reaches_all_columns(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_table_computes_the_definition),
+        cmocka_unit_test(avx512_without_vnni_computes_the_definition),
         cmocka_unit_test(products_are_within_a_thousandth_of_the_decoded_weights),
         cmocka_unit_test(bits_do_not_depend_on_the_number_of_threads),
         cmocka_unit_test(bits_do_not_depend_on_what_else_is_computed),

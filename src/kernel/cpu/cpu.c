@@ -20,6 +20,10 @@ bool tn_cpu_has_avx512(void) {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
+bool tn_cpu_has_avx512_vnni(void) {
+    return __builtin_cpu_supports("avx512vnni");
+}
+
 bool tn_cpu_has_avx512_bf16(void) {
     return tn_cpu_has_avx512() && __builtin_cpu_supports("avx512bf16");
 }
@@ -31,6 +35,10 @@ bool tn_cpu_has_avx2(void) {
 }
 
 bool tn_cpu_has_avx512(void) {
+    return false;
+}
+
+bool tn_cpu_has_avx512_vnni(void) {
     return false;
 }
 

@@ -7,26 +7,29 @@
  *
  *   - the inner sums are of the terms of one lane, at most 8, in int32, and then rounded to f32;
  *   - 4-bit codes: a run has 4 lanes, a chunk of 4 runs all 16; bytes: a run has 16 lanes, lane j of elements 2j and 2j + 1;
- *   - each of 16 lanes adds up its f32 terms along the row, without fused operations, and the lanes are folded by halves.
+ *   - each of 16 lanes adds up its f32 terms along the row by tn_muladd, and the lanes are folded by halves.
  *
- * So all instruction sets give the same bits, whatever the threads and the number of rows. */
+ * So all instruction sets with fused operations give the same bits, whatever the threads and the number of rows. */
 #include "kernel/cpu/simd.h"
 #include "tensor/quant_ggml.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
 enum {
-    RUN = 32,               /* elements of A of one scale */
-    RUNS = 4,               /* of a chunk */
-    CHUNK = RUN * RUNS,     /* elements of 64 bytes of 4-bit codes */
-    HALVES = 16 / TN_LANES, /* vectors that hold them */
-    WORDS = 2 * TN_LANES,   /* 16-bit integers of a vector */
-    ROWS = 4,               /* of W at once */
-    COLUMNS = 16,           /* of C that all rows of A take before the next */
-    MOST = 1 << 15,         /* elements of A rounded at once */
-    LEAST_BYTES = 1 << 13,  /* of W for each thread that is woken */
-    Q4_0_BYTES = 18,        /* of a block */
-    Q8_0_BYTES = 34
+    RUN = 32,           /* elements of A of one scale */
+    RUNS = 4,           /* of a chunk */
+    CHUNK = RUN * RUNS, /* elements of 64 bytes of 4-bit codes */
+    LANES = 16,
+    HALVES = LANES / TN_LANES, /* vectors that hold them */
+    WORDS = 2 * TN_LANES,      /* 16-bit integers of a vector */
+    ROWS = 4,                  /* of W at once */
+    COLUMNS = 16,              /* of C that all rows of A take before the next */
+    MOST = 1 << 15,            /* elements of A rounded at once */
+    LEAST_BYTES = 1 << 13,     /* of W for each thread that is woken */
+    Q4_0_BYTES = 18,           /* of a block */
+    Q8_0_BYTES = 34,
+    LINE = 64,
+    AHEAD = 2048 /* bytes from what is read to what is asked for */
 };
 
 typedef int16_t words __attribute__((vector_size(WORDS * sizeof(int16_t))));
@@ -38,6 +41,13 @@ static const int16_t nf4[16] = {-7854, -5468, -4124, -3102, -2234, -1451, -715, 
 static const int16_t fp4[16] = {0, 42, 5376, 8064, 2688, 4032, 1344, 2016, 0, -42, -5376, -8064, -2688, -4032, -1344, -2016};
 
 typedef enum { HIGH_FIRST, Q4_0_BLOCKS, BYTES, Q8_0_BLOCKS } code_order;
+
+/* What loops over a weight are compiled for. */
+typedef struct {
+    code_order layout;
+    int block; /* elements of a scale of 4-bit floats: RUN, CHUNK / 2 or CHUNK, which stands for all above */
+    bool nested;
+} form;
 
 /* A weight: rows of k elements of an array from element `first` on. */
 typedef struct {
@@ -78,13 +88,12 @@ static bool describe(weight *w, tn_operand b, int64_t k) {
 
 /* ---- a row of A ---- */
 
-/* Place of the elements of a chunk in X: vector c of a chunk has the words' codes at bit 4 c. */
-static int element_at(code_order layout, int c, int word) {
-    static const int within[4] = {1, 0, 3, 2};
-    if (layout == HIGH_FIRST)
-        return 4 * word + within[c];
-    return word / 8 * RUN + c % 2 * 16 + 2 * (word % 8) + c / 2;
-}
+/* Of whole chunks; zeros beyond the row. */
+typedef struct {
+    int16_t *x;     /* in the order in which codes fall out of the weight */
+    float *scales;  /* by runs: s over the weight's unit */
+    int32_t *begin; /* [LANES] for each chunk, what sums begin at: for Q4_0, whose values are q - 8, -8 times those of x */
+} rounded;
 
 /* Rounds a run to integers; returns s. Runs so small that 32767 / max would overflow are 0; NaN and infinities make s NaN.
  */
@@ -110,21 +119,51 @@ static float round_run(int16_t *out, const float *x) {
     return max / 32767;
 }
 
-/* X of one row in the order in which codes fall out of the weight, and s / unit by runs; zeros up to a whole chunk. */
-static void round_row(int16_t *out, float *scales, const float *x, const weight *w) {
-    int16_t natural[CHUNK];
-    for (int64_t at = 0; at < w->k; at += CHUNK, out += CHUNK, scales += RUNS) {
-        memset(natural, 0, sizeof natural);
-        memset(scales, 0, RUNS * sizeof *scales);
-        for (int64_t run = 0; run < RUNS && at + run * RUN < w->k; run++)
-            scales[run] = round_run(natural + run * RUN, x + at + run * RUN) / w->unit;
-        if (w->layout >= BYTES) {
-            memcpy(out, natural, sizeof natural);
-            continue;
-        }
+/* Puts a chunk in the order in which codes fall out of the weight: vector c has the words' codes at bit 4 c. */
+INLINE void sort_chunk(int16_t *restrict out, const int16_t *restrict natural, const code_order layout) {
+    enum { VECTOR = CHUNK / 4, WORDS_OF_RUN = VECTOR / RUNS };
+    static const int of_nf4[4] = {1, 0, 3, 2}; /* the first of two elements has the high half of a byte */
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        if (layout == HIGH_FIRST)
+            for (int word = 0; word < VECTOR; word++)
+                out[c * VECTOR + word] = natural[4 * word + of_nf4[c]];
+        else
+            for (int run = 0; run < RUNS; run++)
+                for (int word = 0; word < WORDS_OF_RUN; word++)
+                    out[c * VECTOR + run * WORDS_OF_RUN + word] = natural[run * RUN + c % 2 * (RUN / 2) + 2 * word + c / 2];
+    }
+}
+
+/* Sums of a sorted chunk by lanes, times -8. */
+INLINE void begin_chunk(int32_t *restrict begin, const int16_t *restrict x) {
+    for (int lane = 0; lane < LANES; lane++) {
+        int32_t sum = 0;
         for (int c = 0; c < 4; c++)
-            for (int word = 0; word < CHUNK / 4; word++)
-                out[c * (CHUNK / 4) + word] = natural[element_at(w->layout, c, word)];
+            sum += x[c * (CHUNK / 4) + 2 * lane] + x[c * (CHUNK / 4) + 2 * lane + 1];
+        begin[lane] = -8 * sum;
+    }
+}
+
+static void round_row(rounded *out, const float *x, const weight *w) {
+    int16_t natural[CHUNK];
+    for (int64_t at = 0; at < w->k; at += CHUNK) {
+        int16_t *to = w->layout >= BYTES ? out->x + at : natural;
+        for (int64_t run = 0; run < RUNS; run++) {
+            float *scale = out->scales + at / RUN + run;
+            if (at + run * RUN < w->k) {
+                *scale = round_run(to + run * RUN, x + at + run * RUN) / w->unit;
+            } else {
+                memset(to + run * RUN, 0, RUN * sizeof *to);
+                *scale = 0;
+            }
+        }
+        if (w->layout == HIGH_FIRST) {
+            sort_chunk(out->x + at, natural, HIGH_FIRST);
+        } else if (w->layout == Q4_0_BLOCKS) {
+            sort_chunk(out->x + at, natural, Q4_0_BLOCKS);
+            begin_chunk(out->begin + at / CHUNK * LANES, out->x + at);
+        }
     }
 }
 
@@ -168,6 +207,12 @@ INLINE words look_up(words codes, table values) {
 }
 #endif
 
+/* Brings zeros in. */
+INLINE words shift_right(words codes, const int bits) {
+    typedef uint16_t unsigned_words __attribute__((vector_size(sizeof(words))));
+    return (words)((unsigned_words)codes >> bits);
+}
+
 INLINE tn_mask multiply_pairs(words a, words b) {
 #if defined(__AVX512F__)
     return (tn_mask)_mm512_madd_epi16((__m512i)a, (__m512i)b);
@@ -179,6 +224,20 @@ INLINE tn_mask multiply_pairs(words a, words b) {
         sums[i] = a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
     return sums;
 #endif
+}
+
+/* sums + the products of pairs. */
+INLINE tn_mask add_pairs(tn_mask sums, words a, words b) {
+#if defined(__AVX512VNNI__)
+    return (tn_mask)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
+#else
+    return sums + multiply_pairs(a, b);
+#endif
+}
+
+/* Asks for what lies AHEAD in the second cache: the processor itself does not ask early enough, and the first is small. */
+INLINE void foresee(const uint8_t *from) {
+    __builtin_prefetch(from + AHEAD, 0, 2);
 }
 
 INLINE tn_vec to_float(tn_mask v) {
@@ -220,15 +279,32 @@ INLINE tn_vec spread(quad runs, int half) {
 #endif
 }
 
-INLINE float fold(const tn_vec acc[HALVES]) {
-    tn_vec sums[HALVES];
-    memcpy(sums, acc, sizeof sums);
+/* out[j] = the sum of the 16 lanes of row j: halves are added to each other until one is left. */
+INLINE void fold(float *out, tn_vec acc[][HALVES], const int rows) {
+    quad sums[ROWS];
 #pragma GCC unroll 4
-    for (int step = HALVES / 2; step > 0; step /= 2)
-#pragma GCC unroll 4
-        for (int i = 0; i < step; i++)
-            sums[i] += sums[i + step];
-    return tn_sum_lanes(sums[0]);
+    for (int j = 0; j < rows; j++) {
+#if defined(__AVX512F__)
+        __m512 lanes = (__m512)acc[j][0];
+        __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));
+        sums[j] = (quad)_mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+#elif defined(__AVX2__)
+        __m256 eight = (__m256)(acc[j][0] + acc[j][1]);
+        sums[j] = (quad)_mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+#else
+        sums[j] = (acc[j][0] + acc[j][2]) + (acc[j][1] + acc[j][3]);
+#endif
+    }
+#if defined(__AVX2__)
+    if (rows == ROWS) {
+        __m128 a = (__m128)sums[0], b = (__m128)sums[1], c = (__m128)sums[2], d = (__m128)sums[3];
+        _MM_TRANSPOSE4_PS(a, b, c, d);
+        _mm_storeu_ps(out, _mm_add_ps(_mm_add_ps(a, c), _mm_add_ps(b, d)));
+        return;
+    }
+#endif
+    for (int j = 0; j < rows; j++)
+        out[j] = (sums[j][0] + sums[j][2]) + (sums[j][1] + sums[j][3]);
 }
 
 /* ---- a chunk of W ---- */
@@ -244,8 +320,8 @@ INLINE float half_at(const uint8_t *at) {
 }
 
 /* 4-bit codes of a chunk of a few runs; what is beyond them is 0. */
-INLINE void load_high_first(words codes[HALVES], const weight *w, int64_t at, int64_t runs) {
-    const uint8_t *from = w->array->codes + at / 2;
+INLINE void load_high_first(words codes[HALVES], const uint8_t *from, int64_t runs) {
+    foresee(from);
 #if defined(__AVX512F__)
     codes[0] = (words)_mm512_maskz_loadu_epi64((__mmask8)((1 << 2 * runs) - 1), from);
 #else
@@ -260,33 +336,58 @@ INLINE void load_high_first(words codes[HALVES], const weight *w, int64_t at, in
 #endif
 }
 
-/* Their scales by lanes. Broadcasts from memory leave the shuffling units to the codes. */
-INLINE void lanes_of(tn_vec lanes[HALVES], const weight *w, const float *d, int64_t runs) {
-    if (w->block_bits >= 7 || (w->block_bits == 6 && runs < RUNS)) { /* beyond the runs sums are 0 */
-#pragma GCC unroll 4
-        for (int half = 0; half < HALVES; half++)
-            lanes[half] = (tn_vec){0} + d[0];
-        return;
-    }
-    if (w->block_bits == 6) {
+INLINE float scale_of(const weight *w, int64_t block, const bool nested) {
+    const tn_quantised *array = w->array;
+    if (!nested)
+        return array->scales[block];
+    return tn_muladd(tn_dynamic_signed[array->scale_codes[block]], array->nested_scales[block >> w->nested_bits],
+                     array->nested_offset);
+}
+
+/* The first half of the 16 lanes from one place, the second from another. Broadcasts from memory leave the shuffling units
+ * to the codes. */
+INLINE void halves_of(tn_vec lanes[HALVES], const float *first, const float *second) {
 #if defined(__AVX512F__)
-        lanes[0] = (tn_vec)_mm512_mask_broadcastss_ps(_mm512_set1_ps(d[0]), 0xff00, _mm_load_ss(d + 1));
+    lanes[0] = (tn_vec)_mm512_mask_broadcastss_ps(_mm512_set1_ps(*first), 0xff00, _mm_load_ss(second));
 #else
 #pragma GCC unroll 4
-        for (int half = 0; half < HALVES; half++)
-            lanes[half] = (tn_vec){0} + d[half / (HALVES / 2)];
-#endif
-        return;
-    }
-    const quad scales = {d[0], runs > 1 ? d[1] : 0, runs > 2 ? d[2] : 0, runs > 3 ? d[3] : 0};
-#pragma GCC unroll 4
     for (int half = 0; half < HALVES; half++)
-        lanes[half] = spread(scales, half);
+        lanes[half] = (tn_vec){0} + (half < HALVES / 2 ? *first : *second);
+#endif
+}
+
+/* The scales of a chunk of a few runs by lanes; `block` is that of its first element. */
+INLINE void lanes_of(tn_vec lanes[HALVES], const weight *w, const form f, int64_t block, int64_t runs) {
+    const tn_quantised *array = w->array;
+    if (f.block == CHUNK / 2 && runs == RUNS && !f.nested) {
+        halves_of(lanes, array->scales + block, array->scales + block + 1);
+    } else if (f.block == CHUNK / 2 && runs == RUNS) {
+        tn_vec scale[HALVES];
+        halves_of(lanes, tn_dynamic_signed + array->scale_codes[block], tn_dynamic_signed + array->scale_codes[block + 1]);
+        halves_of(scale, array->nested_scales + (block >> w->nested_bits),
+                  array->nested_scales + ((block + 1) >> w->nested_bits));
+#pragma GCC unroll 4
+        for (int half = 0; half < HALVES; half++)
+            lanes[half] = tn_vec_muladd(lanes[half], scale[half], (tn_vec){0} + array->nested_offset);
+    } else if (f.block >= CHUNK / 2) { /* beyond the runs sums are 0 */
+        const float scale = scale_of(w, block, f.nested);
+#pragma GCC unroll 4
+        for (int half = 0; half < HALVES; half++)
+            lanes[half] = (tn_vec){0} + scale;
+    } else {
+        quad scales = {0};
+        for (int64_t i = 0; i < runs; i++)
+            scales[i] = scale_of(w, block + i, f.nested);
+#pragma GCC unroll 4
+        for (int half = 0; half < HALVES; half++)
+            lanes[half] = spread(scales, half);
+    }
 }
 
 /* The nine words of a block of Q4_0 are its scale and eight words of codes. */
-INLINE void load_q4_0(words codes[HALVES], quad *scales, const weight *w, int64_t at, int64_t runs) {
-    const uint8_t *from = w->array->codes + at / RUN * Q4_0_BYTES;
+INLINE void load_q4_0(words codes[HALVES], quad *scales, const uint8_t *from, int64_t runs) {
+    foresee(from); /* a chunk is a line and an eighth */
+    foresee(from + RUNS * Q4_0_BYTES - LINE);
 #if defined(__AVX512F__)
     const int present = (int)runs * Q4_0_BYTES / 2, behind = 4;
     const __mmask32 first = (__mmask32)((UINT64_C(1) << tn_min_i64(present, 32)) - 1);
@@ -311,129 +412,114 @@ INLINE void load_q4_0(words codes[HALVES], quad *scales, const weight *w, int64_
 #endif
 }
 
-/* A chunk of x, which rows of W share: its integers, scales by lanes, and for Q4_0, whose values are q - 8, 8 times the sums
- * of the integers by lanes. */
+/* A chunk of x, which rows of W share. */
 typedef struct {
     const int16_t *x;
-    tn_vec lanes[HALVES];
-    tn_mask eights[HALVES];
+    tn_vec lanes[HALVES]; /* scales */
+    tn_mask begin[HALVES];
 } x_chunk;
 
-INLINE void look_at_chunk(x_chunk *out, const int16_t *x, const float *x_scales, const code_order layout) {
+INLINE x_chunk chunk_at(const rounded *a, int64_t at, const code_order layout) {
+    x_chunk chunk = {.x = a->x + at};
     quad scales;
-    memcpy(&scales, x_scales, sizeof scales);
-    out->x = x;
+    memcpy(&scales, a->scales + at / RUN, sizeof scales);
 #pragma GCC unroll 4
     for (int half = 0; half < HALVES; half++) {
-        out->lanes[half] = spread(scales, half);
-        out->eights[half] = (tn_mask){0};
-#pragma GCC unroll 4
-        for (int c = 0; c < 4 && layout == Q4_0_BLOCKS; c++)
-            out->eights[half] += multiply_pairs((words){0} + 8, load_words(x + c * (CHUNK / 4) + half * WORDS));
+        chunk.lanes[half] = spread(scales, half);
+        if (layout == Q4_0_BLOCKS)
+            memcpy(&chunk.begin[half], a->begin + at / CHUNK * LANES + half * TN_LANES, sizeof(tn_mask));
+        else
+            chunk.begin[half] = (tn_mask){0};
     }
+    return chunk;
 }
 
-/* Adds a chunk of some runs of one row of W from element `at` on; d: its scales when they are not inside the codes. */
-INLINE void add_chunk(tn_vec acc[HALVES], const weight *w, const code_order layout, table values, int64_t at, const float *d,
-                      const x_chunk *x, int64_t runs) {
-    words codes[HALVES];
-    tn_vec lanes[HALVES];
-    if (layout == HIGH_FIRST) {
-        load_high_first(codes, w, at, runs);
-        lanes_of(lanes, w, d, runs);
-    } else {
-        quad scales;
-        load_q4_0(codes, &scales, w, at, runs);
+/* Rows of W and their sums; pieces point to the first chunk. */
+typedef struct {
+    const uint8_t *codes[ROWS];
+    int64_t block[ROWS];
+    tn_vec acc[ROWS][HALVES];
+} some_rows;
+
+/* Adds the chunk of some runs at element p of each row. Step by step for all rows, so that none waits for the step before.
+ */
+INLINE void add_chunk(some_rows *of, const weight *w, const form f, table values, int64_t p, const x_chunk *x, int64_t runs,
+                      const int rows) {
+    words codes[ROWS][HALVES];
+    tn_vec lanes[ROWS][HALVES];
+    tn_mask sums[ROWS][HALVES];
+#pragma GCC unroll 4
+    for (int j = 0; j < rows; j++) {
+        if (f.layout == HIGH_FIRST) {
+            load_high_first(codes[j], of->codes[j] + p / 2, runs);
+            lanes_of(lanes[j], w, f, of->block[j] + (p >> w->block_bits), runs);
+        } else {
+            quad scales;
+            load_q4_0(codes[j], &scales, of->codes[j] + p / RUN * Q4_0_BYTES, runs);
+#pragma GCC unroll 4
+            for (int half = 0; half < HALVES; half++)
+                lanes[j][half] = spread(scales, half);
+        }
+#pragma GCC unroll 4
+        for (int half = 0; half < HALVES; half++) {
+            lanes[j][half] *= x->lanes[half];
+            sums[j][half] = x->begin[half];
+        }
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+#pragma GCC unroll 4
+        for (int half = 0; half < HALVES; half++) {
+            const words of_x = load_words(x->x + c * (CHUNK / 4) + half * WORDS);
+#pragma GCC unroll 4
+            for (int j = 0; j < rows; j++) {
+                const words code = shift_right(codes[j][half], 4 * c);
+                const words value = f.layout == HIGH_FIRST ? look_up(code, values) : c < 3 ? code & 15 : code;
+                sums[j][half] = add_pairs(sums[j][half], value, of_x);
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < rows; j++)
 #pragma GCC unroll 4
         for (int half = 0; half < HALVES; half++)
-            lanes[half] = spread(scales, half);
-    }
-#pragma GCC unroll 4
-    for (int half = 0; half < HALVES; half++) {
-        tn_mask sums = layout == Q4_0_BLOCKS ? -x->eights[half] : (tn_mask){0};
-#pragma GCC unroll 4
-        for (int c = 0; c < 4; c++) {
-            const words code = codes[half] >> 4 * c, value = layout == Q4_0_BLOCKS ? code & 15 : look_up(code, values);
-            sums += multiply_pairs(value, load_words(x->x + c * (CHUNK / 4) + half * WORDS));
-        }
-        acc[half] += to_float(sums) * (lanes[half] * x->lanes[half]);
-    }
+            of->acc[j][half] = tn_vec_muladd(to_float(sums[j][half]), lanes[j][half], of->acc[j][half]);
 }
 
 /* A run of bytes. */
 INLINE void add_run(tn_vec acc[HALVES], const int8_t *codes, const int16_t *x, float scale) {
 #pragma GCC unroll 4
-    for (int half = 0; half < HALVES; half++)
-        acc[half] += to_float(multiply_pairs(widen_bytes(codes + half * WORDS), load_words(x + half * WORDS))) * scale;
+    for (int half = 0; half < HALVES; half++) {
+        const tn_mask sums = multiply_pairs(widen_bytes(codes + half * WORDS), load_words(x + half * WORDS));
+        acc[half] = tn_vec_muladd(to_float(sums), (tn_vec){0} + scale, acc[half]);
+    }
 }
 
 /* ---- rows of W ---- */
 
-typedef struct {
-    const int16_t *x;
-    const float *x_scales;
-} rounded;
-
-/* Of one nested block. */
-INLINE void nested_scales(float *restrict out, const uint8_t *restrict codes, float scale, float offset, int64_t count) {
-    int64_t i = 0;
-#if defined(__AVX512F__)
-    for (; i + TN_LANES <= count; i += TN_LANES) {
-        __m512i at = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(codes + i)));
-        __m512 value = _mm512_i32gather_ps(at, tn_dynamic_signed, sizeof(float));
-        _mm512_storeu_ps(out + i, _mm512_add_ps(_mm512_mul_ps(value, _mm512_set1_ps(scale)), _mm512_set1_ps(offset)));
-    }
-#endif
-    for (; i < count; i++)
-        out[i] = tn_dynamic_signed[codes[i]] * scale + offset;
-}
-
-/* The scales of the row that begins at element `at`, in `buffer` when they are nested. */
-static const float *scales_of(const weight *w, int64_t at, float *buffer) {
-    const tn_quantised *array = w->array;
-    const int64_t first = at >> w->block_bits, count = w->k >> w->block_bits;
-    if (array->scales)
-        return array->scales + first;
-    for (int64_t i = 0, end; i < count; i = end) {
-        const int64_t nested = (first + i) >> w->nested_bits;
-        const float scale = array->nested_scales[nested], offset = array->nested_offset;
-        end = tn_min_i64(((nested + 1) << w->nested_bits) - first, count);
-        nested_scales(buffer + i, array->scale_codes + first + i, scale, offset, end - i);
-    }
-    return buffer;
-}
-
-INLINE void rows_of_nibbles(float *out, const weight *w, const code_order layout, const rounded *a, int64_t at,
-                            int64_t apart, const int rows) {
-    float buffers[ROWS][MOST / RUN];
-    const float *d[ROWS];
-    const table values = table_of(layout == HIGH_FIRST ? w->values : nf4); /* Q4_0 has no use for it */
-    const int64_t k = w->k;
-    tn_vec acc[ROWS][HALVES];
+INLINE void rows_of_nibbles(float *out, const weight *w, const form f, const rounded *a, int64_t at, int64_t apart,
+                            const int rows) {
+    const table values = table_of(f.layout == HIGH_FIRST ? w->values : nf4); /* Q4_0 has no use for it */
+    some_rows of;
 #pragma GCC unroll 4
     for (int j = 0; j < rows; j++) {
+        const int64_t first = at + j * apart;
+        of.codes[j] = w->array->codes + (f.layout == HIGH_FIRST ? first / 2 : first / RUN * Q4_0_BYTES);
+        of.block[j] = first >> w->block_bits;
 #pragma GCC unroll 4
         for (int half = 0; half < HALVES; half++)
-            acc[j][half] = (tn_vec){0};
-        d[j] = layout == HIGH_FIRST ? scales_of(w, at + j * apart, buffers[j]) : buffers[j];
+            of.acc[j][half] = (tn_vec){0};
     }
-    for (int64_t p = 0; p < k; p += CHUNK) {
-        const int64_t runs = tn_min_i64((k - p) / RUN, RUNS), of_block = layout == HIGH_FIRST ? p >> w->block_bits : 0;
-        x_chunk x;
-        look_at_chunk(&x, a->x + p, a->x_scales + p / RUN, layout);
-        if (runs == RUNS) {
-#pragma GCC unroll 4
-            for (int j = 0; j < rows; j++)
-                add_chunk(acc[j], w, layout, values, at + j * apart + p, d[j] + of_block, &x, RUNS);
-        } else {
-#pragma GCC unroll 4
-            for (int j = 0; j < rows; j++)
-                add_chunk(acc[j], w, layout, values, at + j * apart + p, d[j] + of_block, &x, runs);
-        }
+    const int64_t whole = w->k / CHUNK * CHUNK;
+    for (int64_t p = 0; p < whole; p += CHUNK) {
+        const x_chunk x = chunk_at(a, p, f.layout);
+        add_chunk(&of, w, f, values, p, &x, RUNS, rows);
     }
-#pragma GCC unroll 4
-    for (int j = 0; j < rows; j++)
-        out[j] = fold(acc[j]);
+    if (whole < w->k) {
+        const x_chunk x = chunk_at(a, whole, f.layout);
+        add_chunk(&of, w, f, values, whole, &x, (w->k - whole) / RUN, rows);
+    }
+    fold(out, of.acc, rows);
 }
 
 INLINE void rows_of_bytes(float *out, const weight *w, const code_order layout, const rounded *a, int64_t at, int64_t apart,
@@ -448,39 +534,45 @@ INLINE void rows_of_bytes(float *out, const weight *w, const code_order layout, 
     for (int j = 0; j < rows && layout == BYTES; j++)
         scales[j] = w->array->scales[(at + j * apart) / w->k];
     for (int64_t p = 0; p < w->k; p += RUN) {
-        const float x_scale = a->x_scales[p / RUN];
+        const float x_scale = a->scales[p / RUN];
 #pragma GCC unroll 4
         for (int j = 0; j < rows; j++) {
             const int64_t element = at + j * apart + p;
             const uint8_t *codes = w->array->codes + (layout == BYTES ? element : element / RUN * Q8_0_BYTES);
             float scale = layout == BYTES ? scales[j] : half_at(codes);
+            foresee(codes);
             add_run(acc[j], (const int8_t *)codes + (layout == BYTES ? 0 : 2), a->x + p, x_scale * scale);
         }
     }
-#pragma GCC unroll 4
-    for (int j = 0; j < rows; j++)
-        out[j] = fold(acc[j]);
+    fold(out, acc, rows);
+}
+
+INLINE void rows_as(float *out, const weight *w, const form f, const rounded *a, int64_t at, int64_t apart, bool several) {
+    if (f.layout <= Q4_0_BLOCKS)
+        several ? rows_of_nibbles(out, w, f, a, at, apart, ROWS) : rows_of_nibbles(out, w, f, a, at, apart, 1);
+    else
+        several ? rows_of_bytes(out, w, f.layout, a, at, apart, ROWS) : rows_of_bytes(out, w, f.layout, a, at, apart, 1);
 }
 
 /* out[j] of ROWS or one row, whose elements begin `apart` from each other. */
 static void rows_of(float *out, const weight *w, const rounded *a, int64_t at, int64_t apart, bool several) {
+#define AS(...) rows_as(out, w, (form){__VA_ARGS__}, a, at, apart, several)
     switch (w->layout) {
     case HIGH_FIRST:
-        several ? rows_of_nibbles(out, w, HIGH_FIRST, a, at, apart, ROWS)
-                : rows_of_nibbles(out, w, HIGH_FIRST, a, at, apart, 1);
+        if (w->array->scales)
+            w->block_bits == 5   ? AS(HIGH_FIRST, RUN, false)
+            : w->block_bits == 6 ? AS(HIGH_FIRST, CHUNK / 2, false)
+                                 : AS(HIGH_FIRST, CHUNK, false);
+        else
+            w->block_bits == 5   ? AS(HIGH_FIRST, RUN, true)
+            : w->block_bits == 6 ? AS(HIGH_FIRST, CHUNK / 2, true)
+                                 : AS(HIGH_FIRST, CHUNK, true);
         break;
-    case Q4_0_BLOCKS:
-        several ? rows_of_nibbles(out, w, Q4_0_BLOCKS, a, at, apart, ROWS)
-                : rows_of_nibbles(out, w, Q4_0_BLOCKS, a, at, apart, 1);
-        break;
-    case BYTES:
-        several ? rows_of_bytes(out, w, BYTES, a, at, apart, ROWS) : rows_of_bytes(out, w, BYTES, a, at, apart, 1);
-        break;
-    case Q8_0_BLOCKS:
-        several ? rows_of_bytes(out, w, Q8_0_BLOCKS, a, at, apart, ROWS)
-                : rows_of_bytes(out, w, Q8_0_BLOCKS, a, at, apart, 1);
-        break;
+    case Q4_0_BLOCKS: AS(Q4_0_BLOCKS, RUN, false); break;
+    case BYTES: AS(BYTES, RUN, false); break;
+    case Q8_0_BLOCKS: AS(Q8_0_BLOCKS, RUN, false); break;
     }
+#undef AS
 }
 
 /* Columns [from, to) of one row of C: rows of W from as many places as are taken at once, so that each is a long run. */
@@ -508,14 +600,15 @@ static void run_share(const tn_shared_product *products, const weight *weights, 
                       int64_t x_stride, int64_t m, int64_t index, int64_t team) {
     _Alignas(64) int16_t integers[MOST];
     float scales[MOST / RUN];
+    int32_t begin[MOST / CHUNK * LANES];
     rounded rows[TN_QUANT_FEW_ROWS];
     const int64_t width = (weights->k + CHUNK - 1) / CHUNK * CHUNK;
     for (int64_t p = 0; p < count; p++) {
         const weight *w = &weights[p];
         if (p == 0 || w->layout != w[-1].layout || w->unit != w[-1].unit) {
             for (int64_t i = 0; i < m; i++) {
-                rows[i] = (rounded){integers + i * width, scales + i * width / RUN};
-                round_row(integers + i * width, scales + i * width / RUN, x + i * x_stride, w);
+                rows[i] = (rounded){integers + i * width, scales + i * width / RUN, begin + i * width / CHUNK * LANES};
+                round_row(&rows[i], x + i * x_stride, w);
             }
         }
         columns(&products[p], w, rows, m, products[p].n * index / team, products[p].n * (index + 1) / team);

@@ -277,14 +277,23 @@ void TN_FOR_ISA(tn_product_, )(float *c, int64_t ldc, tn_operand a, tn_operand b
     run(&job, 1, n * k * tn_dtype_size(b.dtype));
 }
 
+/* Of AVX-512, two kinds: with and without dot products of integers. */
+static bool run_quantised(const tn_shared_product *products, int64_t count, tn_operand a, int64_t m, int64_t k) {
+#if defined(__AVX512F__)
+    return (tn_cpu_has_avx512_vnni() ? tn_gemv_quantised_avx512_vnni : tn_gemv_quantised_avx512)(products, count, a, m, k);
+#else
+    return TN_FOR_ISA(tn_gemv_quantised_, )(products, count, a, m, k);
+#endif
+}
+
 void TN_FOR_ISA(tn_infer_products_, )(const tn_shared_product *products, int64_t count, tn_operand a, int64_t m, int64_t k) {
     product jobs[TOGETHER];
     int64_t waiting = 0, bytes = 0;
-    if (TN_FOR_ISA(tn_gemv_quantised_, )(products, count, a, m, k))
+    if (run_quantised(products, count, a, m, k))
         return;
     for (int64_t i = 0; i < count; i++) {
         const tn_shared_product *p = &products[i];
-        if (p->b.dtype == TN_DTYPE_QUANTISED && TN_FOR_ISA(tn_gemv_quantised_, )(p, 1, a, m, k))
+        if (p->b.dtype == TN_DTYPE_QUANTISED && run_quantised(p, 1, a, m, k))
             continue;
         if (!is_few(a, p->b, m, p->n, k)) {
             TN_FOR_ISA(tn_gemm_, )(p->c, p->ldc, a, p->b, 1, 0, m, p->n, k);

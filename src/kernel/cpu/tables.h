@@ -71,7 +71,7 @@ enum { TN_QUANT_FEW_ROWS = 8, TN_QUANT_TOGETHER = 4 };
 TN_DECLARE_QUANTISED(generic)
 TN_DECLARE_QUANTISED(avx2)
 TN_DECLARE_QUANTISED(avx512)
-TN_DECLARE_QUANTISED(avx512_bf16)
+TN_DECLARE_QUANTISED(avx512_vnni)
 
 /* Attention, as in the table; attention_tmpl.c is compiled once per instruction set. */
 #define TN_DECLARE_ATTENTION(isa)                                                                                           \
