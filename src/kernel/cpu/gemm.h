@@ -14,11 +14,11 @@ enum {
 typedef struct tn_gemm_kernel {
     int64_t width; /* W */
 
-    /* A packed panel of A holds mr rows as [depth, panel_a], one of B holds nr columns as [depth, nr]. */
+    /* A packed panel of A holds mr rows as [depth, panel_a]. B is packed as [depth, columns], and used by panels of nr. */
     int64_t mr, nr, panel_a;
-    int64_t mc, nc, kc; /* most rows of A, columns of B and depth packed at once */
-    int64_t unit;       /* elements of depth in each step of a panel: 1, or 2 in the place of a float. kc counts steps. */
-    int64_t group;      /* few-row kernels take at most this many rows at once */
+    int64_t mc, kc; /* most rows of A and depth packed at once */
+    int64_t unit;   /* elements of depth in each step of a panel: 1, or 2 in the place of a float. kc counts steps. */
+    int64_t group;  /* few-row kernels take at most this many rows at once */
 
     void (*dequantise)(float *out, const tn_quantised *array, int64_t first, int64_t count); /* as in the table */
 

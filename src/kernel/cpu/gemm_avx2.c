@@ -4,7 +4,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-enum { W = 8, MR = 6, SHALLOW_UNITS = 1, GROUP = 4, MC = 768, NC = 2048, KC = 576 };
+enum { W = 8, MR = 6, SHALLOW_UNITS = 1, GROUP = 4, MC = 768, KC = 576 };
 
 typedef __m256 vec;
 

@@ -1,7 +1,7 @@
 /* Inner kernels of the matrix product for AVX-512 (F, BW, DQ, VL). */
 #include "kernel/cpu/gemm_avx512.h"
 
-enum { MR = 14, SHALLOW_UNITS = 2, GROUP = 8, MC = 1120, NC = 2048, KC = 576 };
+enum { MR = 14, SHALLOW_UNITS = 2, GROUP = 8, MC = 1120, KC = 576 };
 
 #define DEQUANTISE tn_dequantise_avx512
 #include "kernel/cpu/gemm_tmpl.h"

@@ -6,18 +6,7 @@
 #include "kernel/cpu/gemm_product.h"
 
 #define INLINE static inline __attribute__((always_inline))
-enum {
-    MR = 14,
-    NR = 2 * W,
-    MC = 1120,
-    NC = 2048,
-    KC = 576,
-    PAIR = 2,
-    LEAST_SIDE = 32,
-    LEAST_DEPTH = 32,
-    AHEAD = 8,
-    FURTHER = 2
-};
+enum { MR = 14, NR = 2 * W, MC = 1120, KC = 576, PAIR = 2, LEAST_SIDE = 32, LEAST_DEPTH = 32, AHEAD = 8, FURTHER = 2 };
 
 INLINE vec v_step(vec a, vec b, vec c) {
     return _mm512_dpbf16_ps(c, (__m512bh)_mm512_castps_si512(a), (__m512bh)_mm512_castps_si512(b));
@@ -50,10 +39,10 @@ INLINE __m512i part_of_column(const void *data, int64_t at, int64_t low, int64_t
 
 /* Asks for n elements from data[index] to be near soon: rows are too far apart for the processor to foresee. */
 INLINE void foresee(const void *data, int64_t index, int64_t n, const tn_dtype dtype) {
-    const char *from = (const char *)data + index * (dtype == TN_DTYPE_F32 ? 4 : 2);
-    __builtin_prefetch(from);
-    if (n * (dtype == TN_DTYPE_F32 ? 4 : 2) > 64)
-        __builtin_prefetch(from + 64);
+    const int64_t size = dtype == TN_DTYPE_F32 ? 4 : 2;
+    const char *from = (const char *)data + index * size;
+    for (int64_t at = 0; at < n * size; at += 64)
+        __builtin_prefetch(from + at);
 }
 
 /* Rows of depth whose columns are contiguous: two rows are interleaved. */
@@ -81,9 +70,9 @@ INLINE void pack_rows(float *out, int64_t out_stride, tn_operand src, int64_t ro
 /* Columns contiguous along the depth hold pairs as they are: W of each of W columns are transposed. */
 INLINE void pack_columns(float *out, int64_t out_stride, tn_operand src, int64_t rows, int64_t cols, int64_t width,
                          const tn_dtype dtype) {
-    for (int64_t r = 0; r < rows; r += PAIR * W) {
-        int64_t low = smaller(rows - r, W), high = smaller(rows - r - low, W), pairs = (low + high + 1) / PAIR;
-        for (int64_t c = 0; c < width; c += W) {
+    for (int64_t c = 0; c < width; c += W) {
+        for (int64_t r = 0; r < rows; r += PAIR * W) {
+            int64_t low = smaller(rows - r, W), high = smaller(rows - r - low, W), pairs = (low + high + 1) / PAIR;
             vec block[W];
             float *to = out + r / PAIR * out_stride + c;
 #pragma GCC unroll 16
@@ -131,7 +120,6 @@ static const tn_gemm_kernel kernel = {
     .nr = NR,
     .panel_a = W,
     .mc = MC,
-    .nc = NC,
     .kc = KC,
     .unit = PAIR,
     .widen = pack,

@@ -2,7 +2,7 @@
 #include "kernel/cpu/gemm_product.h"
 
 enum {
-    DOT_COLS = 16,   /* columns of it in one task */
+    DOT_COLS = 16,   /* columns of it at once */
     DOT_DEPTH = 768, /* most of their depth at once */
     STRIP = 4096,    /* sums that are kept at once for columns times rows, by adding up rows of B */
     COEF_DEPTH = 64, /* coefficients widened at once for that */
@@ -21,11 +21,12 @@ static tn_operand decoded(const tn_gemm_kernel *kernel, tn_operand src, float *b
 
 /* B's columns are contiguous over k: dot products of the few rows with each, by pieces of k that keep the few rows in
  * the first-level cache. */
-static void run_dots(product *job) {
+static void run_dots(const product *job, int64_t index, int64_t team) {
     const tn_gemm_kernel *kernel = job->kernel;
     int64_t depth = even_block(job->k, DOT_DEPTH, 16);
     float sums[DOT_COLS * MAX_GROUP], buffer[DOT_COLS * DOT_DEPTH];
-    for (int64_t j; (j = take(&job->next_task) * DOT_COLS) < job->n;) {
+    const int64_t units = (job->n + DOT_COLS - 1) / DOT_COLS, end = units * (index + 1) / team * DOT_COLS;
+    for (int64_t j = units * index / team * DOT_COLS; j < end; j += DOT_COLS) {
         int64_t cols = smaller(job->n - j, DOT_COLS);
         for (int64_t i = 0; i < job->m; i += kernel->group) {
             int64_t rows = smaller(job->m - i, kernel->group);
@@ -47,7 +48,7 @@ static void run_dots(product *job) {
 }
 
 /* One strip of columns of B whose rows are contiguous: acc += a[:, p] b[p, :] over p, some rows of B at a time. */
-static void add_up_strip(product *job, int64_t col, int64_t cols, int64_t stride) {
+static void add_up_strip(const product *job, int64_t col, int64_t cols, int64_t stride) {
     const tn_gemm_kernel *kernel = job->kernel;
     int64_t side_by_side = job->m < 4 ? MAX_BESIDE / 2 : MAX_BESIDE;
     float acc[STRIP], coef[COEF_DEPTH * TN_GEMM_FEW], buffer[MAX_BESIDE * STRIP / 4];
@@ -75,10 +76,9 @@ static void add_up_strip(product *job, int64_t col, int64_t cols, int64_t stride
     }
 }
 
-static void run_sums(product *job) {
+static void run_sums(const product *job, int64_t index, int64_t team) {
     int64_t unit = job->kernel->nr, units = (job->n + unit - 1) / unit;
-    int64_t strip = STRIP / job->m / unit * unit, index = team_index(job), team = team_size(job);
-    int64_t from = units * index / team * unit;
+    int64_t strip = STRIP / job->m / unit * unit, from = units * index / team * unit;
     int64_t to = smaller(units * (index + 1) / team * unit, job->n);
     for (; from < to; from += strip)
         add_up_strip(job, from, smaller(to - from, strip), strip);

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { W = 4, MR = 4, SHALLOW_UNITS = 1, GROUP = 4, MC = 256, NC = 1024, KC = 576 };
+enum { W = 4, MR = 4, SHALLOW_UNITS = 1, GROUP = 4, MC = 256, KC = 576 };
 
 typedef float vec __attribute__((vector_size(16)));
 typedef uint32_t bits __attribute__((vector_size(16)));

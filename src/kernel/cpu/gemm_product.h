@@ -3,8 +3,6 @@
 #ifndef TN_KERNEL_CPU_GEMM_PRODUCT_H
 #define TN_KERNEL_CPU_GEMM_PRODUCT_H
 
-#include <stdatomic.h>
-
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -28,13 +26,10 @@ typedef struct product {
     float alpha, beta;
     int64_t m, n, k;
     int threads;
-    atomic_llong next_pack, next_task;
     /* Blocks. */
-    int64_t mc, nc, kc, packed_depth;
-    float *packed_a, *packed_b;
-    bool by_strips;              /* each thread packs the B that it uses */
+    float *packed_a, *packed_b;  /* of the calling thread */
     bool a_in_place, b_in_place; /* A and whole panels of B are read where they are */
-    bool a_by_rows;              /* each task copies the rows of A that it uses next to each other */
+    bool a_by_rows;              /* the rows of A that tiles need are copied next to each other as f32 */
     /* Few rows, for dot products: f32 [m, k]. */
     const float *few;
     int64_t few_stride;
@@ -54,44 +49,16 @@ static inline int64_t even_block(int64_t size, int64_t most, int64_t unit) {
     return round_up((size + blocks - 1) / blocks, unit);
 }
 
-/* Of the team that works on the job, which may be smaller than was asked for. */
-static inline int team_size(const product *job) {
-#ifdef _OPENMP
-    return job->threads > 1 ? omp_get_num_threads() : 1;
-#else
-    (void)job;
-    return 1;
-#endif
-}
-
-static inline int team_index(const product *job) {
-#ifdef _OPENMP
-    return job->threads > 1 ? omp_get_thread_num() : 0;
-#else
-    (void)job;
-    return 0;
-#endif
-}
-
-static inline void wait_for_all(const product *job) {
-    if (job->threads > 1) {
-#pragma omp barrier
-    }
-}
-
-static inline int64_t take(atomic_llong *next) {
-    return atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
-}
-
-static inline void run(product *job, void (*work)(product *)) {
-    atomic_init(&job->next_pack, 0);
-    atomic_init(&job->next_task, 0);
+/* Calls `work` in each thread, with its number and how many there are: maybe fewer than were asked for. */
+static inline void run(const product *job, void (*work)(const product *job, int64_t index, int64_t team)) {
     if (job->threads == 1) {
-        work(job);
+        work(job, 0, 1);
         return;
     }
+#ifdef _OPENMP
 #pragma omp parallel num_threads(job->threads)
-    work(job);
+    work(job, omp_get_thread_num(), omp_get_num_threads());
+#endif
 }
 
 /* kernel->widen, of quantised operands too. */

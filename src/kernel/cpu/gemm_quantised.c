@@ -14,15 +14,19 @@ static void widen_rows(const tn_gemm_kernel *kernel, float *out, int64_t out_str
     }
 }
 
-/* Of a panel, whose columns are few, for kernels that pack several rows into one. */
+/* For kernels that pack several rows into one. */
 static void widen_units(const tn_gemm_kernel *kernel, float *out, int64_t out_stride, const tn_operand *src, int64_t rows,
                         int64_t cols, int64_t width) {
-    float some[ROWS * COLUMNS];
+    float some[ROWS * RUN];
     for (int64_t r = 0; r < rows; r += ROWS, out += ROWS / kernel->unit * out_stride) {
-        int64_t count = smaller(rows - r, ROWS);
-        for (int64_t i = 0; i < count; i++)
-            kernel->dequantise(some + i * COLUMNS, src->data, src->offset + (r + i) * src->row_stride, cols);
-        kernel->widen(out, out_stride, tn_rows_of(some, TN_DTYPE_F32, COLUMNS), count, cols, width);
+        int64_t height = smaller(rows - r, ROWS);
+        for (int64_t c = 0; c < cols; c += RUN) {
+            int64_t count = smaller(cols - c, RUN);
+            for (int64_t i = 0; i < height; i++)
+                kernel->dequantise(some + i * RUN, src->data, src->offset + (r + i) * src->row_stride + c, count);
+            kernel->widen(out + c, out_stride, tn_rows_of(some, TN_DTYPE_F32, RUN), height, count,
+                          c + count == cols ? width - c : RUN);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 /* The inner kernels of gemm.h, written over a vector type. The including file defines, as static inline functions:
  *   vec, W (floats in it), MR (rows of a tile), SHALLOW_UNITS (1 or 2 vectors, eight of which fit in registers), GROUP (rows
- * of the few-row kernels), MC NC KC (tn_gemm_kernel); v_zero, v_set1, v_load, v_store, v_add, v_mul, v_fma(a, b, c) = a*b +
+ * of the few-row kernels), MC KC (tn_gemm_kernel); v_zero, v_set1, v_load, v_store, v_add, v_mul, v_fma(a, b, c) = a*b +
  * c; v_sums(vec[W]), the sum of each of W vectors, all in the same order; v_load_as(data, index, dtype), v_load_part(data,
  * index, n, dtype): W or n elements from data[index] as f32, zero above; v_store_part(out, v, n), v_transpose(vec[W]). */
 
@@ -287,7 +287,6 @@ static const tn_gemm_kernel kernel = {
     .nr = NR,
     .panel_a = W,
     .mc = MC,
-    .nc = NC,
     .kc = KC,
     .unit = 1,
     .group = GROUP,
