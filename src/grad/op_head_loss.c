@@ -5,12 +5,15 @@
 
 /* Lean, and as many rows as the matrix product takes against the head's weight without packing that. A product that rounds
  * always packs, so that a piece must be worth it. */
-enum { LOGITS_BYTES = 24 << 20, ROUNDED_LOGITS_BYTES = 56 << 20, UNIT_ROWS = 96, MOST_ROWS = 1024 };
+enum { LOGITS_BYTES = 24 << 20, LEAST_ROWS = 96, MOST_ROWS = 1024 };
+enum { ROUNDED_LOGITS_BYTES = 56 << 20, LEAST_ROUNDED_ROWS = 192 };
 
-int64_t tn_head_loss_rows(const tn_kernels *kernels, int64_t vocab_size) {
+int64_t tn_head_loss_rows(const tn_kernels *kernels, int64_t vocab_size, int64_t count) {
+    const int64_t least = kernels->rounds ? LEAST_ROUNDED_ROWS : LEAST_ROWS;
     int64_t rows = (kernels->rounds ? ROUNDED_LOGITS_BYTES : LOGITS_BYTES) / (int64_t)sizeof(float) / vocab_size;
-    rows = rows < UNIT_ROWS ? UNIT_ROWS : rows > MOST_ROWS ? MOST_ROWS : rows;
-    return rows - rows % UNIT_ROWS;
+    rows = rows < least ? least : rows > MOST_ROWS ? MOST_ROWS : rows - rows % least;
+    const int64_t pieces = count > rows ? (count + rows - 1) / rows : 1;
+    return (count + pieces - 1) / pieces;
 }
 
 /* One piece: forward, loss, and back to `hidden`. */
@@ -36,7 +39,7 @@ static void loss_of_piece(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *
 
 void tn_op_head_loss(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *context, int64_t vocab_size, const int32_t *rows,
                      const int32_t *labels, int64_t count, float grad_scale, float *losses, uint8_t *correct) {
-    int64_t piece = tn_head_loss_rows(tape->kernels, vocab_size);
+    int64_t piece = tn_head_loss_rows(tape->kernels, vocab_size, count);
     for (int64_t at = 0; at < count && tape->status == TN_OK; at += piece) {
         int64_t n = count - at < piece ? count - at : piece;
         if (tape->rehearsal)

@@ -191,7 +191,7 @@ typedef tn_var *(*tn_head_fn)(tn_tape *tape, void *context, tn_var *hidden);
 void tn_op_head_loss(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *context, int64_t vocab_size, const int32_t *rows,
                      const int32_t *labels, int64_t count, float grad_scale, float *losses, uint8_t *correct);
 
-/* Rows that tn_op_head_loss takes at a time. */
-int64_t tn_head_loss_rows(const tn_kernels *kernels, int64_t vocab_size);
+/* Rows of `count` that tn_op_head_loss takes at a time: as many in each piece, but for a few of the last. */
+int64_t tn_head_loss_rows(const tn_kernels *kernels, int64_t vocab_size, int64_t count);
 
 #endif

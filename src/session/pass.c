@@ -84,7 +84,7 @@ static const tn_routing *routing_of(tn_tape *tape, const tn_row_mixes *mixes, co
 tn_status tn_pass_mixed_logits(tn_model *model, tn_tape *tape, const tn_tokens *tokens, const tn_row_mixes *mixes,
                                const int32_t *owners, const int32_t *rows, int64_t count, tn_logits_sink sink,
                                void *cookie) {
-    int64_t vocab = model->decoder->config.vocab_size, piece = tn_head_loss_rows(tape->kernels, vocab);
+    int64_t vocab = model->decoder->config.vocab_size, piece = tn_head_loss_rows(tape->kernels, vocab, count);
     tn_forward forward = {.tape = tape,
                           .invoked = find_invoked(model, tape, tokens),
                           .routing = routing_of(tape, mixes, owners, NULL, tokens->count)};

@@ -371,7 +371,7 @@ static void loss_in_pieces_is_cross_entropy(void **state) {
     int correct, want_correct = 0;
     double want = 0;
     (void)state;
-    assert_true(LABELS > 2 * tn_head_loss_rows(tn_kernels_cpu(), V));
+    assert_true(LABELS > 2 * tn_head_loss_rows(tn_kernels_cpu(), V, LABELS));
     tn_fill_normal(c.hidden, HIDDEN_ROWS * C, 21, 1, 0, 1);
     tn_fill_normal(c.head, V * C, 21, 2, 0, 0.7f);
     tn_fill_normal(c.bias, V, 21, 3, 0, 0.7f);
