@@ -38,7 +38,7 @@ static void run_shallow(const product *job, int64_t row, int64_t col) {
 
 static void multiply_shallow(const product *job) {
     int64_t width = PANELS * job->kernel->nr, down = (job->m + ROWS - 1) / ROWS, across = (job->n + width - 1) / width;
-#pragma omp parallel for schedule(dynamic) num_threads(job->threads) if (job->threads > 1)
+#pragma omp parallel for schedule(static) num_threads(job->threads) if (job->threads > 1)
     for (int64_t task = 0; task < down * across; task++)
         run_shallow(job, task / across * ROWS, task % across * width);
 }
@@ -57,7 +57,7 @@ static void run_narrow(const product *job, int64_t row, int64_t rows) {
 /* Rows do not depend on each other: sharing them out by the number of threads changes no bits. */
 static void multiply_narrow(const product *job) {
     int64_t share = (job->m + job->threads - 1) / job->threads, rows = smaller((share + 7) / 8 * 8, ROWS);
-#pragma omp parallel for schedule(dynamic) num_threads(job->threads) if (job->threads > 1)
+#pragma omp parallel for schedule(static) num_threads(job->threads) if (job->threads > 1)
     for (int64_t row = 0; row < job->m; row += rows)
         run_narrow(job, row, smaller(job->m - row, rows));
 }
