@@ -69,18 +69,24 @@ static int64_t resident_bytes(int64_t bytes) {
     return bytes < HUGE_REGION ? bytes : (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
 }
 
-/* What products will pack into once they run: both operands, whichever way round, up to the bound of the kernels. */
+/* What a thread packs of a product of so many rows and such a depth, as the kernels bound it. */
+static double packed_bytes(double rows, double depth) {
+    enum { MOST_ROWS = 1280, STRIP = 128, MOST_DEPTH = 576 };
+    return (fmin(rows, MOST_ROWS) + STRIP) * fmin(depth, MOST_DEPTH) * sizeof(float);
+}
+
+/* What products will pack into once they run: a forward one, one for inputs' and one for weights' gradients of each layer.
+ */
 static int64_t product_scratch(const tn_trainer *t) {
-    const double most = 8 << 20;
-    double rows = (double)t->largest_pass, floats = 0;
+    double rows = (double)t->largest_pass, bytes = 0;
     for (int64_t i = 0; i < t->model->network->module_count; i++) {
         const tn_weight *w = tn_module_weight(&t->model->network->modules[i]);
         if (w->tensor.ndim < 2)
             continue;
         double out = (double)w->tensor.shape[0], in = (double)tn_tensor_count(&w->tensor) / out;
-        floats = fmax(floats, fmax((rows + out) * in, fmax((rows + in) * out, (in + out) * rows)));
+        bytes = fmax(bytes, fmax(packed_bytes(rows, in), fmax(packed_bytes(rows, out), packed_bytes(out, rows))));
     }
-    return (int64_t)fmin(floats * sizeof(float), most);
+    return (int64_t)bytes * tn_threads();
 }
 
 static tn_status mean_flops(tn_trainer *t, double *flops) {

@@ -14,6 +14,9 @@ enum {
     MAX_KC = 576,
 };
 
+/* Of the time for elements of C in whose row other threads have a part. */
+static const double FOREIGN = 1.04;
+
 /* The part of C at (row, col) with the panels for it; depth from `depth_at`, both in steps of the kernel's unit. */
 typedef struct block {
     int64_t row, rows, col, cols, depth_at, depth;
@@ -119,8 +122,8 @@ static void multiply(const product *job, int64_t mc, int64_t kc, int64_t strip) 
     }
 }
 
-/* Into how many parts the rows of C are cut, its columns into team / as many: as takes the least time to pack and multiply.
- */
+/* Into how many parts the rows of C are cut, its columns into team / as many: as takes the least time. What follows goes by
+ * rows, too, and reads parts of them that another core has written more slowly. */
 static int64_t parts_of_rows(const product *job, int64_t team) {
     const tn_gemm_kernel *kernel = job->kernel;
     int64_t best = 1;
@@ -130,7 +133,8 @@ static int64_t parts_of_rows(const product *job, int64_t team) {
             continue;
         double rows = (double)(panels(panels(job->m, kernel->mr), down) * kernel->mr);
         double cols = (double)(panels(panels(job->n, kernel->nr), team / down) * kernel->nr);
-        double time = rows * cols + PACKING * ((job->a_in_place ? 0 : rows) + (job->b_in_place ? 0 : cols));
+        double time = rows * cols * (down < team ? FOREIGN : 1);
+        time += PACKING * ((job->a_in_place ? 0 : rows) + (job->b_in_place ? 0 : cols));
         if (down == 1 || time < least) {
             least = time;
             best = down;
