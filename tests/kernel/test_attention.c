@@ -28,6 +28,8 @@ static const attention_case cases[] = {
     {"decode of large heads", {64, 1, 300, 0, 0.06f}, 1, {{0, 1, 0, 300}}},
     {"decode of small heads", {2, 2, 6, 0, 0.3f}, 1, {{0, 1, 0, 400}}},
     {"chunk after a cache", {2, 1, 16, 0, 0.25f}, 2, {{0, 70, 0, 600}, {70, 4, 600, 19}}},
+    {"two key heads", {6, 2, 32, 0, 0.2f}, 1, {{0, 300, 0, 300}}},
+    {"two key heads after a cache", {4, 2, 16, 0, 0.25f}, 1, {{0, 190, 0, 423}}},
     {"large scores", {2, 1, 16, 0, 20}, 1, {{0, 300, 0, 300}}},
     {"many spans",
      {4, 4, 8, 0, 0.3f},

@@ -11,7 +11,7 @@
 enum {
     QUERIES = 64, /* of one block */
     KEYS = 256,
-    PIECE = 128, /* keys whose gradients one task owns when keys are shared out */
+    PIECE = 128, /* of the backward pass, and whose gradients one task owns when keys are shared out */
     ROW_KEYS = 128,
     FEW_QUERIES = 4 /* up to so many, rows are taken one by one, straight through the keys: decoding */
 };
@@ -55,7 +55,7 @@ typedef struct {
 
 static block block_of(int64_t first, int64_t end, int64_t key, int64_t key_end) {
     int64_t rows = end - first;
-    return (block){first, end, key, tn_min_i64(key + KEYS, key_end), (rows + TN_LANES - 1) / TN_LANES * TN_LANES};
+    return (block){first, end, key, key_end, (rows + TN_LANES - 1) / TN_LANES * TN_LANES};
 }
 
 /* The queries of the block, counted from its first, that see its j-th key. */
@@ -117,7 +117,7 @@ static void attend_block(float *out, float *lse, int64_t lse_stride, const view 
         sum[i] = 0;
     }
     for (int64_t key = start; key < last; key += KEYS) {
-        block b = block_of(first, end, key, last);
+        block b = block_of(first, end, key, tn_min_i64(key + KEYS, last));
         block_product(s, at, &b, at->k, at->q, at->scale);
         set_masked(s, at, &b, -INFINITY);
         memcpy(old, max, sizeof old);
@@ -349,7 +349,7 @@ static void score_gradients(float *ds, const float *p, const float *delta, const
 
 /* Gradients of queries [first, end) from all they see among keys [low, high): dq is set, dk and dv are added to. */
 static void backward_block(const backward *back, int64_t first, int64_t end, int64_t low, int64_t high) {
-    _Alignas(64) float p[QUERIES * KEYS], ds[QUERIES * KEYS];
+    _Alignas(64) float p[QUERIES * PIECE], ds[QUERIES * PIECE];
     const view *at = &back->at;
     float delta[QUERIES] = {0}, lse[QUERIES] = {0};
     int64_t start = tn_max_i64(low, first_key(at, first)), last = tn_min_i64(high, end_key(at, end - 1));
@@ -358,8 +358,8 @@ static void backward_block(const backward *back, int64_t first, int64_t end, int
         delta[i] = tn_dot(back->dout + q_at + i * at->q_stride, back->out + q_at + i * at->q_stride, at->head_size);
         lse[i] = back->lse[(first + i) * back->lse_stride];
     }
-    for (int64_t key = start; key < last; key += KEYS) {
-        block b = block_of(first, end, key, last);
+    for (int64_t key = start; key < last; key += PIECE) {
+        block b = block_of(first, end, key, tn_min_i64(key + PIECE, last));
         int64_t count = b.key_end - key, kv_at = key * at->kv_stride;
         probabilities(p, lse, at, &b);
         score_gradients(ds, p, delta, back, &b);
@@ -402,15 +402,16 @@ void TN_FOR_ISA(tn_attention_backward_, )(float *dq, float *dk, float *dv, const
     const arguments args = {dout, out, lse, q, k, v, dq, dk, dv, shape};
     const extent e = measure(spans, span_count);
     const int64_t kv_heads = shape->kv_heads, heads = shape->heads;
-    if (e.largest * 6 <= e.total * (double)kv_heads) {
+    const double tasks = e.total / e.largest * (double)kv_heads;
+    if (tasks >= 6 || (shape->window == 0 && tasks >= tn_threads())) {
 #pragma omp parallel for collapse(2) schedule(dynamic) if (worth_threads(&e, shape))
         for (int64_t index = 0; index < span_count; index++)
             for (int64_t head = 0; head < kv_heads; head++)
                 backward_keys(&args, &spans[index], head, 0, spans[index].kv_rows, true);
         return;
     }
-    /* Few tasks, or one of them most of the work: share out the keys, then the queries. The choice and the cuts depend on
-     * the shape alone, so the bits do not depend on the threads. */
+    /* Few tasks, or one of them most of the work: share out the keys, then the queries. Each key's and each query's sums are
+     * of the same blocks in the same order, unless a window cuts them differently: then the choice is that of the shape. */
     const int64_t pieces = blocks_in(e.kv_rows, PIECE), blocks = blocks_in(e.q_rows, QUERIES);
 #pragma omp parallel for collapse(3) schedule(dynamic) if (worth_threads(&e, shape))
     for (int64_t index = 0; index < span_count; index++)
