@@ -81,7 +81,7 @@ static tn_weight weight_of(float *data, int64_t rows, int64_t cols) {
 
 static void attach_lora(bench *b, int layer, int64_t out, int64_t in) {
     tn_lora_slot *slot = &b->slots[layer];
-    *slot = (tn_lora_slot){.slot = {.hooks = &tn_lora.hooks}, .scale = 2};
+    *slot = (tn_lora_slot){.slot = {.hooks = &tn_lora.hooks, .weight = 1}, .scale = 2};
     slot->a = weight_of(random_floats(b, b->what->rank * in, 0.05f), b->what->rank, in);
     slot->b = weight_of(random_floats(b, out * b->what->rank, 0.05f), out, b->what->rank);
     check(tn_params_add(&b->params, "lora_A", &slot->a));

@@ -8,8 +8,8 @@
 enum {
     MAX_SHALLOW = 16, /* depth; with more, tiles of C in registers are better */
     LEAST_ROWS = 16,  /* with fewer, what is packed is not used often enough */
-    ROWS = 128,       /* of C in one task */
-    PANELS = 8,       /* of columns in one shallow task */
+    ROWS = 128,       /* of C at once */
+    PANELS = 8,       /* of columns at once */
     ROWS_AT_ONCE = 8,
     DEPTH = 512, /* of B packed at once in a narrow task */
     MAX_W = 16,
@@ -36,10 +36,10 @@ static void run_shallow(const product *job, int64_t row, int64_t col) {
     }
 }
 
-static void multiply_shallow(const product *job) {
+static void multiply_shallow(const product *job, int64_t index, int64_t team) {
     int64_t width = PANELS * job->kernel->nr, down = (job->m + ROWS - 1) / ROWS, across = (job->n + width - 1) / width;
-#pragma omp parallel for schedule(static) num_threads(job->threads) if (job->threads > 1)
-    for (int64_t task = 0; task < down * across; task++)
+    int64_t tasks = down * across;
+    for (int64_t task = tasks * index / team; task < tasks * (index + 1) / team; task++)
         run_shallow(job, task / across * ROWS, task % across * width);
 }
 
@@ -55,11 +55,11 @@ static void run_narrow(const product *job, int64_t row, int64_t rows) {
 }
 
 /* Rows do not depend on each other: sharing them out by the number of threads changes no bits. */
-static void multiply_narrow(const product *job) {
-    int64_t share = (job->m + job->threads - 1) / job->threads, rows = smaller((share + 7) / 8 * 8, ROWS);
-#pragma omp parallel for schedule(static) num_threads(job->threads) if (job->threads > 1)
-    for (int64_t row = 0; row < job->m; row += rows)
-        run_narrow(job, row, smaller(job->m - row, rows));
+static void multiply_narrow(const product *job, int64_t index, int64_t team) {
+    int64_t units = (job->m + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+    int64_t end = smaller(units * (index + 1) / team * ROWS_AT_ONCE, job->m);
+    for (int64_t row = units * index / team * ROWS_AT_ONCE; row < end; row += ROWS)
+        run_narrow(job, row, smaller(end - row, ROWS));
 }
 
 bool tn_gemm_low_rank(const tn_gemm_kernel *kernel, bool parallel, float *c, int64_t ldc, tn_operand a, tn_operand b,
@@ -69,9 +69,9 @@ bool tn_gemm_low_rank(const tn_gemm_kernel *kernel, bool parallel, float *c, int
     product job = {.kernel = kernel, .c = {c, ldc, 1}, .a = a, .b = b, .alpha = alpha, .beta = beta, .m = m, .n = n, .k = k};
     job.threads = tn_gemm_threads(parallel, m, n, k);
     if (k <= MAX_SHALLOW && n >= kernel->nr)
-        multiply_shallow(&job);
+        run(&job, multiply_shallow);
     else if (n > kernel->width / 2 && n <= kernel->width && k > MAX_SHALLOW)
-        multiply_narrow(&job);
+        run(&job, multiply_narrow);
     else
         return false;
     return true;
