@@ -190,18 +190,10 @@ class Bench:
             side.wait()
         return {"row": name, "cases": results, "pass": all(result["pass"] for result in results)}
 
-    def knows_dora(self) -> bool:
-        text = subprocess.run([self.tenon, "train", "--help"], capture_output=True, text=True, check=True).stdout
-        methods = re.search(r"--method NAME[^(]*\(([^;]*);", text)
-        return methods is not None and "dora" in methods[1].replace(",", " ").split()
-
     def row(self, name: str) -> None:
-        if name == "dora" and not self.knows_dora():
-            print("dora: not there yet (tenon train has no --method dora)")
-            return
         result = self.small_row(name) if name in SMALL else self.training_row(name)
-        result |= {"matmul_precision": self.arguments.matmul_precision, "date": time.strftime("%Y-%m-%d"), "machine": machine(), "threads": self.arguments.threads,
-                   "torch": torch_version()}
+        result |= {"matmul_precision": self.arguments.matmul_precision, "date": time.strftime("%Y-%m-%d"),
+                   "machine": machine(), "threads": self.arguments.threads, "torch": torch_version()}
         with open(os.path.join(self.folder, name + (".bf16.json" if self.rounds else ".json")), "w") as file:
             json.dump(result, file, indent=1)
         if name not in SMALL:
