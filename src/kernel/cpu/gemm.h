@@ -28,7 +28,7 @@ typedef struct tn_gemm_kernel {
     void (*widen)(float *out, int64_t out_stride, tn_operand src, int64_t rows, int64_t cols, int64_t width);
 
     /* C[rows, cols] = alpha * A B + beta * C; rows <= mr, cols <= nr. Element (i, p) of A is a[i * a_row + p * a_step]: 1
-     * and panel_a in a packed panel. Row p of B is the nr floats from b + p * b_step: nr in a packed panel. */
+     * and panel_a in a packed panel. Row p of B is the nr floats from b + p * b_step. */
     void (*tile)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
                  float alpha, float beta, int64_t rows, int64_t cols, int64_t depth);
 
