@@ -20,6 +20,10 @@ ROOT = os.path.dirname(HERE)
 STEPS = {"step-1024": (4, 256, 1.15), "step-16": (1, 16, 1.6)}
 DECODE = {"bf16": [], "nf4": ["--quantize", "nf4"], "nf4, double quant": ["--quantize", "nf4", "--double-quant"],
           "q4_0": ["--quantize", "q4_0"]}
+# Of a small model the head is so large a part that in bf16 it alone keeps decoding below the target.
+HEAD = {"nf4, head too": ["--quantize", "nf4", "--quant-mix", "embed_tokens=nf4"],
+        "q4_0, head too": ["--quantize", "q4_0", "--quant-mix", "embed_tokens=q4_0"]}
+DECODE_FORMS = {"decode-smol": DECODE | HEAD, "decode-llama7b": DECODE}
 DECODE_TOKENS = {"decode-smol": ("smol", 200), "decode-llama7b": ("llama7b", 16)}
 DECODE_SPEED, DECODE_SHARE = 2.5, 0.75
 LLAMA_MEMORY = 6e9
@@ -60,12 +64,13 @@ class Quantised(Bench):
 
     def decode_row(self, name: str) -> dict:
         shape, tokens = DECODE_TOKENS[name]
+        forms = DECODE_FORMS[name]
         model = self.model(shape)
-        best: dict[str, dict[str, float]] = {form: {"tokens_per_second": 0, "share": 0} for form in DECODE}
-        rates: dict[str, list[float]] = {form: [] for form in DECODE}
-        shares: dict[str, list[float]] = {form: [] for form in DECODE}
+        best: dict[str, dict[str, float]] = {form: {"tokens_per_second": 0, "share": 0} for form in forms}
+        rates: dict[str, list[float]] = {form: [] for form in forms}
+        shares: dict[str, list[float]] = {form: [] for form in forms}
         for _ in range(self.arguments.rounds):
-            for form, how in DECODE.items():
+            for form, how in forms.items():
                 out = os.path.join(self.folder, "decode.json")
                 Run([self.tenon, "bench", "--model", model, "--no-full", "--rounds", "1", "--steps", "1", "--passes", "1",
                      "--prompt", "16", "--tokens", str(tokens), "--batch-size", "1", "--max-length", "16", "--threads",
@@ -75,12 +80,12 @@ class Quantised(Bench):
                 row = next(row for row in rows if row["weights"] == "base" and row["work"] == "decode")
                 rates[form].append(row["tokens_per_second"])
                 shares[form].append(row["share"])
-        for form in DECODE:
+        for form in forms:
             best[form] = {"tokens_per_second": statistics.median(rates[form]), "share": statistics.median(shares[form])}
-        slowest = min(best[form]["tokens_per_second"] for form in DECODE if form != "bf16")
+        slowest = min(best[form]["tokens_per_second"] for form in forms if form != "bf16")
         return {"row": name, "forms": best,
                 "passed": slowest >= DECODE_SPEED * best["bf16"]["tokens_per_second"]
-                and all(best[form]["share"] >= DECODE_SHARE for form in DECODE if form != "bf16")}
+                and all(best[form]["share"] >= DECODE_SHARE for form in forms if form != "bf16")}
 
     def llama7b_row(self) -> dict:
         """Weights written layer by layer, quantised on loading; a whole run for a few steps."""
