@@ -11,7 +11,7 @@ enum { ROUNDED_LOGITS_BYTES = 56 << 20, LEAST_ROUNDED_ROWS = 192 };
 int64_t tn_head_loss_rows(const tn_kernels *kernels, int64_t vocab_size, int64_t count) {
     const int64_t least = kernels->rounds ? LEAST_ROUNDED_ROWS : LEAST_ROWS;
     int64_t rows = (kernels->rounds ? ROUNDED_LOGITS_BYTES : LOGITS_BYTES) / (int64_t)sizeof(float) / vocab_size;
-    rows = rows < least ? least : rows > MOST_ROWS ? MOST_ROWS : rows - rows % least;
+    rows = rows < least ? least : rows > MOST_ROWS ? MOST_ROWS : rows;
     const int64_t pieces = count > rows ? (count + rows - 1) / rows : 1;
     return (count + pieces - 1) / pieces;
 }

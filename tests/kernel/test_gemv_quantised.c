@@ -151,8 +151,9 @@ static void check_all(infer *infer_products, bool fused) {
 
 static void every_table_computes_the_definition(void **state) {
     (void)state;
-    FOR_EACH_TABLE(table)
-    check_all(table->gemm_infer, fuses(table));
+    FOR_EACH_TABLE(table) {
+        check_all(table->gemm_infer, fuses(table));
+    }
 }
 
 #ifdef __x86_64__
