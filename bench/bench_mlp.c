@@ -107,7 +107,8 @@ static void add_layer(bench *b, int layer, int64_t out, int64_t in) {
     }
 }
 
-static tn_var *last_layer(tn_tape *tape, void *context, tn_var *hidden) {
+static tn_var *last_layer(tn_tape *tape, void *context, tn_var *hidden, int64_t first) {
+    (void)first;
     bench *b = context;
     tn_forward forward = {.tape = tape, .training = b->what->backward};
     return tn_linear_forward(&forward, &b->layers[LAYERS - 1], hidden);
@@ -133,7 +134,7 @@ static void run_model(bench *b, tn_tape *tape) {
     if (b->what->backward)
         tn_op_head_loss(tape, x, last_layer, b, CLASSES, b->rows, b->labels, BATCH, 1.0f / BATCH, b->losses, NULL);
     else
-        tn_drop(tape, last_layer(tape, b, x));
+        tn_drop(tape, last_layer(tape, b, x, 0));
     tn_drop(tape, x);
 }
 

@@ -1,12 +1,12 @@
 """Tenon beside PyTorch on this machine, in alternating runs.
 
 usage: compare.py ROW... [--threads N] [--rounds N] [--steps N] [--build DIR] [--matmul-precision f32|bf16]
-                         [--weights f32|bf16]
+                         [--weights f32|bf16] [--checkpointing MODE]
        compare.py --report             the results so far as the tables of docs/benchmarks.md
 
 Rows: smol-qv smol-all qwen-qv qwen-qv-25 dora mlp lora-branch, or all. Each writes BUILD/compare/ROW.json. With
 --matmul-precision bf16 tenon rounds the operands of its products, PyTorch does not, Qwen's weights are stored in bf16 as its
-checkpoint has them unless --weights says otherwise, and the file is ROW.bf16.json.
+checkpoint has them unless --weights says otherwise, and the file is ROW.bf16.json. --checkpointing is tenon's option.
 Needs numpy and torch (make bench-setup) and a built tenon.
 """
 import argparse
@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -135,7 +136,8 @@ class Bench:
         run = Run([self.tenon, "train", "--model", self.model(shape), "--data", self.data(shape, tokens, labelled),
                    "--out", out, "--method", method, "--rank", str(rank), "--target-modules", TARGETS[targets],
                    "--batch-size", str(batch), "--steps", str(a.steps), "--no-shuffle", "--valid-fraction", "0",
-                   "--threads", str(a.threads), "--matmul-precision", a.matmul_precision], self.environment)
+                   "--threads", str(a.threads), "--matmul-precision", a.matmul_precision,
+                   "--checkpointing", a.checkpointing], self.environment)
         with open(metrics) as file:
             return run.read_steps(file.read())
 
@@ -192,9 +194,10 @@ class Bench:
 
     def row(self, name: str) -> None:
         result = self.small_row(name) if name in SMALL else self.training_row(name)
-        result |= {"matmul_precision": self.arguments.matmul_precision, "date": time.strftime("%Y-%m-%d"),
+        result |= {"matmul_precision": self.arguments.matmul_precision, "checkpointing": self.arguments.checkpointing,
+                   "date": time.strftime("%Y-%m-%d"),
                    "machine": machine(), "threads": self.arguments.threads, "torch": torch_version()}
-        with open(os.path.join(self.folder, name + (".bf16.json" if self.rounds else ".json")), "w") as file:
+        with open(os.path.join(self.folder, name + variant(result, ".") + ".json"), "w") as file:
             json.dump(result, file, indent=1)
         if name not in SMALL:
             print(training_line(result), flush=True)
@@ -225,14 +228,19 @@ def torch_version() -> str:
                           check=True).stdout.strip()
 
 
+def variant(result: dict[str, Any], separator: str) -> str:
+    """How tenon was told to run, of what differs from its defaults."""
+    told = [result.get("matmul_precision", "f32"), result.get("checkpointing", "auto")]
+    return "".join(separator + word for word in told if word not in ("f32", "auto"))
+
+
 def verdict(good: bool) -> str:
     return "pass" if good else "FAIL"
 
 
 def training_line(result: dict[str, Any]) -> str:
     x, y = result["baseline"], result["tenon"]
-    name = result["row"] + (", bf16" if result.get("matmul_precision") == "bf16" else "")
-    return (f"| {name} | {x['seconds']:.2f} s, {x['peak_bytes'] / 1e6:.0f} MB "
+    return (f"| {result['row'] + variant(result, ', ')} | {x['seconds']:.2f} s, {x['peak_bytes'] / 1e6:.0f} MB "
             f"| {y['seconds']:.2f} s, {y['peak_bytes'] / 1e6:.0f} MB "
             f"| {100 * x['others']:.0f} %, {100 * y['others']:.0f} % "
             f"| {result['speed']:.2f} ({min(result['ratios_of_rounds']):.2f} to {max(result['ratios_of_rounds']):.2f}) "
@@ -250,12 +258,12 @@ def small_line(result: dict[str, Any]) -> str:
 
 
 def report(folder: str) -> None:
-    def load(name: str) -> dict[str, Any] | None:
-        path = os.path.join(folder, name + ".json")
-        return json.load(open(path)) if os.path.exists(path) else None
+    def load(names: Iterable[str]) -> list[dict[str, Any]]:
+        endings = (".json", ".bf16.json", ".8bit.json", ".bf16.8bit.json")
+        paths = (os.path.join(folder, name + ending) for name in names for ending in endings)
+        return [json.load(open(path)) for path in paths if os.path.exists(path)]
 
-    training = [result for name in [*TRAINING, "dora"] for result in (load(name), load(name + ".bf16")) if result]
-    small = [result for name in SMALL for result in (load(name), load(name + ".bf16")) if result]
+    training, small = load([*TRAINING, "dora"]), load(SMALL)
     for result in training[:1] + small[:1]:
         print(f"{result['date']}, {result['machine']}, {result['threads']} threads, PyTorch {result['torch']}\n")
     print("| row | PyTorch | tenon | others | speed (of rounds) | target | memory | target | |\n"
@@ -264,8 +272,7 @@ def report(folder: str) -> None:
     print("\n| case | PyTorch, us | tenon, us | speed (middle half of turns) | of fastest | at sgemm's speed "
           "| tenon, of sgemm | disturbed turns | >= 2 |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for result in small:
-        rounded = ", bf16" if result.get("matmul_precision") == "bf16" else ""
-        print("\n".join(small_line(case | {"case": case["case"] + rounded}) for case in result["cases"]))
+        print("\n".join(small_line(case | {"case": case["case"] + variant(result, ", ")}) for case in result["cases"]))
 
 
 def main() -> None:
@@ -277,6 +284,7 @@ def main() -> None:
     parser.add_argument("--build", default="build")
     parser.add_argument("--matmul-precision", choices=["f32", "bf16"], default="f32")
     parser.add_argument("--weights", choices=["f32", "bf16"])
+    parser.add_argument("--checkpointing", choices=["auto", "off", "8bit", "on"], default="auto")
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
     if arguments.report:

@@ -103,7 +103,8 @@ class Quantised(Bench):
         model, data = os.path.join(ROOT, "assets/base-model"), os.path.join(ROOT, "assets/sql")
         losses = {}
         for form, how in {"f32": [], "nf4": ["--quantize", "nf4"],
-                          "nf4, double quant": ["--quantize", "nf4", "--double-quant"]}.items():
+                          "nf4, double quant": ["--quantize", "nf4", "--double-quant"],
+                          "8-bit activations": ["--checkpointing", "8bit"]}.items():
             _, lines = self.train(model, data, "quality", *QUALITY_TRAINING, *how)
             losses[form] = min(line["valid_loss"] for line in lines if line.get("valid_loss") is not None)
         return {"row": "quality", "valid_loss": losses, "passed": max(losses.values()) <= QUALITY * losses["f32"]}

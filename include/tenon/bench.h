@@ -19,7 +19,7 @@ typedef struct tn_bench_options {
     int64_t rounds;            /* of everything, in turns; 3 */
     int64_t passes, steps;     /* forward passes and training steps of a kind in each round, whose median counts; 0
                                   (default): as many as a tenth of a second takes, at least one; at most 1000 */
-    const char *checkpointing; /* activations: "auto" (default), "on", "off"; a sequential model's are always kept */
+    const char *checkpointing; /* as in tn_train_options; a sequential model's activations are always kept */
     tn_profile *profile;       /* NULL, or where the time of the training steps is added up */
 } tn_bench_options;
 TN_API void tn_bench_options_default(tn_bench_options *options);

@@ -46,7 +46,9 @@ typedef struct tn_train_options {
     double lora_plus_ratio;          /* LoRA+ (arXiv 2402.12354): learning rate of B as a multiple of the run's; 1 */
     const tn_lr_group *groups;       /* may be NULL */
     size_t group_count;
-    const char *checkpointing; /* activations: "auto" (default), "on", "off" */
+    const char *checkpointing; /* activations until the backward pass: "off": kept; "8bit": kept in 8 bits, in blocks of 64
+                                  with a scale each, but for attention's, so that gradients differ slightly; "on":
+                                  recomputed; "auto" (default): "off" where memory suffices, else "on" */
     uint64_t seed;             /* order of samples, dropout, starting values; 0 */
     int64_t log_every;         /* steps between lines of metrics.jsonl; 1 */
     int64_t eval_every;        /* steps between validations; 100; 0: at the end only */
@@ -69,8 +71,8 @@ typedef struct tn_train_plan {
     int64_t cut, dropped, unlabelled, first_unlabelled_line;
     int64_t steps, steps_per_epoch;
     int64_t largest_batch_tokens, largest_pass_tokens;
-    bool checkpointing; /* activation checkpointing is on */
-    int64_t base_bytes; /* weights as stored, mapped */
+    const char *checkpointing; /* as in the options, decided: "off", "8bit" or "on" */
+    int64_t base_bytes;        /* weights as stored, mapped */
     int64_t adapter_bytes, gradient_bytes, optimizer_bytes;
     int64_t activation_bytes; /* heap of the largest step */
     int64_t data_bytes;       /* token ids and labels */

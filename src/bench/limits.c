@@ -68,7 +68,7 @@ static void add_decoder(tn_limits *l, const tn_model *model, int64_t training_ro
         add_linear(l, training_rows, module, true);
         add_linear(l, prompt_rows, module, false);
     }
-    int64_t head_rows = tn_head_loss_rows(l->kernels, model->decoder->config.vocab_size, training_rows);
+    int64_t head_rows = tn_head_loss_rows(l->kernels, false, model->decoder->config.vocab_size, training_rows);
     add_linear(l, head_rows, n->head, false);
     add_linear(l, head_rows, n->head, true);
 }

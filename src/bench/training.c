@@ -35,8 +35,8 @@ static tn_status prepare_steps(tn_bench_training *t) {
     TN_TRY(tn_checkpointing_choose(t->options->checkpointing, t->step_bytes, &t->checkpointing));
     if (!t->batch->can_recompute)
         t->checkpointing = TN_CHECKPOINTING_OFF;
-    if (t->checkpointing == TN_CHECKPOINTING_ON)
-        TN_TRY(rehearse(t, true, TN_CHECKPOINTING_ON, &t->step_bytes, ignored));
+    if (t->checkpointing != TN_CHECKPOINTING_OFF)
+        TN_TRY(rehearse(t, true, t->checkpointing, &t->step_bytes, ignored));
     return tn_optimizer_init(&t->optimizer, &t->model->adapter->params, t->model->kernels, TN_OPTIMIZER_ADAMW);
 }
 

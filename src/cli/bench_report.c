@@ -2,6 +2,7 @@
 #include "cli/bench_report.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "base/file.h"
 #include "base/format.h"
@@ -39,9 +40,13 @@ static void print_work(const tn_bench_options *o, const tn_model_info *info, con
         printf("work       batches of %lld samples\n", (long long)r->batch_size);
         return;
     }
+    const bool in_8bit = strcmp(o->checkpointing, "8bit") == 0;
     printf("work       training %lld x %lld tokens, %.3g %% labelled%s; prompt of %lld tokens, %lld more generated\n",
            (long long)r->batch_size, (long long)o->length, 100 * o->labelled,
-           r->recomputed ? ", activations recomputed" : "", (long long)o->prompt_tokens, (long long)o->tokens);
+           r->recomputed ? ", activations recomputed"
+           : in_8bit     ? ", activations kept in 8 bits"
+                         : "",
+           (long long)o->prompt_tokens, (long long)o->tokens);
 }
 
 static const char *size_text(char text[TN_FORMAT_TEXT], int64_t bytes) {
@@ -106,6 +111,7 @@ static void add_options(cJSON *json, const tn_bench_options *o, const tn_model_i
         cJSON_AddNumberToObject(json, "labelled", o->labelled);
         cJSON_AddNumberToObject(json, "prompt", (double)o->prompt_tokens);
         cJSON_AddNumberToObject(json, "tokens", (double)o->tokens);
+        cJSON_AddStringToObject(json, "checkpointing", o->checkpointing);
         cJSON_AddBoolToObject(json, "recomputed", r->recomputed);
     }
     cJSON_AddNumberToObject(json, "rounds", (double)o->rounds);

@@ -19,7 +19,7 @@ typedef struct {
     bool full, profile;
 } config;
 
-static const char *const checkpointing_choices[] = {"auto", "on", "off", NULL};
+static const char *const checkpointing_choices[] = {"auto", "off", "8bit", "on", NULL};
 
 static const tn_option options[] = {
     {.name = "batch-size",
@@ -94,7 +94,8 @@ static const tn_option options[] = {
      .initial = "auto",
      .choices = checkpointing_choices,
      .value_name = "MODE",
-     .help = "recompute activations to save memory"},
+     .help = "activations until the backward pass: kept (off), kept in 8 bits but for attention's (8bit), or recomputed "
+             "(on); auto: off where memory suffices, else on"},
     {.name = "full",
      .type = TN_OPTION_BOOL,
      TN_FIELD(config, full),

@@ -10,7 +10,7 @@
 static const char *const too_long_choices[] = {"cut", "drop", NULL};
 static const char *const schedule_choices[] = {"constant", "linear", "cosine", NULL};
 static const char *const optimizer_choices[] = {"adamw", "adamw8bit", NULL};
-static const char *const checkpointing_choices[] = {"auto", "on", "off", NULL};
+static const char *const checkpointing_choices[] = {"auto", "off", "8bit", "on", NULL};
 
 static const tn_option files[] = {
     {.name = "data",
@@ -358,7 +358,8 @@ static const tn_option training[] = {
      .initial = "auto",
      .choices = checkpointing_choices,
      .value_name = "MODE",
-     .help = "recompute activations to save memory"},
+     .help = "activations until the backward pass: kept (off), kept in 8 bits but for attention's (8bit), or recomputed "
+             "(on); auto: off where memory suffices, else on"},
     {.name = "seed",
      .type = TN_OPTION_INT,
      TN_FIELD(tn_cli_train, train.seed),
@@ -433,6 +434,13 @@ tn_status tn_cli_prepare_model(const tn_invocation *call, const tn_cli_train *c,
     return status;
 }
 
+/* Behind the size of the activations. */
+static const char *kept_how(const char *checkpointing) {
+    if (strcmp(checkpointing, "on") == 0)
+        return " (recomputed)";
+    return strcmp(checkpointing, "8bit") == 0 ? " (in 8 bits)" : "";
+}
+
 static double megabytes(int64_t bytes) {
     return (double)bytes / 1e6;
 }
@@ -490,6 +498,6 @@ void tn_cli_print_plan(const tn_model *model, const tn_train_plan *p) {
            "data %.1f, "
            "program %.1f\n",
            megabytes(p->peak_bytes), megabytes(p->base_bytes), megabytes(p->adapter_bytes), megabytes(p->gradient_bytes),
-           megabytes(p->optimizer_bytes), megabytes(p->activation_bytes), p->checkpointing ? " (recomputed)" : "",
+           megabytes(p->optimizer_bytes), megabytes(p->activation_bytes), kept_how(p->checkpointing),
            megabytes(p->data_bytes), megabytes(p->runtime_bytes));
 }

@@ -4,14 +4,15 @@
 typedef struct {
     tn_node node;
     tn_var *x;
+    tn_kept kept_x;
     tn_activation f;
 } activation_node;
 
 static void activation_backward(tn_tape *tape, tn_node *base) {
     activation_node *node = (activation_node *)base;
-    const float *x = node->x->data;
+    tn_stored x = tn_kept_stored(&node->kept_x);
     bool accumulate;
-    float *dx = tn_grad_over_value(tape, node->x, &accumulate);
+    float *dx = tn_grad_over_kept(tape, node->x, &node->kept_x, &accumulate);
     if (tn_tape_live(tape))
         tape->kernels->activation_backward(dx, accumulate, tn_grad_in(base), x, node->f, node->x->rows * node->x->cols);
 }
@@ -23,7 +24,8 @@ static tn_var *activation(tn_tape *tape, tn_var *x, tn_activation f, const char 
         tape->kernels->activation_forward(y->data, x->data, f, x->rows * x->cols);
     activation_node *node = tn_node_new(tape, sizeof *node, activation_backward, y);
     if (node) {
-        node->x = tn_node_save(&node->node, x);
+        node->x = x;
+        node->kept_x = tn_node_keep_8bit(tape, &node->node, x);
         node->f = f;
     }
     tn_op_end(tape);

@@ -25,12 +25,14 @@ static void linear_backward(tn_tape *tape, tn_node *base) {
     }
     if (w->trainable) {
         tape->flops += 2.0 * (double)rows * (double)out * (double)in;
+        tn_block wide = {0};
+        tn_operand x = tn_kept_rows(tape, &node->kept_x, &wide);
         if (tn_tape_live(tape) && w->transposed)
-            tape->kernels->gemm(w->grad, out, tn_kept_transpose(&node->kept_x), tn_rows_of(dy, TN_DTYPE_F32, out), 1, 1, in,
-                                out, rows);
+            tape->kernels->gemm(w->grad, out, tn_operand_transposed(x), tn_rows_of(dy, TN_DTYPE_F32, out), 1, 1, in, out,
+                                rows);
         else if (tn_tape_live(tape))
-            tape->kernels->gemm(w->grad, in, tn_transpose_of(dy, TN_DTYPE_F32, out), tn_kept_rows(&node->kept_x), 1, 1, out,
-                                in, rows);
+            tape->kernels->gemm(w->grad, in, tn_transpose_of(dy, TN_DTYPE_F32, out), x, 1, 1, out, in, rows);
+        tn_scratch_give(tape, &wide);
     }
     if (node->bias && node->bias->trainable && tn_tape_live(tape))
         tape->kernels->sum_rows(node->bias->grad, dy, 1, rows, out);
@@ -82,7 +84,7 @@ tn_var *tn_op_linear(tn_tape *tape, tn_var *x, const tn_weight *weight, const tn
     if (node) {
         node->x = x;
         if (weight->trainable)
-            node->kept_x = tn_node_keep(tape, &node->node, x);
+            node->kept_x = tn_node_keep_8bit(tape, &node->node, x);
         node->weight = weight;
         node->bias = bias;
     }

@@ -33,9 +33,11 @@ static void low_rank_backward(tn_tape *tape, tn_node *base) {
         k->gemm(du.data, rank, tn_rows_of(dy, TN_DTYPE_F32, out), tn_weight_rows(b), node->scale, 0, rows, rank, out);
     if (a->trainable) {
         tape->flops += 2.0 * (double)rows * (double)in * (double)rank;
+        tn_block wide = {0};
+        tn_operand kept_x = tn_kept_rows(tape, &node->kept_x, &wide);
         if (tn_tape_live(tape))
-            k->gemm(a->grad, in, tn_transpose_of(du.data, TN_DTYPE_F32, rank), tn_kept_rows(&node->kept_x), 1, 1, rank, in,
-                    rows);
+            k->gemm(a->grad, in, tn_transpose_of(du.data, TN_DTYPE_F32, rank), kept_x, 1, 1, rank, in, rows);
+        tn_scratch_give(tape, &wide);
     }
     if (x->needs_grad) {
         bool accumulate;
@@ -65,7 +67,7 @@ void tn_op_low_rank(tn_tape *tape, tn_var *y, tn_var *x, const tn_weight *a, con
     if (node) {
         node->x = x;
         if (a->trainable)
-            node->kept_x = tn_node_keep(tape, &node->node, x);
+            node->kept_x = tn_node_keep_8bit(tape, &node->node, x);
         node->u = b->trainable ? tn_node_save(&node->node, u) : NULL;
         node->a = a;
         node->b = b;

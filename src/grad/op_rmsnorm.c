@@ -33,7 +33,7 @@ tn_var *tn_op_rmsnorm(tn_tape *tape, tn_var *x, const tn_weight *weight, float e
     rmsnorm_node *node = tn_node_new(tape, sizeof *node, rmsnorm_backward, y);
     if (node) {
         node->x = x;
-        node->kept_x = tn_node_keep(tape, &node->node, x);
+        node->kept_x = weight->trainable ? tn_node_keep(tape, &node->node, x) : tn_node_keep_8bit(tape, &node->node, x);
         node->rstd = tn_node_save(&node->node, rstd);
         node->weight = weight;
         node->groups = groups;

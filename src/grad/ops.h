@@ -141,8 +141,9 @@ tn_var *tn_op_keep_rows(tn_tape *tape, tn_var *x, const bool *keep);
 /* x with each element zeroed with probability p and the others scaled by 1 / (1 - p); the mask depends on (seed, stream). */
 tn_var *tn_op_dropout(tn_tape *tape, tn_var *x, float p, uint64_t seed, uint64_t stream);
 
-/* Rows of x, in any order: y[i] = x[rows[i]]; rows NULL: x itself, copied. rows must stay until backward. */
-tn_var *tn_op_take_rows(tn_tape *tape, tn_var *x, const int32_t *rows, int64_t count);
+/* `count` rows of x: y[i] = x[rows[first + i]], in any order, or without rows x[first + i]. rows must stay until backward.
+ */
+tn_var *tn_op_take_rows(tn_tape *tape, tn_var *x, const int32_t *rows, int64_t first, int64_t count);
 
 /* In place: y[rows[i]] += weight * (part[i] - y[rows[i]]): rows ascending, or NULL for all. rows must stay until backward.
  */
@@ -181,17 +182,19 @@ void tn_op_class_loss(tn_tape *tape, tn_var *logits, const int32_t *labels, floa
 /* mean over the K outputs of (y - targets)^2: y, targets [N, K]. */
 void tn_op_squared_error(tn_tape *tape, tn_var *y, const float *targets, float grad_scale, float *losses);
 
-/* Logits of hidden states, e.g. the output head with its adapters. */
-typedef tn_var *(*tn_head_fn)(tn_tape *tape, void *context, tn_var *hidden);
+/* Logits of hidden states, e.g. the output head with its adapters. The states are those of the labels from `first` on. */
+typedef tn_var *(*tn_head_fn)(tn_tape *tape, void *context, tn_var *hidden, int64_t first);
 
-/* Cross-entropy of head(hidden[rows[i]]) against labels[i], over pieces of rows so that [T, V] never exists as a whole.
- * losses [count] gets the loss of each label, correct [count] (or NULL) whether it was the most likely token. When
- * recording, the gradient of grad_scale * sum(losses) is computed in the same pass and lies on `hidden` and on the weights.
+/* Cross-entropy of head(hidden[rows[i]]), or without rows of head(hidden[i]), against labels[i], over pieces of rows so that
+ * [T, V] never exists as a whole. losses [count] gets the loss of each label, correct [count] (or NULL) whether it was the
+ * most likely token. When recording, the gradient of grad_scale * sum(losses) is computed in the same pass and lies on
+ * `hidden` and on the weights.
  */
 void tn_op_head_loss(tn_tape *tape, tn_var *hidden, tn_head_fn head, void *context, int64_t vocab_size, const int32_t *rows,
                      const int32_t *labels, int64_t count, float grad_scale, float *losses, uint8_t *correct);
 
-/* Rows of `count` that tn_op_head_loss takes at a time: as many in each piece, but for a few of the last. */
-int64_t tn_head_loss_rows(const tn_kernels *kernels, int64_t vocab_size, int64_t count);
+/* Rows of `count` that tn_op_head_loss takes at a time: as many in each piece, but for a few of the last. `sparing`: as the
+ * tape keeps_8bit. */
+int64_t tn_head_loss_rows(const tn_kernels *kernels, bool sparing, int64_t vocab_size, int64_t count);
 
 #endif

@@ -150,33 +150,41 @@ void *tn_node_new(tn_tape *tape, size_t size, void (*backward)(tn_tape *, tn_nod
 
 tn_var *tn_node_save(tn_node *node, tn_var *var) {
     assert(node->saved_count < (int)(sizeof node->saved / sizeof *node->saved));
-    var->refs++;
-    node->saved[node->saved_count++] = var;
-    return var;
+    return node->saved[node->saved_count++] = tn_hold(var);
+}
+
+static tn_kept keep(tn_tape *tape, tn_node *node, tn_var *var, tn_dtype dtype) {
+    if (dtype == TN_DTYPE_F32)
+        return (tn_kept){tn_node_save(node, var), dtype, var->rows, var->cols};
+    tn_var *copy = var->kept;
+    if (copy && var->kept_as == dtype)
+        return (tn_kept){tn_node_save(node, copy), dtype, var->rows, var->cols};
+    int64_t count = var->rows * var->cols, word = (int64_t)sizeof(float);
+    copy = tn_var_new(tape, 1, (tn_array_bytes(dtype, count) + word - 1) / word, false);
+    if (!var->kept) {
+        copy->kept_of = var;
+        var->kept = copy;
+        var->kept_as = dtype;
+    }
+    if (tn_tape_live(tape))
+        tape->kernels->from_f32(copy->data, dtype, var->data, count);
+    tn_node_save(node, copy);
+    tn_drop(tape, copy);
+    return (tn_kept){copy, dtype, var->rows, var->cols};
 }
 
 tn_kept tn_node_keep(tn_tape *tape, tn_node *node, tn_var *var) {
-    if (!tape->kernels->rounds)
-        return (tn_kept){tn_node_save(node, var), TN_DTYPE_F32, var->cols};
-    tn_var *copy = var->kept;
-    if (copy) {
-        tn_node_save(node, copy);
-    } else {
-        copy = tn_var_new(tape, var->rows, (var->cols + 1) / 2, false);
-        copy->kept_of = var;
-        var->kept = copy;
-        if (tn_tape_live(tape))
-            tape->kernels->from_f32(copy->data, TN_DTYPE_BF16, var->data, var->rows * var->cols);
-        tn_node_save(node, copy);
-        tn_drop(tape, copy);
-    }
-    return (tn_kept){copy, TN_DTYPE_BF16, var->cols};
+    return keep(tape, node, var, tape->kernels->rounds ? TN_DTYPE_BF16 : TN_DTYPE_F32);
+}
+
+tn_kept tn_node_keep_8bit(tn_tape *tape, tn_node *node, tn_var *var) {
+    return tape->keeps_8bit ? keep(tape, node, var, TN_DTYPE_INT8_BLOCKS) : tn_node_keep(tape, node, var);
 }
 
 const float *tn_kept_floats(tn_tape *tape, const tn_kept *kept, tn_block *scratch) {
     if (kept->dtype == TN_DTYPE_F32)
         return kept->var->data;
-    int64_t count = kept->var->rows * kept->cols;
+    int64_t count = kept->rows * kept->cols;
     *scratch = tn_scratch_take(tape, count);
     if (tn_tape_live(tape))
         tape->kernels->to_f32(scratch->data, kept->var->data, kept->dtype, count);
@@ -199,6 +207,12 @@ float *tn_grad_over_value(tn_tape *tape, tn_var *var, bool *accumulate) {
     var->value = (tn_block){0};
     *accumulate = false;
     return var->grad.data;
+}
+
+tn_operand tn_kept_rows(tn_tape *tape, const tn_kept *kept, tn_block *scratch) {
+    if (kept->dtype == TN_DTYPE_INT8_BLOCKS)
+        return tn_rows_of(tn_kept_floats(tape, kept, scratch), TN_DTYPE_F32, kept->cols);
+    return tn_rows_of(kept->var->data, kept->dtype, kept->cols);
 }
 
 tn_mark tn_tape_mark(const tn_tape *tape) {

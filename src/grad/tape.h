@@ -21,7 +21,8 @@ typedef struct tn_block {
 typedef struct tn_var {
     float *data; /* [rows, cols]; NULL in a rehearsal */
     int64_t rows, cols;
-    struct tn_var *kept, *kept_of; /* a copy in bf16 that nodes keep instead of the value, and back; or NULL */
+    struct tn_var *kept, *kept_of; /* a smaller copy that nodes keep instead of the value, and back; or NULL */
+    tn_dtype kept_as;              /* of kept */
     bool needs_grad;
     int refs;
     tn_block value, grad;
@@ -43,7 +44,8 @@ struct tn_tape {
     const tn_kernels *kernels;
     tn_heap heap;
     bool rehearsal, recording;
-    bool inferring; /* for generation: never recording; products may round as gemm_infer does */
+    bool keeps_8bit; /* see tn_node_keep_8bit */
+    bool inferring;  /* for generation: never recording; products may round as gemm_infer does */
     tn_status status;
     tn_node *last;
     double flops;        /* of everything run since the last reset: 2 per multiply-add of matrix products */
@@ -63,6 +65,12 @@ tn_status tn_tape_status(const tn_tape *tape);
 
 /* Walks all nodes back. Seeds are the gradients that already lie on vars. */
 void tn_tape_backward(tn_tape *tape);
+
+/* Another reference to the value, to be dropped as well. */
+static inline tn_var *tn_hold(tn_var *var) {
+    var->refs++;
+    return var;
+}
 
 /* Drops the caller's reference to a value; NULL is fine. */
 void tn_drop(tn_tape *tape, tn_var *var);
@@ -106,23 +114,26 @@ tn_var *tn_node_save(tn_node *node, tn_var *var);
 /* What a node reads of a value on the way back: the value itself, or, where products round to bf16 anyway, a copy in bf16
  * that takes half the memory. */
 typedef struct tn_kept {
-    tn_var *var; /* not to be changed */
+    tn_var *var; /* not to be changed; of another shape unless its type is f32 */
     tn_dtype dtype;
-    int64_t cols;
+    int64_t rows, cols;
 } tn_kept;
 
 /* As tn_node_save. */
 tn_kept tn_node_keep(tn_tape *tape, tn_node *node, tn_var *var);
 
-static inline tn_operand tn_kept_rows(const tn_kept *kept) {
-    return tn_rows_of(kept->var->data, kept->dtype, kept->cols);
-}
-static inline tn_operand tn_kept_transpose(const tn_kept *kept) {
-    return tn_transpose_of(kept->var->data, kept->dtype, kept->cols);
+/* The same for a value of which the way back needs no more than 8 bits: in INT8_BLOCKS when the tape keeps such ones so. */
+tn_kept tn_node_keep_8bit(tn_tape *tape, tn_node *node, tn_var *var);
+
+static inline tn_stored tn_kept_stored(const tn_kept *kept) {
+    return (tn_stored){kept->var->data, kept->dtype};
 }
 
 /* The kept value as f32: where it is, or widened into *scratch, which the caller gives back. */
 const float *tn_kept_floats(tn_tape *tape, const tn_kept *kept, tn_block *scratch);
+
+/* The same as an operand: blocks are widened. */
+tn_operand tn_kept_rows(tn_tape *tape, const tn_kept *kept, tn_block *scratch);
 
 /* The gradient buffer of `var` to write to, and whether to add (true) or to overwrite (false). NULL when `var` needs none,
  * in a rehearsal and after a failure (but then accounted for all the same). */
@@ -136,6 +147,11 @@ static inline const float *tn_grad_in(const tn_node *node) {
 /* As tn_grad_of for an op that may write the gradient over the value itself: when nobody else needs the value and there is
  * no gradient yet, the value's memory becomes the gradient's. */
 float *tn_grad_over_value(tn_tape *tape, tn_var *var, bool *accumulate);
+
+/* The same for the op that kept the value: over it when it was kept as it is. */
+static inline float *tn_grad_over_kept(tn_tape *tape, tn_var *var, const tn_kept *kept, bool *accumulate) {
+    return kept->dtype == TN_DTYPE_F32 ? tn_grad_over_value(tape, var, accumulate) : tn_grad_of(tape, var, accumulate);
+}
 
 /* Scratch for the duration of an op. */
 tn_block tn_scratch_take(tn_tape *tape, int64_t floats);

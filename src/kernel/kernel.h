@@ -38,6 +38,12 @@ static inline tn_operand tn_operand_transposed(tn_operand x) {
     return (tn_operand){x.data, x.dtype, x.col_stride, x.row_stride, x.offset};
 }
 
+/* Values that were kept for the way back, as F32, BF16, F16 or INT8_BLOCKS. */
+typedef struct tn_stored {
+    const void *data;
+    tn_dtype dtype;
+} tn_stored;
+
 /* One sequence of a packed batch: query rows [q_start, q_start + q_rows) see keys [kv_start, kv_start + kv_rows), the
  * last query standing on the last key: query i has position kv_rows - q_rows + i among its keys and sees those up to it. */
 typedef struct tn_span {
@@ -146,12 +152,12 @@ typedef struct tn_kernels {
 
     /* y = silu(gate) * up, silu(z) = z / (1 + exp(-z)). */
     void (*swiglu_forward)(float *y, const float *gate, const float *up, int64_t count);
-    /* dgate and dup may be the same memory as gate and up. */
-    void (*swiglu_backward)(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t count);
+    /* dgate and dup may be the same memory as gate and up in f32. */
+    void (*swiglu_backward)(float *dgate, float *dup, const float *dy, tn_stored gate, tn_stored up, int64_t count);
 
-    /* y = f(x); dx (+)= dy * f'(x), and dx may be the same memory as x. */
+    /* y = f(x); dx (+)= dy * f'(x), and dx may be the same memory as x in f32. */
     void (*activation_forward)(float *y, const float *x, tn_activation f, int64_t count);
-    void (*activation_backward)(float *dx, bool accumulate, const float *dy, const float *x, tn_activation f, int64_t count);
+    void (*activation_backward)(float *dx, bool accumulate, const float *dy, tn_stored x, tn_activation f, int64_t count);
 
     /* y = max(y, 0); dy is cleared where y, the result, is 0. NaN stays NaN. */
     void (*relu_forward)(float *y, int64_t count);
@@ -254,7 +260,7 @@ typedef struct tn_kernels {
     double (*sum_squares)(const float *x, int64_t count); /* double sums over chunks of fixed size, in order */
     bool (*all_finite)(const float *x, int64_t count);
 
-    void (*to_f32)(float *out, const void *in, tn_dtype dtype, int64_t count);   /* any float type */
+    void (*to_f32)(float *out, const void *in, tn_dtype dtype, int64_t count);   /* any float type, or INT8_BLOCKS */
     void (*from_f32)(void *out, tn_dtype dtype, const float *in, int64_t count); /* rounds to nearest even */
 } tn_kernels;
 

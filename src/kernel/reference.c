@@ -262,9 +262,20 @@ static void swiglu_forward(float *y, const float *gate, const float *up, int64_t
         y[i] = (float)(gate[i] / (1 + exp(-(double)gate[i])) * up[i]);
 }
 
-static void swiglu_backward(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t count) {
+static double stored_at(tn_stored x, int64_t i) {
+    const tn_int8_block *block = x.data;
+    switch (x.dtype) {
+    case TN_DTYPE_BF16: return tn_bf16_to_f32(((const uint16_t *)x.data)[i]);
+    case TN_DTYPE_F16: return tn_f16_to_f32(((const uint16_t *)x.data)[i]);
+    case TN_DTYPE_INT8_BLOCKS:
+        return block[i / TN_INT8_BLOCK].scale * (float)block[i / TN_INT8_BLOCK].codes[i % TN_INT8_BLOCK];
+    default: return ((const float *)x.data)[i];
+    }
+}
+
+static void swiglu_backward(float *dgate, float *dup, const float *dy, tn_stored gate, tn_stored up, int64_t count) {
     for (int64_t i = 0; i < count; i++) {
-        double g = gate[i], u = up[i], sigmoid = 1 / (1 + exp(-g));
+        double g = stored_at(gate, i), u = stored_at(up, i), sigmoid = 1 / (1 + exp(-g));
         dgate[i] = (float)(dy[i] * u * sigmoid * (1 + g * (1 - sigmoid)));
         dup[i] = (float)(dy[i] * g * sigmoid);
     }
@@ -297,11 +308,10 @@ static void activation_forward(float *y, const float *x, tn_activation f, int64_
         y[i] = (float)activate(&slope, x[i], f);
 }
 
-static void activation_backward(float *dx, bool accumulate, const float *dy, const float *x, tn_activation f,
-                                int64_t count) {
+static void activation_backward(float *dx, bool accumulate, const float *dy, tn_stored x, tn_activation f, int64_t count) {
     for (int64_t i = 0; i < count; i++) {
         double slope;
-        activate(&slope, x[i], f);
+        activate(&slope, stored_at(x, i), f);
         dx[i] = (float)((accumulate ? dx[i] : 0) + dy[i] * slope);
     }
 }

@@ -109,16 +109,32 @@ static tn_var *feed(const block_context *c, tn_var *h) {
     return inner;
 }
 
+bool tn_decoder_narrows(const tn_forward *forward, const tn_tokens *tokens) {
+    return tokens->output_count < tokens->count && !forward->invoked && !forward->routing;
+}
+
+/* The asked for rows instead of *x, which is let go. */
+static void narrow(const block_context *c, tn_var **x) {
+    tn_var *all = *x;
+    *x = tn_op_take_rows(c->forward->tape, all, c->tokens->output_rows, 0, c->tokens->output_count);
+    tn_drop(c->forward->tape, all);
+}
+
 /* x + o(attention(norm(x))), then x + down(silu(gate) * up), or down(f(up)), of its norm. */
 static tn_var *block(tn_tape *tape, void *context, tn_var *x) {
     const block_context *c = context;
     const tn_decoder_layer *layer = &c->model->layers[c->layer];
     tn_var *h = normed(c, layer->input_norm, x);
-    tn_var *attended = attend(c, h);
+    tn_var *attended = attend(c, h), *rest = tn_hold(x);
     tn_drop(tape, h);
+    if (c->layer == c->model->net.layer_count - 1 && tn_decoder_narrows(c->forward, c->tokens)) {
+        narrow(c, &attended);
+        narrow(c, &rest);
+    }
     tn_var *middle = tn_linear_forward(c->forward, layer->o, attended);
     tn_drop(tape, attended);
-    tn_op_add(tape, middle, x, 1);
+    tn_op_add(tape, middle, rest, 1);
+    tn_drop(tape, rest);
 
     h = normed(c, layer->post_norm, middle);
     tn_var *inner = feed(c, h);
@@ -133,6 +149,7 @@ static tn_var *block(tn_tape *tape, void *context, tn_var *x) {
 tn_var *tn_decoder_hidden(tn_decoder *model, const tn_forward *forward, const tn_tokens *tokens,
                           tn_checkpointing checkpointing) {
     tn_tape *tape = forward->tape;
+    tape->keeps_8bit = checkpointing == TN_CHECKPOINTING_8BIT;
     tn_var *x = tn_embedding_forward(forward, model->net.embedding, tokens->ids, tokens->count);
     if (model->positions) {
         tn_var *places = tn_embedding_forward(forward, model->positions, tokens->positions, tokens->count);
@@ -150,12 +167,6 @@ tn_var *tn_decoder_hidden(tn_decoder *model, const tn_forward *forward, const tn
     tn_var *hidden = normed(&(block_context){.model = model, .forward = forward}, model->final_norm, x);
     tn_drop(tape, x);
     return hidden;
-}
-
-tn_var *tn_decoder_logits(tn_tape *tape, void *context, tn_var *hidden) {
-    const tn_decoder_head *head = context;
-    (void)tape;
-    return tn_linear_forward(head->forward, head->model->net.head, hidden);
 }
 
 tn_status tn_kv_cache_init(tn_kv_cache *cache, const tn_decoder *model, int64_t sequences, int64_t capacity) {

@@ -66,19 +66,24 @@ typedef struct tn_tokens {
     tn_kv_cache *cache;        /* NULL, or where keys and values are appended and read */
     const int64_t *cache_rows; /* with a cache: [count] its row for each token */
     const bool *invoked;       /* with a cache: [count] see tn_forward; without one it is found from the ids */
+    /* set by a pass: rows whose hidden states are asked for; NULL: all of them, or in a rehearsal any */
+    const int32_t *output_rows; /* [output_count] */
+    int64_t output_count;
 } tn_tokens;
 
-typedef enum tn_checkpointing { TN_CHECKPOINTING_OFF, TN_CHECKPOINTING_ON } tn_checkpointing;
+/* How activations are kept for the way back. */
+typedef enum tn_checkpointing {
+    TN_CHECKPOINTING_OFF,  /* as they are */
+    TN_CHECKPOINTING_8BIT, /* in 8 bits where that will do (tn_node_keep_8bit) */
+    TN_CHECKPOINTING_ON    /* recomputed from the input of each block */
+} tn_checkpointing;
 
-/* Hidden states [T, C] after the final norm; belongs to the caller. */
+/* Whether the last block goes on with the asked for rows alone behind its attention: not when something acts by rows. */
+bool tn_decoder_narrows(const tn_forward *forward, const tn_tokens *tokens);
+
+/* Hidden states after the final norm: [output_count, C] of the asked for rows when tn_decoder_narrows, else [count, C].
+ * Belongs to the caller. */
 tn_var *tn_decoder_hidden(tn_decoder *model, const tn_forward *forward, const tn_tokens *tokens,
                           tn_checkpointing checkpointing);
-
-/* Logits of hidden states; a tn_head_fn whose context is a tn_decoder_head. */
-typedef struct tn_decoder_head {
-    const tn_decoder *model;
-    const tn_forward *forward;
-} tn_decoder_head;
-tn_var *tn_decoder_logits(tn_tape *tape, void *context, tn_var *hidden);
 
 #endif

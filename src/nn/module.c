@@ -32,8 +32,8 @@ static tn_var *call_on(const inputs *in, const tn_slot *slot, const tn_route *ro
     if (route->rows && in->embedding && !(ids = take_ids(tape, ids, route)))
         return y;
     if (route->rows && !in->embedding)
-        x = tn_op_take_rows(tape, x, route->rows, route->count);
-    tn_var *part = call(in, slot, x, ids, tn_op_take_rows(tape, y, route->rows, route->count));
+        x = tn_op_take_rows(tape, x, route->rows, 0, route->count);
+    tn_var *part = call(in, slot, x, ids, tn_op_take_rows(tape, y, route->rows, 0, route->count));
     if (x != in->x)
         tn_drop(tape, x);
     tn_op_blend_rows(tape, y, part, route->rows, route->weight);
@@ -61,10 +61,10 @@ static tn_var *apply(const inputs *in, const tn_slot *slot, tn_var *y) {
 static tn_var *input_on(const tn_forward *forward, const tn_module *module, const tn_slot *slot, const tn_route *route,
                         tn_var *in) {
     tn_tape *tape = forward->tape;
-    tn_var *part = tn_op_take_rows(tape, in, route->rows, route->count), *out = in;
+    tn_var *part = tn_op_take_rows(tape, in, route->rows, 0, route->count), *out = in;
     tn_var *changed = slot->hooks->input(forward, slot, module, part);
     if (changed != part) {
-        out = tn_op_take_rows(tape, in, NULL, in->rows);
+        out = tn_op_take_rows(tape, in, NULL, 0, in->rows);
         tn_op_blend_rows(tape, out, changed, route->rows, route->weight);
         tn_drop(tape, changed);
     }

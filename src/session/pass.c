@@ -33,15 +33,50 @@ static const bool *find_invoked(const tn_model *model, tn_tape *tape, const tn_t
     return invoked;
 }
 
+/* Routing of the rows of the pass, or of output rows first .. first + count - 1. */
+static const tn_routing *routing_of(tn_tape *tape, const tn_row_mixes *mixes, const int32_t *owners, const tn_tokens *tokens,
+                                    int64_t first, int64_t count) {
+    const int32_t *rows = tokens->output_rows;
+    if (!mixes)
+        return NULL;
+    if (!rows)
+        return tn_session_routing(tape, mixes, owners + first, count);
+    int32_t *picked = tn_tape_store(tape, (size_t)count * sizeof *picked);
+    for (int64_t i = 0; i < count && picked && !tape->rehearsal; i++)
+        picked[i] = owners[rows[first + i]];
+    return tn_session_routing(tape, mixes, picked ? picked : owners, count);
+}
+
+typedef struct {
+    const tn_decoder *decoder;
+    const tn_forward *forward;
+    const tn_tokens *tokens;
+    const tn_row_mixes *mixes; /* NULL unless adapters act by rows; then */
+    const int32_t *owners;     /* [tokens->count] of the rows */
+} output_head;
+
+/* A tn_head_fn: adapters that act by rows act on the rows that are there. No adapter waits for tokens at a head. */
+static tn_var *logits_of(tn_tape *tape, void *context, tn_var *hidden, int64_t first) {
+    const output_head *h = context;
+    tn_forward forward = *h->forward;
+    forward.invoked = NULL;
+    forward.routing = routing_of(tape, h->mixes, h->owners, h->tokens, first, hidden->rows);
+    return tn_linear_forward(&forward, h->decoder->net.head, hidden);
+}
+
 void tn_pass_loss(tn_model *model, const tn_forward *given, const tn_pass *pass, tn_checkpointing checkpointing,
                   float grad_scale, float *losses, uint8_t *correct) {
     tn_tape *tape = given->tape;
     tn_forward forward = *given;
-    forward.invoked = find_invoked(model, tape, &pass->tokens);
-    tn_var *hidden = tn_decoder_hidden(model->decoder, &forward, &pass->tokens, checkpointing);
-    tn_decoder_head head = {model->decoder, &forward};
-    tn_op_head_loss(tape, hidden, tn_decoder_logits, &head, model->decoder->config.vocab_size, pass->label_rows,
-                    pass->label_ids, pass->labelled, grad_scale, losses, correct);
+    tn_tokens tokens = pass->tokens;
+    tokens.output_rows = pass->label_rows;
+    tokens.output_count = pass->labelled;
+    forward.invoked = find_invoked(model, tape, &tokens);
+    tn_var *hidden = tn_decoder_hidden(model->decoder, &forward, &tokens, checkpointing);
+    output_head head = {.decoder = model->decoder, .forward = &forward, .tokens = &tokens};
+    tn_op_head_loss(tape, hidden, logits_of, &head, model->decoder->config.vocab_size,
+                    tn_decoder_narrows(&forward, &tokens) ? NULL : pass->label_rows, pass->label_ids, pass->labelled,
+                    grad_scale, losses, correct);
     tn_drop(tape, hidden);
     if (tape->recording)
         tn_tape_backward(tape);
@@ -70,43 +105,25 @@ tn_status tn_pass_rehearse(tn_model *model, const int64_t *starts, int64_t seque
     return status;
 }
 
-/* Routing of some rows of the pass: the owners of `rows`, or of all. */
-static const tn_routing *routing_of(tn_tape *tape, const tn_row_mixes *mixes, const int32_t *owners, const int32_t *rows,
-                                    int64_t count) {
-    if (!mixes)
-        return NULL;
-    int32_t *picked = rows ? tn_tape_store(tape, (size_t)count * sizeof *picked) : NULL;
-    for (int64_t i = 0; i < count && picked && !tape->rehearsal; i++)
-        picked[i] = owners[rows[i]];
-    return tn_session_routing(tape, mixes, picked ? picked : owners, count);
-}
-
-tn_status tn_pass_mixed_logits(tn_model *model, tn_tape *tape, const tn_tokens *tokens, const tn_row_mixes *mixes,
+tn_status tn_pass_mixed_logits(tn_model *model, tn_tape *tape, const tn_tokens *given, const tn_row_mixes *mixes,
                                const int32_t *owners, const int32_t *rows, int64_t count, tn_logits_sink sink,
                                void *cookie) {
-    int64_t vocab = model->decoder->config.vocab_size, piece = tn_head_loss_rows(tape->kernels, vocab, count);
+    int64_t vocab = model->decoder->config.vocab_size, piece = tn_head_loss_rows(tape->kernels, false, vocab, count);
+    tn_tokens tokens = *given;
+    tokens.output_rows = rows;
+    tokens.output_count = count;
     tn_forward forward = {.tape = tape,
-                          .invoked = find_invoked(model, tape, tokens),
-                          .routing = routing_of(tape, mixes, owners, NULL, tokens->count)};
+                          .invoked = find_invoked(model, tape, &tokens),
+                          .routing = routing_of(tape, mixes, owners, given, 0, tokens.count)};
+    output_head head = {model->decoder, &forward, &tokens, mixes, owners};
+    const int32_t *left = tn_decoder_narrows(&forward, &tokens) ? NULL : rows;
     tn_status status = TN_OK;
-    int32_t *all = NULL;
-    if (!rows) {
-        all = tn_malloc((size_t)count * sizeof *all);
-        if (!all)
-            return tn_fail_memory("the logits");
-        for (int64_t i = 0; i < count; i++)
-            all[i] = (int32_t)i;
-        rows = all;
-    }
     tape->recording = false;
-    tn_var *hidden = tn_decoder_hidden(model->decoder, &forward, tokens, TN_CHECKPOINTING_OFF);
+    tn_var *hidden = tn_decoder_hidden(model->decoder, &forward, &tokens, TN_CHECKPOINTING_OFF);
     for (int64_t at = 0; at < count && status == TN_OK; at += piece) {
         int64_t n = count - at < piece ? count - at : piece;
-        tn_forward end = forward;
-        end.routing = routing_of(tape, mixes, owners, rows + at, n);
-        tn_decoder_head head = {model->decoder, &end};
-        tn_var *picked = tn_op_take_rows(tape, hidden, rows + at, n);
-        tn_var *logits = tn_decoder_logits(tape, &head, picked);
+        tn_var *picked = tn_op_take_rows(tape, hidden, left, at, n);
+        tn_var *logits = logits_of(tape, &head, picked, at);
         tn_drop(tape, picked);
         status = tn_tape_status(tape);
         if (status == TN_OK && !tape->rehearsal)
@@ -114,7 +131,6 @@ tn_status tn_pass_mixed_logits(tn_model *model, tn_tape *tape, const tn_tokens *
         tn_drop(tape, logits);
     }
     tn_drop(tape, hidden);
-    tn_free(all);
     return status;
 }
 

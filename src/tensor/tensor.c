@@ -1,6 +1,8 @@
 /* Element types, shapes and scalar conversions. */
 #include "tensor/quant.h"
 
+#include <float.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -137,6 +139,31 @@ uint16_t tn_f32_to_f16(float value) {
     return (uint16_t)(sign | rounded >> 13);
 }
 
+static void decode_int8_blocks(float *out, const tn_int8_block *blocks, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        out[i] = blocks[i / TN_INT8_BLOCK].scale * (float)blocks[i / TN_INT8_BLOCK].codes[i % TN_INT8_BLOCK];
+}
+
+static void encode_int8_block(tn_int8_block *block, const float *x, int64_t count) {
+    float largest = 0;
+    bool finite = true;
+    for (int64_t i = 0; i < count; i++) {
+        finite = finite && isfinite(x[i]);
+        largest = fmaxf(largest, fabsf(x[i]));
+    }
+    float scale = largest / 127;
+    scale = scale < FLT_MIN ? 0 : scale;
+    *block = (tn_int8_block){.scale = finite ? scale : NAN};
+    float inverse = scale > 0 ? 1 / scale : 0;
+    for (int64_t i = 0; i < count && finite; i++)
+        block->codes[i] = (int8_t)lrintf(x[i] * inverse);
+}
+
+static void encode_int8_blocks(tn_int8_block *blocks, const float *x, int64_t count) {
+    for (int64_t at = 0; at < count; at += TN_INT8_BLOCK)
+        encode_int8_block(blocks++, x + at, count - at < TN_INT8_BLOCK ? count - at : TN_INT8_BLOCK);
+}
+
 void tn_convert_to_f32(float *out, const void *in, tn_dtype dtype, int64_t count) {
     switch (dtype) {
     case TN_DTYPE_F32: memcpy(out, in, (size_t)count * sizeof *out); break;
@@ -152,6 +179,7 @@ void tn_convert_to_f32(float *out, const void *in, tn_dtype dtype, int64_t count
         for (int64_t i = 0; i < count; i++)
             out[i] = (float)((const double *)in)[i];
         break;
+    case TN_DTYPE_INT8_BLOCKS: decode_int8_blocks(out, in, count); break;
     default: memset(out, 0, (size_t)count * sizeof *out); break;
     }
 }
@@ -171,6 +199,7 @@ void tn_convert_from_f32(void *out, tn_dtype dtype, const float *in, int64_t cou
         for (int64_t i = 0; i < count; i++)
             ((double *)out)[i] = in[i];
         break;
+    case TN_DTYPE_INT8_BLOCKS: encode_int8_blocks(out, in, count); break;
     default: break;
     }
 }

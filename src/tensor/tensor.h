@@ -22,15 +22,30 @@ typedef enum tn_dtype {
     TN_DTYPE_I8,
     TN_DTYPE_U8,
     TN_DTYPE_BOOL,
-    TN_DTYPE_COUNT,                     /* of those that safetensors files hold */
-    TN_DTYPE_QUANTISED = TN_DTYPE_COUNT /* codes of a tn_quantised (quant.h): elements have no address of their own */
+    TN_DTYPE_COUNT,                      /* of those that safetensors files hold */
+    TN_DTYPE_QUANTISED = TN_DTYPE_COUNT, /* codes of a tn_quantised (quant.h): elements have no address of their own */
+    TN_DTYPE_INT8_BLOCKS                 /* array of tn_int8_block, whose last may be incomplete; in memory only */
 } tn_dtype;
+
+/* x = scale code, code = round(x / scale), scale = max |x| / 127; 0 where that is below the normal numbers, and NaN where an
+ * x is not finite. */
+enum { TN_INT8_BLOCK = 64 };
+typedef struct tn_int8_block {
+    float scale;
+    int8_t codes[TN_INT8_BLOCK];
+} tn_int8_block;
 
 /* "F32", "BF16", ... as safetensors spells them. */
 const char *tn_dtype_name(tn_dtype dtype);
 bool tn_dtype_from_name(const char *name, tn_dtype *dtype); /* exact upper-case spelling, or f32/bf16/f16 */
-int64_t tn_dtype_size(tn_dtype dtype);                      /* bytes per element; 0 when quantised */
+int64_t tn_dtype_size(tn_dtype dtype);                      /* bytes per element; 0 when quantised or in blocks */
 bool tn_dtype_is_float(tn_dtype dtype);
+
+/* Bytes of an array of `count` elements, blocks as a whole. Not of QUANTISED. */
+static inline int64_t tn_array_bytes(tn_dtype dtype, int64_t count) {
+    return dtype == TN_DTYPE_INT8_BLOCKS ? (count + TN_INT8_BLOCK - 1) / TN_INT8_BLOCK * (int64_t)sizeof(tn_int8_block)
+                                         : count * tn_dtype_size(dtype);
+}
 
 enum { TN_MAX_DIMS = 4 };
 
@@ -62,7 +77,8 @@ uint16_t tn_f32_to_bf16(float value);
 float tn_f16_to_f32(uint16_t bits);
 uint16_t tn_f32_to_f16(float value);
 
-/* Converts `count` elements between any float type and f32. Plain loops; the hot paths have kernels of their own. */
+/* Converts `count` elements between any float type, or INT8_BLOCKS, and f32. Plain loops; the hot paths have kernels of
+ * their own. */
 void tn_convert_to_f32(float *out, const void *in, tn_dtype dtype, int64_t count);
 void tn_convert_from_f32(void *out, tn_dtype dtype, const float *in, int64_t count);
 

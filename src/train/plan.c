@@ -12,21 +12,28 @@ enum { SAMPLED_BATCHES = 8 };
 static const double MEMORY_SHARE = 0.6;
 
 tn_status tn_checkpointing_choose(const char *wish, int64_t heap, tn_checkpointing *out) {
-    *out = TN_CHECKPOINTING_OFF;
-    if (strcmp(wish, "off") == 0)
+    bool keep_8bit = strcmp(wish, "8bit") == 0;
+    *out = keep_8bit ? TN_CHECKPOINTING_8BIT : TN_CHECKPOINTING_OFF;
+    if (keep_8bit || strcmp(wish, "off") == 0)
         return TN_OK;
     if (strcmp(wish, "on") != 0 && strcmp(wish, "auto") != 0)
-        return tn_fail(TN_ERROR_ARGUMENT, "checkpointing '%s' is not one of auto, on, off", wish);
+        return tn_fail(TN_ERROR_ARGUMENT, "checkpointing '%s' is not one of auto, off, 8bit, on", wish);
     uint64_t available = tn_memory_available();
     if (strcmp(wish, "on") == 0 || (available && (double)heap >= MEMORY_SHARE * (double)available))
         *out = TN_CHECKPOINTING_ON;
     return TN_OK;
 }
 
+const char *tn_checkpointing_name(tn_checkpointing checkpointing) {
+    static const char *const names[] = {
+        [TN_CHECKPOINTING_OFF] = "off", [TN_CHECKPOINTING_8BIT] = "8bit", [TN_CHECKPOINTING_ON] = "on"};
+    return names[checkpointing];
+}
+
 static tn_status decide_checkpointing(tn_trainer *t, int64_t *heap) {
     TN_TRY(t->source->training_heap(t, TN_CHECKPOINTING_OFF, heap));
     TN_TRY(tn_checkpointing_choose(t->options->checkpointing, *heap, &t->checkpointing));
-    return t->checkpointing == TN_CHECKPOINTING_ON ? t->source->training_heap(t, TN_CHECKPOINTING_ON, heap) : TN_OK;
+    return t->checkpointing == TN_CHECKPOINTING_OFF ? TN_OK : t->source->training_heap(t, t->checkpointing, heap);
 }
 
 /* The largest weight with sides that products know. */
@@ -117,7 +124,7 @@ tn_status tn_trainer_plan(tn_trainer *t, bool with_calibration, tn_train_plan *p
     plan->parameters = tn_network_parameters(t->model->network);
     plan->steps = t->steps;
     plan->steps_per_epoch = (t->per_epoch + t->options->accumulate - 1) / t->options->accumulate;
-    plan->checkpointing = t->checkpointing == TN_CHECKPOINTING_ON;
+    plan->checkpointing = tn_checkpointing_name(t->checkpointing);
     plan->base_bytes = tn_network_bytes(t->model->network);
     plan->adapter_bytes = store;
     plan->gradient_bytes = store;

@@ -135,6 +135,8 @@ static tn_status describe_settings(tn_trainer *t) {
     cJSON_AddNumberToObject(s, "steps", (double)t->steps);
     cJSON_AddBoolToObject(s, "shuffle", o->shuffle);
     cJSON_AddNumberToObject(s, "lr", o->lr);
+    if (strcmp(o->checkpointing, "8bit") == 0)
+        cJSON_AddStringToObject(s, "checkpointing", o->checkpointing);
     cJSON_AddStringToObject(s, "optimizer", o->optimizer);
     cJSON_AddNumberToObject(s, "beta1", o->beta1);
     cJSON_AddNumberToObject(s, "beta2", o->beta2);

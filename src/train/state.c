@@ -219,22 +219,25 @@ static const cJSON *first_changed(const cJSON *now, const cJSON *stored) {
 
 static tn_status first_difference(const char *path, const char *stored_text, const char *now_text) {
     cJSON *all_stored = cJSON_Parse(stored_text), *all_now = cJSON_Parse(now_text);
-    const cJSON *stored = all_stored, *item = first_changed(all_now, all_stored);
+    const cJSON *stored = all_stored, *now = all_now, *item = first_changed(now, stored);
     tn_buf was = {0}, is = {0};
     if (cJSON_IsObject(item) && cJSON_IsObject(tn_json_get(stored, item->string))) {
         stored = tn_json_get(stored, item->string);
-        item = first_changed(item, stored);
+        now = item;
+        item = first_changed(now, stored);
     }
+    item = item ? item : first_changed(stored, now);
     const char *name = item ? item->string : "something";
-    const cJSON *old = item ? tn_json_get(stored, name) : NULL;
+    const cJSON *old = item ? tn_json_get(stored, name) : NULL, *new = item ? tn_json_get(now, name) : NULL;
     if (old)
         tn_json_print(&was, old, false);
-    if (item)
-        tn_json_print(&is, item, false);
-    tn_status status = tn_fail(TN_ERROR_MISMATCH,
-                               "%s was written with other settings: %s was %.200s and is now %.200s; use the same settings, "
-                               "another --out, or --resume-changed",
-                               path, name, was.length ? tn_buf_text(&was) : "absent", tn_buf_text(&is));
+    if (new)
+        tn_json_print(&is, new, false);
+    tn_status status =
+        tn_fail(TN_ERROR_MISMATCH,
+                "%s was written with other settings: %s was %.200s and is now %.200s; use the same settings, "
+                "another --out, or --resume-changed",
+                path, name, was.length ? tn_buf_text(&was) : "absent", is.length ? tn_buf_text(&is) : "absent");
     tn_buf_free(&was);
     tn_buf_free(&is);
     cJSON_Delete(all_stored);

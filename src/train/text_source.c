@@ -189,23 +189,42 @@ static tn_status rehearse(tn_trainer *t, tn_order *order, int64_t index, bool re
     return TN_OK;
 }
 
-/* Bytes of the largest training pass; the part with most tokens, or with most labels when that is another. */
+/* Micro-batches such that no other one has both as many tokens and as many labels in a part. */
+enum { MOST_CANDIDATES = 64 };
+typedef struct {
+    int64_t tokens, labelled, index;
+} candidate;
+
+/* Adds it unless another covers it; takes out those that it covers. When they become too many, the last stays for all. */
+static size_t add_candidate(candidate *list, size_t count, candidate new) {
+    size_t kept = 0;
+    for (size_t i = 0; i < count; i++)
+        if (list[i].tokens >= new.tokens && list[i].labelled >= new.labelled)
+            return count;
+    for (size_t i = 0; i < count; i++)
+        if (list[i].tokens > new.tokens || list[i].labelled > new.labelled)
+            list[kept++] = list[i];
+    kept -= kept == MOST_CANDIDATES;
+    list[kept++] = new;
+    return kept;
+}
+
+/* Bytes of the largest training pass, whose size rises with its tokens and with its labels. */
 static tn_status training_heap(tn_trainer *t, tn_checkpointing checkpointing, int64_t *bytes) {
     tn_order *order = &t->text.order;
-    int64_t count = t->steps * t->options->accumulate, most_labels = 0, part_tokens = t->text.part_tokens;
-    int64_t candidates[2] = {tn_order_largest(order, 0, count, part_tokens), 0};
+    int64_t count = t->steps * t->options->accumulate;
     int64_t distinct = count < 4 * t->per_epoch ? count : 4 * t->per_epoch;
-    for (int64_t i = 0; i < distinct; i++) {
-        int64_t labelled = tn_order_part_size(order, i, part_tokens).labelled;
-        if (labelled > most_labels) {
-            most_labels = labelled;
-            candidates[1] = i;
-        }
+    candidate list[MOST_CANDIDATES];
+    size_t candidates = 0;
+    for (int64_t i = -1; i < distinct; i++) {
+        int64_t index = i < 0 ? tn_order_largest(order, 0, count, t->text.part_tokens) : i;
+        tn_batch_size size = tn_order_part_size(order, index, t->text.part_tokens);
+        candidates = add_candidate(list, candidates, (candidate){size.tokens, size.labelled, index});
     }
     *bytes = 0;
-    for (int i = 0; i < 2; i++) {
+    for (size_t i = 0; i < candidates; i++) {
         tn_pass_cost cost;
-        TN_TRY(rehearse(t, order, candidates[i], true, checkpointing, &cost));
+        TN_TRY(rehearse(t, order, list[i].index, true, checkpointing, &cost));
         *bytes = larger(cost.heap_bytes, *bytes);
     }
     return TN_OK;

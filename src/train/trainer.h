@@ -103,8 +103,10 @@ void tn_trainer_free(tn_trainer *trainer);
  * briefly). */
 tn_status tn_trainer_plan(tn_trainer *trainer, bool calibrate, tn_train_plan *plan);
 
-/* Whether activations are recomputed: `wish` is "auto", "on" or "off", `heap` the bytes of a step that keeps them. */
+/* How activations are kept: `wish` is "auto", "off", "8bit" or "on", `heap` the bytes of a step that keeps them as they are.
+ */
 tn_status tn_checkpointing_choose(const char *wish, int64_t heap, tn_checkpointing *out);
+const char *tn_checkpointing_name(tn_checkpointing checkpointing);
 
 /* Over the validation set; an error when the loss is not finite. */
 tn_status tn_trainer_validate(tn_trainer *trainer, tn_validation *out);

@@ -39,7 +39,7 @@ typedef struct {
 
 static inline tn_var *copied(tn_tape *tape, tn_var *x) {
     static const int32_t all[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
-    return tn_op_take_rows(tape, x, all, x->rows);
+    return tn_op_take_rows(tape, x, all, 0, x->rows);
 }
 
 static float data[MOST][LARGEST], numeric[MOST][LARGEST], analytic[MOST][LARGEST];

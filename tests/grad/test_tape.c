@@ -262,7 +262,7 @@ static void absurd_sizes_fail_and_long_tapes_work(void **state) {
     static const int32_t row = 0;
     memset(input->data, 0, 4 * sizeof(float));
     for (int i = 0; i < 5000; i++) {
-        tn_var *y = tn_op_take_rows(&tape, x, &row, 1);
+        tn_var *y = tn_op_take_rows(&tape, x, &row, 0, 1);
         if (x != input)
             tn_drop(&tape, x);
         x = y;

@@ -67,7 +67,8 @@ static void swiglu_gradient_is_the_slope(void **state) {
     enum { COUNT = 40 };
     swiglu_arguments a = {noise(COUNT, 3), noise(COUNT, 1), floats(COUNT), noise(COUNT, 1), COUNT};
     float *dgate = floats(COUNT), *dup = floats(COUNT);
-    reference()->swiglu_backward(dgate, dup, a.dy, a.gate, a.up, COUNT);
+    reference()->swiglu_backward(dgate, dup, a.dy, (tn_stored){a.gate, TN_DTYPE_F32}, (tn_stored){a.up, TN_DTYPE_F32},
+                                 COUNT);
     expect_gradient("dgate", a.gate, dgate, COUNT, swiglu_loss, &a);
     expect_gradient("dup", a.up, dup, COUNT, swiglu_loss, &a);
     release_arrays();

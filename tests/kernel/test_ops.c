@@ -53,17 +53,31 @@ static void check_rope(const tn_kernels *t, int64_t rows, int64_t heads, int64_t
     release_arrays();
 }
 
+static const tn_dtype kept_types[] = {TN_DTYPE_F32, TN_DTYPE_BF16, TN_DTYPE_F16, TN_DTYPE_INT8_BLOCKS};
+
+/* A copy of x, which release_arrays frees. */
+static tn_stored stored(const float *x, tn_dtype dtype, int64_t count) {
+    void *data = array_new((size_t)tn_array_bytes(dtype, count));
+    tn_convert_from_f32(data, dtype, x, count);
+    return (tn_stored){data, dtype};
+}
+
 static void check_swiglu(const tn_kernels *t, int64_t count, float std) {
     float *gate = noise(count, std), *up = noise(count, 1), *dy = noise(count, 1);
     float *want = floats(count), *got = floats(count), *want_dup = floats(count), *got_dup = floats(count);
     reference()->swiglu_forward(want, gate, up, count);
     t->swiglu_forward(got, gate, up, count);
     expect_close("swiglu", got, want, count, ELEMENTWISE);
-    reference()->swiglu_backward(want, want_dup, dy, gate, up, count);
-    t->swiglu_backward(got, got_dup, dy, gate, up, count);
-    expect_close("swiglu dgate", got, want, count, ELEMENTWISE);
-    expect_close("swiglu dup", got_dup, want_dup, count, ELEMENTWISE);
-    t->swiglu_backward(gate, up, dy, gate, up, count);
+    for (size_t i = 0; i < sizeof kept_types / sizeof *kept_types; i++) {
+        tn_stored kept_gate = stored(gate, kept_types[i], count), kept_up = stored(up, kept_types[i], count);
+        reference()->swiglu_backward(want, want_dup, dy, kept_gate, kept_up, count);
+        t->swiglu_backward(got, got_dup, dy, kept_gate, kept_up, count);
+        expect_close("swiglu dgate", got, want, count, ELEMENTWISE);
+        expect_close("swiglu dup", got_dup, want_dup, count, ELEMENTWISE);
+    }
+    tn_stored same_gate = {gate, TN_DTYPE_F32}, same_up = {up, TN_DTYPE_F32};
+    t->swiglu_backward(got, got_dup, dy, same_gate, same_up, count);
+    t->swiglu_backward(gate, up, dy, same_gate, same_up, count);
     expect_same_bytes("swiglu dgate in place", gate, got, (size_t)count * sizeof *got);
     expect_same_bytes("swiglu dup in place", up, got_dup, (size_t)count * sizeof *got);
     release_arrays();
@@ -87,16 +101,19 @@ static void check_activations(const tn_kernels *t, int64_t count, float std) {
     for (tn_activation f = TN_ACTIVATION_GELU; f <= TN_ACTIVATION_TANH; f++) {
         float *x = noise(count, std), *dy = noise(count, 1), *start = noise(count, 1);
         float *want = copy_of(start, count), *got = copy_of(start, count);
-        for (int accumulate = 0; accumulate < 2; accumulate++) {
-            reference()->activation_backward(want, accumulate, dy, x, f, count);
-            t->activation_backward(got, accumulate, dy, x, f, count);
+        for (int i = 0; i < 8; i++) {
+            bool accumulate = i % 2;
+            tn_stored kept = stored(x, kept_types[i / 2], count);
+            reference()->activation_backward(want, accumulate, dy, kept, f, count);
+            t->activation_backward(got, accumulate, dy, kept, f, count);
             expect_close("activation dx", got, want, count, ELEMENTWISE);
         }
+        tn_stored same = {x, TN_DTYPE_F32};
         reference()->activation_forward(want, x, f, count);
         t->activation_forward(got, x, f, count);
         expect_close("activation", got, want, count, ELEMENTWISE);
-        t->activation_backward(want, false, dy, x, f, count);
-        t->activation_backward(x, false, dy, x, f, count);
+        t->activation_backward(want, false, dy, same, f, count);
+        t->activation_backward(x, false, dy, same, f, count);
         expect_same_bytes("activation dx in place", x, want, (size_t)count * sizeof *x);
         release_arrays();
     }
@@ -237,10 +254,10 @@ static void check_adamw(const tn_kernels *t, int64_t count) {
 }
 
 static void check_conversions(const tn_kernels *t, int64_t count) {
-    const tn_dtype dtypes[] = {TN_DTYPE_F32, TN_DTYPE_BF16, TN_DTYPE_F16, TN_DTYPE_F64};
+    const tn_dtype dtypes[] = {TN_DTYPE_F32, TN_DTYPE_BF16, TN_DTYPE_F16, TN_DTYPE_F64, TN_DTYPE_INT8_BLOCKS};
     float *x = noise(count, 100), *want = floats(count), *got = floats(count);
-    for (int i = 0; i < 4; i++) {
-        size_t bytes = (size_t)(count * tn_dtype_size(dtypes[i]));
+    for (int i = 0; i < 5; i++) {
+        size_t bytes = (size_t)tn_array_bytes(dtypes[i], count);
         void *want_narrow = array_new(bytes), *got_narrow = array_new(bytes);
         reference()->from_f32(want_narrow, dtypes[i], x, count);
         t->from_f32(got_narrow, dtypes[i], x, count);
@@ -354,7 +371,7 @@ static void activations_of_extremes_are_their_limits(void **state) {
             const float ones[] = {1, 1, 1, 1};
             float y[4], dx[4], top = f == TN_ACTIVATION_TANH ? 1 : 1e30f;
             t->activation_forward(y, x, f, 4);
-            t->activation_backward(dx, false, ones, x, f, 4);
+            t->activation_backward(dx, false, ones, (tn_stored){x, TN_DTYPE_F32}, f, 4);
             assert_true(y[0] == top && y[1] == (f == TN_ACTIVATION_TANH ? -1 : 0) && y[2] == 0 && isnan(y[3]));
             assert_true(dx[0] == (f != TN_ACTIVATION_TANH) && dx[1] == 0 && isnan(dx[3]));
             assert_true(dx[2] == (f == TN_ACTIVATION_TANH ? 1 : 0.5f));
@@ -430,6 +447,39 @@ static void half_precision_conversions_are_exact(void **state) {
     }
 }
 
+/* Codes are nearest multiples of a block's largest magnitude / 127, those of no worth are 0, and what is not finite makes a
+ * block that says so. */
+static void int8_blocks_hold_what_they_say(void **state) {
+    (void)state;
+    enum { COUNT = 5 * TN_INT8_BLOCK + 3 };
+    FOR_EACH_TABLE(t) {
+        float *x = noise(COUNT, 3), *back = floats(COUNT);
+        for (int i = 0; i < TN_INT8_BLOCK; i++) {
+            x[TN_INT8_BLOCK + i] = 0;
+            x[2 * TN_INT8_BLOCK + i] = 1e-40f;
+        }
+        x[3 * TN_INT8_BLOCK + 5] = NAN;
+        x[4 * TN_INT8_BLOCK + 60] = -INFINITY;
+        x[COUNT - 1] = 127;
+        x[COUNT - 2] = -64.5f; /* a tie goes to even */
+        x[COUNT - 3] = 3.25f;
+        tn_int8_block *blocks = array_new((size_t)tn_array_bytes(TN_DTYPE_INT8_BLOCKS, COUNT));
+        t->from_f32(blocks, TN_DTYPE_INT8_BLOCKS, x, COUNT);
+        t->to_f32(back, blocks, TN_DTYPE_INT8_BLOCKS, COUNT);
+        float largest = 0;
+        for (int i = 0; i < TN_INT8_BLOCK; i++)
+            largest = fmaxf(largest, fabsf(x[i]));
+        assert_true(blocks[0].scale == largest / 127);
+        for (int i = 0; i < TN_INT8_BLOCK; i++) {
+            assert_true(fabsf(back[i] - x[i]) <= blocks[0].scale * 0.50001f);
+            assert_true(back[TN_INT8_BLOCK + i] == 0 && back[2 * TN_INT8_BLOCK + i] == 0);
+            assert_true(isnan(back[3 * TN_INT8_BLOCK + i]) && isnan(back[4 * TN_INT8_BLOCK + i]));
+        }
+        assert_true(back[COUNT - 1] == 127 && back[COUNT - 2] == -64 && back[COUNT - 3] == 3);
+        release_arrays();
+    }
+}
+
 static void tables_are_found_by_name(void **state) {
     (void)state;
     assert_null(tn_kernels_by_name("abacus"));
@@ -477,6 +527,7 @@ int main(void) {
         cmocka_unit_test(non_finite_logits_give_a_non_finite_loss),
         cmocka_unit_test(one_bad_element_is_found_anywhere),
         cmocka_unit_test(half_precision_conversions_are_exact),
+        cmocka_unit_test(int8_blocks_hold_what_they_say),
         cmocka_unit_test(tables_are_found_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -11,7 +11,7 @@
     "\"num_hidden_layers\": 2, "                                                                                            \
     "\"num_attention_heads\": 4, \"num_key_value_heads\": 1, \"head_dim\": 10, \"initializer_range\": 0.2}"
 
-enum { SAMPLES = 4, MOST_TOKENS = 64 };
+enum { SAMPLES = 4, MOST_TOKENS = 64, VOCABULARY = 37 };
 static const int64_t lengths[SAMPLES] = {9, 3, 14, 6};
 
 /* Every token but the first of a sample is a label. */
@@ -132,7 +132,7 @@ static void planned_memory_is_exactly_what_a_step_takes(void **state) {
         tn_model *model = open_model(&setups[i]);
         packed p;
         pack(&p, 0, SAMPLES);
-        for (int checkpointing = 0; checkpointing < 2; checkpointing++) {
+        for (int checkpointing = 0; checkpointing <= TN_CHECKPOINTING_ON; checkpointing++) {
             tn_pass_cost planned, real = {0};
             double loss;
             assert_ok(tn_pass_rehearse(model, p.starts, SAMPLES, p.pass.labelled, true, (tn_checkpointing)checkpointing,
@@ -247,12 +247,69 @@ static void too_little_memory_fails_at_every_size(void **state) {
         tn_pass_cost cost;
         double loss;
         pack(&p, 0, 2);
-        for (int checkpointing = 0; checkpointing < 2; checkpointing++) {
+        for (int checkpointing = 0; checkpointing <= TN_CHECKPOINTING_ON; checkpointing++) {
             assert_ok(tn_pass_rehearse(model, p.starts, 2, p.pass.labelled, true, (tn_checkpointing)checkpointing, &cost));
             for (int64_t part = 1; part < 40; part++)
                 assert_fails(step(model, &p, cost.heap_bytes * part / 40, (tn_checkpointing)checkpointing, &loss, NULL),
                              TN_ERROR_MEMORY, "more than the memory planned");
         }
+        tn_model_free(model);
+    }
+}
+
+/* Kept in 8 bits, activations are off by up to 1/254 of the largest of 64: gradients by no more than a few percent of the
+ * whole, the loss not at all. */
+static void eight_bits_change_gradients_slightly(void **state) {
+    (void)state;
+    for (int i = 0; i < SETUP_COUNT; i++) {
+        tn_model *model = open_model(&setups[i]);
+        packed p;
+        double plain_loss, loss, square = 0, off = 0;
+        int64_t count = model->adapter->params.total;
+        pack(&p, 0, SAMPLES);
+        assert_ok(step(model, &p, 16 << 20, TN_CHECKPOINTING_OFF, &plain_loss, NULL));
+        float *plain = take_gradients(model->adapter);
+        assert_ok(step(model, &p, 16 << 20, TN_CHECKPOINTING_8BIT, &loss, NULL));
+        float *rounded = take_gradients(model->adapter);
+        for (int64_t k = 0; k < count; k++) {
+            square += (double)plain[k] * plain[k];
+            off += pow((double)plain[k] - rounded[k], 2);
+        }
+        assert_true(loss == plain_loss && off > 0);
+        if (off > 0.02 * 0.02 * square)
+            fail_msg("%s: gradients are off by %g", setups[i].name, sqrt(off / square));
+        free(plain);
+        free(rounded);
+        tn_model_free(model);
+    }
+}
+
+static tn_status keep_logits(void *cookie, int64_t first_row, int64_t rows, const float *logits) {
+    memcpy((float *)cookie + first_row * VOCABULARY, logits, (size_t)(rows * VOCABULARY) * sizeof *logits);
+    return TN_OK;
+}
+
+/* Asked for some rows, the last block leaves the others out; those that remain are as before but for rounding. */
+static void logits_of_some_rows_are_those_of_all(void **state) {
+    static float all[MOST_TOKENS * VOCABULARY], some[MOST_TOKENS * VOCABULARY];
+    static const int32_t rows[] = {31, 0, 8, 8, 20};
+    enum { ROWS = sizeof rows / sizeof *rows };
+    (void)state;
+    for (int i = 0; i < SETUP_COUNT; i++) {
+        tn_model *model = open_model(&setups[i]);
+        tn_tape tape;
+        packed p;
+        pack(&p, 0, SAMPLES);
+        assert_int_equal(p.pass.tokens.count, 32);
+        assert_ok(tn_tape_init(&tape, model->kernels, 16 << 20));
+        assert_ok(tn_pass_logits(model, &tape, &p.pass.tokens, NULL, 32, keep_logits, all));
+        double flops = tape.flops;
+        tn_tape_reset(&tape);
+        assert_ok(tn_pass_logits(model, &tape, &p.pass.tokens, rows, ROWS, keep_logits, some));
+        assert_true(tape.flops < flops);
+        for (int r = 0; r < ROWS; r++)
+            assert_true(largest_difference(some + r * VOCABULARY, all + rows[r] * VOCABULARY, VOCABULARY) < 2e-5);
+        tn_tape_free(&tape);
         tn_model_free(model);
     }
 }
@@ -300,9 +357,14 @@ static void samples_of_a_batch_do_not_see_each_other(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(planned_memory_is_exactly_what_a_step_takes), cmocka_unit_test(recomputing_blocks_changes_no_bit),
-        cmocka_unit_test(packing_changes_gradients_by_rounding_alone), cmocka_unit_test(gradient_is_the_slope_of_the_loss),
-        cmocka_unit_test(too_little_memory_fails_at_every_size),       cmocka_unit_test(pass_without_labels_is_fine),
+        cmocka_unit_test(planned_memory_is_exactly_what_a_step_takes),
+        cmocka_unit_test(recomputing_blocks_changes_no_bit),
+        cmocka_unit_test(packing_changes_gradients_by_rounding_alone),
+        cmocka_unit_test(gradient_is_the_slope_of_the_loss),
+        cmocka_unit_test(eight_bits_change_gradients_slightly),
+        cmocka_unit_test(logits_of_some_rows_are_those_of_all),
+        cmocka_unit_test(too_little_memory_fails_at_every_size),
+        cmocka_unit_test(pass_without_labels_is_fine),
         cmocka_unit_test(samples_of_a_batch_do_not_see_each_other),
     };
     return cmocka_run_group_tests(tests, NULL, remove_temporary);

@@ -211,8 +211,9 @@ static void changed_settings_are_refused_by_name(void **state) {
                            "groups was",
                            "bias was \"none\" and is now \"all\"",
                            "method was \"lora\" and is now \"full\"",
-                           "base was"};
-    for (int i = 0; i < 9; i++) {
+                           "base was",
+                           "checkpointing was absent and is now \"8bit\""};
+    for (int i = 0; i < 10; i++) {
         changed = go_on(first, &from);
         switch (i) {
         case 0: changed.train.lr = 0.02; break;
@@ -227,10 +228,29 @@ static void changed_settings_are_refused_by_name(void **state) {
         case 6: changed.adapter.bias = "all"; break;
         case 7: changed.adapter.method = "full"; break;
         case 8: changed.base = "other-base"; break;
+        case 9: changed.train.checkpointing = "8bit"; break;
         }
         tiny_train_badly(&changed, TN_ERROR_MISMATCH, words[i]);
     }
     assert_int_equal(tiny_count_files("settings/checkpoints", "step-00000005"), 1);
+}
+
+/* What is kept exactly may be recomputed after a stop and back, but not be rounded. */
+static void activations_in_8_bits_resume_to_the_same_bytes(void **state) {
+    (void)state;
+    tiny_run straight = tiny_start("straight-8bit"), first = tiny_start("parts-8bit"), rest;
+    int64_t from;
+    straight.train.checkpointing = first.train.checkpointing = "8bit";
+    tiny_train_well(&straight);
+    stop_at(first, 5);
+    rest = go_on(first, &from);
+    rest.train.checkpointing = "on";
+    tiny_train_badly(&rest, TN_ERROR_MISMATCH, "checkpointing was \"8bit\" and is now absent");
+    rest.train.checkpointing = "8bit";
+    tiny_train_well(&rest);
+    assert_int_equal(from, 5);
+    tiny_assert_same_file("straight-8bit", "parts-8bit", "adapter_model.safetensors");
+    tiny_assert_same_metrics("straight-8bit", "parts-8bit");
 }
 
 static void changed_data_are_refused(void **state) {
@@ -476,6 +496,7 @@ int main(void) {
         cmocka_unit_test(stopping_changes_no_byte_of_adalora),
         cmocka_unit_test(stopping_changes_no_byte_of_lora_fa),
         cmocka_unit_test(changed_settings_are_refused_by_name),
+        cmocka_unit_test(activations_in_8_bits_resume_to_the_same_bytes),
         cmocka_unit_test(changed_data_are_refused),
         cmocka_unit_test(changes_that_are_wanted_go_on),
         cmocka_unit_test(fewer_steps_than_done_end_at_once),

@@ -310,7 +310,7 @@ static void options_out_of_range_are_named(void **state) {
     tiny_train_badly(&run, TN_ERROR_ARGUMENT, "'polynomial' is not one of constant, linear, cosine");
     run = tiny_start("never");
     run.train.checkpointing = "sometimes";
-    tiny_train_badly(&run, TN_ERROR_ARGUMENT, "'sometimes' is not one of auto, on, off");
+    tiny_train_badly(&run, TN_ERROR_ARGUMENT, "'sometimes' is not one of auto, off, 8bit, on");
     run = tiny_start("never");
     run.data = "absent.jsonl";
     tiny_train_badly(&run, TN_ERROR_IO, "absent.jsonl");

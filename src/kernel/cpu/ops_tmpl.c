@@ -1,6 +1,6 @@
-/* Every kernel but the matrix product and attention, compiled once per instruction set with TN_ISA naming it. Formulas and
- * shapes are in kernel.h. Work is cut into rows, or chunks of TN_CHUNK elements, or blocks of columns, never by the number
- * of threads; sums over rows belong to one thread and run in row order. */
+/* Kernels on rows and vectors that need no file of their own, compiled once per instruction set with TN_ISA naming it.
+ * Formulas and shapes are in kernel.h. Work is cut into rows, or chunks of TN_CHUNK elements, or blocks of columns, never by
+ * the number of threads; sums over rows belong to one thread and run in row order. */
 #include "kernel/cpu/simd.h"
 
 /* Columns that one thread sums down all rows: in double, as many as keep the sums in the first-level cache. */
@@ -96,142 +96,6 @@ static void rope(float *x, const int32_t *positions, const float *cosines, const
     }
 }
 
-static void swiglu_forward(float *y, const float *gate, const float *up, int64_t count) {
-#pragma omp parallel for schedule(static) if (tn_worth_threads(count))
-    for (int64_t at = 0; at < count; at += TN_CHUNK) {
-        int64_t end = tn_min_i64(at + TN_CHUNK, count);
-#pragma omp simd
-        for (int64_t i = at; i < end; i++)
-            y[i] = gate[i] / (1.0f + tn_exp(-gate[i])) * up[i];
-    }
-}
-
-static void swiglu_backward(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t count) {
-#pragma omp parallel for schedule(static) if (tn_worth_threads(count))
-    for (int64_t at = 0; at < count; at += TN_CHUNK) {
-        int64_t end = tn_min_i64(at + TN_CHUNK, count);
-#pragma omp simd
-        for (int64_t i = at; i < end; i++) {
-            float g = gate[i], u = up[i], d = dy[i], e = tn_exp(-g), sigmoid = 1.0f / (1.0f + e);
-            /* 1 - sigmoid without cancellation; e overflows only where the product is 0 either way */
-            float rest = e < INFINITY ? e * sigmoid : 1.0f;
-            dgate[i] = d * u * sigmoid * (1.0f + g * rest);
-            dup[i] = d * (g * sigmoid);
-        }
-    }
-}
-
-/* x Phi(x) and its slope Phi(x) + x phi(x). For x <= 0, Phi(x) = exp(-x^2 / 2) t P(t), t = 1 / (1 + 0.35 |x|), with P fitted
- * to a relative error of 3e-8 for |x| < 13.5, so that the tail keeps all its digits. The square's upper half is exact, and
- * the small rest d is a factor exp(-d) of its own. */
-static inline float gelu_of(float x, float *slope) {
-    float size = fabsf(x), a = size < 13.5f ? size : 13.5f, t = 1.0f / (1.0f + 0.35f * a);
-    float high = tn_float_of_bits(tn_bits_of_float(a) & 0xfffff000), d = 0.5f * (a - high) * (a + high);
-    float e = tn_exp(-0.5f * high * high) * (1.0f - d * (1.0f - d * (0.5f - d * 0.16666667f)));
-    float p = tn_muladd(-0.0291259638f, t, 0.143872698f);
-    p = tn_muladd(p, t, -0.255505481f);
-    p = tn_muladd(p, t, 0.158930286f);
-    p = tn_muladd(p, t, -0.0229377819f);
-    p = tn_muladd(p, t, 0.105433189f);
-    p = tn_muladd(p, t, 0.119852379f);
-    p = tn_muladd(p, t, 0.139859089f);
-    p = tn_muladd(p, t, 0.139621569f);
-    float tail = e * t * p, distribution = x > 0 ? 1.0f - tail : tail;
-    *slope = distribution + x * e * 0.39894228f;
-    return x * distribution;
-}
-
-/* x sigmoid(z), z = factor x (1 + cubic x^2), and its slope: SiLU, and GELU by tanh, as 1 + tanh(u) is 2 sigmoid(2 u).
- * Beyond `limit` the sigmoid is 0 or 1, and terms must not overflow. */
-typedef struct {
-    float factor, cubic, limit;
-} gate;
-
-static inline float gated_by(gate g, float x, float *slope) {
-    float c = x < -g.limit ? -g.limit : x > g.limit ? g.limit : x, square = g.cubic * c * c;
-    float e = tn_exp(-g.factor * c * (1.0f + square)), sigmoid = 1.0f / (1.0f + e);
-    float rest = e < INFINITY ? e * sigmoid : 1.0f;
-    *slope = sigmoid * (1.0f + g.factor * c * (1.0f + 3.0f * square) * rest);
-    return (x > g.limit ? x : c) * sigmoid;
-}
-
-/* The exponential away from 0; the series near it, where 1 - exp(-2 x) would cancel. */
-static inline float tanh_of(float x, float *slope) {
-    float size = fabsf(x), s = x * x, e = tn_exp(-2.0f * size), far = (1.0f - e) / (1.0f + e);
-    float p = tn_muladd(-8.8632355e-3f, s, 2.1869489e-2f);
-    p = tn_muladd(p, s, -5.3968254e-2f);
-    p = tn_muladd(p, s, 1.3333333e-1f);
-    p = tn_muladd(p, s, -3.3333333e-1f);
-    float y = size < 0.3f ? tn_muladd(p * s, x, x) : copysignf(far, x);
-    *slope = size < 0.3f ? 1.0f - y * y : 4.0f * e / ((1.0f + e) * (1.0f + e));
-    return y;
-}
-
-/* So many that what nobody wants of them, values or slopes, stays in the first-level cache. */
-enum { ACTIVATION_PIECE = 256 };
-
-static void activate(float *values, float *slopes, const float *x, tn_activation f, int64_t count) {
-    const gate g = f == TN_ACTIVATION_SILU ? (gate){1, 0, 100} : (gate){1.59576912f, 0.044715f, 12};
-    switch (f) {
-    case TN_ACTIVATION_GELU:
-#pragma omp simd
-        for (int64_t i = 0; i < count; i++)
-            values[i] = gelu_of(x[i], &slopes[i]);
-        break;
-    case TN_ACTIVATION_GELU_TANH:
-    case TN_ACTIVATION_SILU:
-#pragma omp simd
-        for (int64_t i = 0; i < count; i++)
-            values[i] = gated_by(g, x[i], &slopes[i]);
-        break;
-    default:
-#pragma omp simd
-        for (int64_t i = 0; i < count; i++)
-            values[i] = tanh_of(x[i], &slopes[i]);
-    }
-}
-
-static void activation_forward(float *y, const float *x, tn_activation f, int64_t count) {
-#pragma omp parallel for schedule(static) if (tn_worth_threads(count))
-    for (int64_t at = 0; at < count; at += ACTIVATION_PIECE) {
-        float slopes[ACTIVATION_PIECE];
-        activate(y + at, slopes, x + at, f, tn_min_i64(ACTIVATION_PIECE, count - at));
-    }
-}
-
-static void activation_backward(float *dx, bool accumulate, const float *dy, const float *x, tn_activation f,
-                                int64_t count) {
-#pragma omp parallel for schedule(static) if (tn_worth_threads(count))
-    for (int64_t at = 0; at < count; at += ACTIVATION_PIECE) {
-        float values[ACTIVATION_PIECE], slopes[ACTIVATION_PIECE];
-        int64_t piece = tn_min_i64(ACTIVATION_PIECE, count - at);
-        activate(values, slopes, x + at, f, piece);
-#pragma omp simd
-        for (int64_t i = 0; i < piece; i++)
-            dx[at + i] = (accumulate ? dx[at + i] : 0) + dy[at + i] * slopes[i];
-    }
-}
-
-static void relu_forward(float *y, int64_t count) {
-#pragma omp parallel for schedule(static) if (tn_worth_threads(count))
-    for (int64_t at = 0; at < count; at += TN_CHUNK) {
-        int64_t end = tn_min_i64(at + TN_CHUNK, count);
-#pragma omp simd
-        for (int64_t i = at; i < end; i++)
-            y[i] = y[i] < 0 ? 0 : y[i];
-    }
-}
-
-static void relu_backward(float *dy, const float *y, int64_t count) {
-#pragma omp parallel for schedule(static) if (tn_worth_threads(count))
-    for (int64_t at = 0; at < count; at += TN_CHUNK) {
-        int64_t end = tn_min_i64(at + TN_CHUNK, count);
-#pragma omp simd
-        for (int64_t i = at; i < end; i++)
-            dy[i] = y[i] == 0 ? 0 : dy[i];
-    }
-}
-
 /* The first of equal logits counts as the largest. */
 static bool label_is_largest(const float *x, int32_t label, float max) {
     uint32_t beaten = 0;
@@ -280,67 +144,6 @@ static void cross_entropy(float *losses, uint8_t *correct, float *logits, const 
     }
 }
 
-static void widen_bf16(float *restrict out, const uint16_t *restrict in, int64_t count) {
-#pragma omp simd
-    for (int64_t i = 0; i < count; i++)
-        out[i] = tn_float_of_bits((uint32_t)in[i] << 16);
-}
-
-static void narrow_bf16(uint16_t *restrict out, const float *restrict in, int64_t count) {
-#pragma omp simd
-    for (int64_t i = 0; i < count; i++) {
-        uint32_t bits = tn_bits_of_float(in[i]), nan = bits >> 16 | 0x40, rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-        out[i] = (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? nan : rounded);
-    }
-}
-
-static void widen_f16(float *out, const uint16_t *in, int64_t count) {
-    int64_t i = 0;
-#ifdef __F16C__
-    for (; i + 8 <= count; i += 8)
-        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(in + i))));
-#endif
-    tn_convert_to_f32(out + i, in + i, TN_DTYPE_F16, count - i);
-}
-
-static void narrow_f16(uint16_t *out, const float *in, int64_t count) {
-    int64_t i = 0;
-#ifdef __F16C__
-    for (; i + 8 <= count; i += 8)
-        _mm_storeu_si128((void *)(out + i), _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
-#endif
-    tn_convert_from_f32(out + i, TN_DTYPE_F16, in + i, count - i);
-}
-
-static void widen(float *out, const void *in, tn_dtype dtype, int64_t count) {
-    switch (dtype) {
-    case TN_DTYPE_BF16: widen_bf16(out, in, count); break;
-    case TN_DTYPE_F16: widen_f16(out, in, count); break;
-    default: tn_convert_to_f32(out, in, dtype, count); break;
-    }
-}
-
-static void to_f32(float *out, const void *in, tn_dtype dtype, int64_t count) {
-    int64_t size = tn_dtype_size(dtype);
-#pragma omp parallel for schedule(static) if (tn_worth_threads(count))
-    for (int64_t at = 0; at < count; at += TN_CHUNK)
-        widen(out + at, (const char *)in + at * size, dtype, tn_min_i64(TN_CHUNK, count - at));
-}
-
-static void from_f32(void *out, tn_dtype dtype, const float *in, int64_t count) {
-    int64_t size = tn_dtype_size(dtype);
-#pragma omp parallel for schedule(static) if (tn_worth_threads(count))
-    for (int64_t at = 0; at < count; at += TN_CHUNK) {
-        void *to = (char *)out + at * size;
-        int64_t piece = tn_min_i64(TN_CHUNK, count - at);
-        switch (dtype) {
-        case TN_DTYPE_BF16: narrow_bf16(to, in + at, piece); break;
-        case TN_DTYPE_F16: narrow_f16(to, in + at, piece); break;
-        default: tn_convert_from_f32(to, dtype, in + at, piece); break;
-        }
-    }
-}
-
 /* By blocks, of which only the first with the largest value is looked at again. NaN as in the reference: it is never larger,
  * and nothing is larger than it. */
 static void argmax_rows(int32_t *out, const float *x, int64_t rows, int64_t cols) {
@@ -368,7 +171,7 @@ static void embedding_forward(float *y, const int32_t *ids, const void *table, t
         if (dtype == TN_DTYPE_QUANTISED)
             TN_FOR_ISA(tn_dequantise_, )(y + row * cols, table, ids[row] * cols, cols);
         else
-            widen(y + row * cols, (const char *)table + ids[row] * cols * size, dtype, cols);
+            TN_FOR_ISA(tn_widen_, )(y + row * cols, (const char *)table + ids[row] * cols * size, dtype, cols);
 }
 
 static void embedding_backward(float *dtable, const int32_t *ids, const float *dy, int64_t rows, int64_t cols) {
@@ -613,12 +416,12 @@ const tn_kernels TN_FOR_ISA(tn_kernels_, ) = {
     .rope = rope,
     .attention_forward = TN_FOR_ISA(tn_attention_forward_, ),
     .attention_backward = TN_FOR_ISA(tn_attention_backward_, ),
-    .swiglu_forward = swiglu_forward,
-    .swiglu_backward = swiglu_backward,
-    .activation_forward = activation_forward,
-    .activation_backward = activation_backward,
-    .relu_forward = relu_forward,
-    .relu_backward = relu_backward,
+    .swiglu_forward = TN_FOR_ISA(tn_swiglu_forward_, ),
+    .swiglu_backward = TN_FOR_ISA(tn_swiglu_backward_, ),
+    .activation_forward = TN_FOR_ISA(tn_activation_forward_, ),
+    .activation_backward = TN_FOR_ISA(tn_activation_backward_, ),
+    .relu_forward = TN_FOR_ISA(tn_relu_forward_, ),
+    .relu_backward = TN_FOR_ISA(tn_relu_backward_, ),
     .cross_entropy = cross_entropy,
     .argmax_rows = argmax_rows,
     .embedding_forward = embedding_forward,
@@ -638,6 +441,6 @@ const tn_kernels TN_FOR_ISA(tn_kernels_, ) = {
     .sum_squares = sum_squares,
     .all_finite = all_finite,
     .dequantise = TN_FOR_ISA(tn_dequantise_, ),
-    .to_f32 = to_f32,
-    .from_f32 = from_f32,
+    .to_f32 = TN_FOR_ISA(tn_to_f32_, ),
+    .from_f32 = TN_FOR_ISA(tn_from_f32_, ),
 };
