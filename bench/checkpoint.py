@@ -1,7 +1,7 @@
 """Writes a random-weight checkpoint of a model's shape, and rows of random tokens, for the comparison with PyTorch.
 
-usage: checkpoint.py SHAPE FOLDER [bf16]     config.json and model.safetensors (f32)
-       checkpoint.py SHAPE FILE ROWS TOKENS LABELLED   JSON lines; labels on the last share LABELLED of each row
+usage: checkpoint.py SHAPE FOLDER [f32|bf16|f16]   config.json and model.safetensors
+       checkpoint.py SHAPE FILE ROWS TOKENS LABELLED      JSON lines; labels on the last share LABELLED of each row
 Speed depends on shapes, not on values.
 """
 import json
@@ -52,23 +52,29 @@ def to_bf16(values: np.ndarray) -> np.ndarray:
     return ((bits + 0x7fff + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
-def write_checkpoint(config: dict, folder: str, bf16: bool) -> None:
+# Name in config.json, bytes of an element, and how values are stored.
+DTYPES = {"f32": ("float32", 4, lambda values: values), "bf16": ("bfloat16", 2, to_bf16),
+          "f16": ("float16", 2, lambda values: values.astype(np.float16))}
+
+
+def write_checkpoint(config: dict, folder: str, dtype: str) -> None:
+    config_name, size, store = DTYPES[dtype]
     shapes, header, end = tensor_shapes(config), {}, 0
     for name, shape in shapes.items():
-        begin, end = end, end + (2 if bf16 else 4) * int(np.prod(shape))
-        header[name] = {"dtype": "BF16" if bf16 else "F32", "shape": shape, "data_offsets": [begin, end]}
+        begin, end = end, end + size * int(np.prod(shape))
+        header[name] = {"dtype": dtype.upper(), "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     rng = np.random.default_rng(0)
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, "config.json"), "w") as file:
-        json.dump(config | {"torch_dtype": "bfloat16" if bf16 else "float32"}, file, indent=1)
+        json.dump(config | {"torch_dtype": config_name}, file, indent=1)
     partial = os.path.join(folder, "model.safetensors.partial")
     with open(partial, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, shape in shapes.items():
             values = np.ones(shape, np.float32) if "norm" in name else rng.standard_normal(shape, np.float32) * STD
-            file.write((to_bf16(values) if bf16 else values).tobytes())
+            file.write(store(values).tobytes())
     os.replace(partial, os.path.join(folder, "model.safetensors"))
 
 
@@ -82,8 +88,9 @@ def write_rows(config: dict, path: str, rows: int, tokens: int, labelled: float)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3 or sys.argv[3:] == ["bf16"]:
-        write_checkpoint(SHAPES[sys.argv[1]], sys.argv[2], len(sys.argv) == 4)
+    dtypes = sys.argv[3:] or ["f32"]
+    if len(sys.argv) > 2 and len(dtypes) == 1 and dtypes[0] in DTYPES:
+        write_checkpoint(SHAPES[sys.argv[1]], sys.argv[2], dtypes[0])
     elif len(sys.argv) == 6:
         write_rows(SHAPES[sys.argv[1]], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]))
     else:

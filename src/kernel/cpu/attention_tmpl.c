@@ -266,11 +266,17 @@ void TN_FOR_ISA(tn_attention_forward_, )(float *out, float *lse, const float *q,
                                          const tn_span *spans, int64_t span_count, const tn_attention_shape *shape) {
     const extent e = measure(spans, span_count);
     const int64_t blocks = blocks_in(e.q_rows, QUERIES), heads = shape->heads;
+    int64_t decoded = 0;
     decoding job;
-    for (int64_t index = 0; index < span_count; index++)
-        if (cut_keys(&job, &spans[index], shape))
+    for (int64_t index = 0; index < span_count; index++) {
+        if (cut_keys(&job, &spans[index], shape)) {
             decode(&job, out, lse, q, k, v);
-            /* the last queries see the most keys: they go first, so that no thread is left with one at the end */
+            decoded++;
+        }
+    }
+    if (decoded == span_count)
+        return;
+        /* the last queries see the most keys: they go first, so that no thread is left with one at the end */
 #pragma omp parallel for collapse(3) schedule(dynamic) if (worth_threads(&e, shape))
     for (int64_t index = 0; index < span_count; index++) {
         for (int64_t head = 0; head < heads; head++) {
