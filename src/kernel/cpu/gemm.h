@@ -36,6 +36,9 @@ typedef struct tn_gemm_kernel {
     void (*tile_across)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_step,
                         float alpha, float beta, int64_t rows, int64_t cols, int64_t depth);
 
+    /* x *= factor; count is a multiple of W. */
+    void (*scale)(float *x, float factor, int64_t count);
+
     /* C[rows, cols] = A B + beta * C; cols <= nr, any rows, small depth. A as in `tile`, B packed. */
     void (*shallow)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_step, const float *b, float beta,
                     int64_t rows, int64_t cols, int64_t depth);

@@ -73,18 +73,21 @@ static inline void v_store_part(float *p, vec v, int64_t n) {
     _mm512_mask_storeu_ps(p, first(n), v);
 }
 
+/* Rows r[0..3] to columns by 128-bit lanes: s[i] holds, in its lane l, column 4l + i. */
+static inline void v_transpose_lanes(vec s[4], const vec r[4]) {
+    vec t0 = _mm512_unpacklo_ps(r[0], r[1]), t1 = _mm512_unpackhi_ps(r[0], r[1]);
+    vec t2 = _mm512_unpacklo_ps(r[2], r[3]), t3 = _mm512_unpackhi_ps(r[2], r[3]);
+    s[0] = _mm512_shuffle_ps(t0, t2, 0x44);
+    s[1] = _mm512_shuffle_ps(t0, t2, 0xee);
+    s[2] = _mm512_shuffle_ps(t1, t3, 0x44);
+    s[3] = _mm512_shuffle_ps(t1, t3, 0xee);
+}
+
 static inline void v_transpose(vec r[W]) {
     vec s[W];
 #pragma GCC unroll 4
-    for (int i = 0; i < W; i += 4) {
-        vec t0 = _mm512_unpacklo_ps(r[i], r[i + 1]), t1 = _mm512_unpackhi_ps(r[i], r[i + 1]);
-        vec t2 = _mm512_unpacklo_ps(r[i + 2], r[i + 3]), t3 = _mm512_unpackhi_ps(r[i + 2], r[i + 3]);
-        s[i] = _mm512_shuffle_ps(t0, t2, 0x44);
-        s[i + 1] = _mm512_shuffle_ps(t0, t2, 0xee);
-        s[i + 2] = _mm512_shuffle_ps(t1, t3, 0x44);
-        s[i + 3] = _mm512_shuffle_ps(t1, t3, 0xee);
-    }
-    /* Now s[4q + i] holds, in its 128-bit lane l, column 4l + i of rows 4q..4q+3: transpose the lanes. */
+    for (int i = 0; i < W; i += 4)
+        v_transpose_lanes(s + i, r + i);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
         vec t0 = _mm512_shuffle_f32x4(s[i], s[i + 4], 0x88), t1 = _mm512_shuffle_f32x4(s[i], s[i + 4], 0xdd);
@@ -93,6 +96,24 @@ static inline void v_transpose(vec r[W]) {
         r[i + 8] = _mm512_shuffle_f32x4(t0, t2, 0xdd);
         r[i + 4] = _mm512_shuffle_f32x4(t1, t3, 0x88);
         r[i + 12] = _mm512_shuffle_f32x4(t1, t3, 0xdd);
+    }
+}
+
+/* r[0..7] = the W rows of W / 2 floats at x, transposed: for the usual rank of an update. */
+#define V_TRANSPOSES_HALVES
+static inline void v_transpose_halves(vec r[W], const float *x, int64_t stride) {
+    vec pairs[W / 2], s[W / 2];
+#pragma GCC unroll 8
+    for (int i = 0; i < W / 2; i++) {
+        const float *row = x + (i / 4 * 8 + i % 4) * stride;
+        pairs[i] = _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(row)), _mm256_loadu_ps(row + 4 * stride), 1);
+    }
+    v_transpose_lanes(s, pairs);
+    v_transpose_lanes(s + 4, pairs + 4);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_f32x4(s[i], s[i + 4], 0x88);
+        r[i + 4] = _mm512_shuffle_f32x4(s[i], s[i + 4], 0xdd);
     }
 }
 

@@ -18,15 +18,15 @@ enum {
 
 /* Few rows of C pass by at a time, all columns of the task each: their lines are near each other, and rows whose addresses
  * compete for the same lines of a cache are few. */
-static void run_shallow(const product *job, int64_t row, int64_t col) {
+static void run_shallow(const product *job, int64_t row, int64_t rows, int64_t col) {
     const tn_gemm_kernel *kernel = job->kernel;
     float packed[PANELS * MAX_SHALLOW * MAX_NR];
-    int64_t end = smaller(job->m, row + ROWS), cols = smaller(job->n - col, PANELS * kernel->nr), size = job->k * kernel->nr;
+    int64_t end = smaller(job->m, row + rows), cols = smaller(job->n - col, PANELS * kernel->nr);
     for (int64_t j = 0; j < cols; j += kernel->nr)
         tn_gemm_widen(kernel, packed + j * job->k, kernel->nr, tn_operand_part(job->b, 0, col + j), job->k,
                       smaller(cols - j, kernel->nr), kernel->nr);
-    for (int64_t i = 0; i < (cols + kernel->nr - 1) / kernel->nr * size && job->alpha != 1.0f; i++)
-        packed[i] *= job->alpha;
+    if (job->alpha != 1.0f)
+        kernel->scale(packed, job->alpha, (cols + kernel->nr - 1) / kernel->nr * job->k * kernel->nr);
     for (; row < end; row += ROWS_AT_ONCE) {
         const float *a = tn_operand_part(job->a, row, 0).data;
         float *c = job->c.data + row * job->c.row_stride + col;
@@ -36,11 +36,13 @@ static void run_shallow(const product *job, int64_t row, int64_t col) {
     }
 }
 
+/* Threads share rows out as multiply_narrow does, so that what a thread has just computed for its rows is near. */
 static void multiply_shallow(const product *job, int64_t index, int64_t team) {
-    int64_t width = PANELS * job->kernel->nr, down = (job->m + ROWS - 1) / ROWS, across = (job->n + width - 1) / width;
-    int64_t tasks = down * across;
+    int64_t share = ((job->m + team - 1) / team + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE * ROWS_AT_ONCE;
+    int64_t rows = smaller(share > LEAST_ROWS ? share : LEAST_ROWS, ROWS), width = PANELS * job->kernel->nr;
+    int64_t down = (job->m + rows - 1) / rows, across = (job->n + width - 1) / width, tasks = down * across;
     for (int64_t task = tasks * index / team; task < tasks * (index + 1) / team; task++)
-        run_shallow(job, task / across * ROWS, task % across * width);
+        run_shallow(job, task / across * rows, rows, task % across * width);
 }
 
 static void run_narrow(const product *job, int64_t row, int64_t rows) {

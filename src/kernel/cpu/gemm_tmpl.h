@@ -2,7 +2,8 @@
  *   vec, W (floats in it), MR (rows of a tile), SHALLOW_UNITS (1 or 2 vectors, eight of which fit in registers), GROUP (rows
  * of the few-row kernels), MC KC (tn_gemm_kernel); v_zero, v_set1, v_load, v_store, v_add, v_mul, v_fma(a, b, c) = a*b +
  * c; v_sums(vec[W]), the sum of each of W vectors, all in the same order; v_load_as(data, index, dtype), v_load_part(data,
- * index, n, dtype): W or n elements from data[index] as f32, zero above; v_store_part(out, v, n), v_transpose(vec[W]). */
+ * index, n, dtype): W or n elements from data[index] as f32, zero above; v_store_part(out, v, n), v_transpose(vec[W]); or
+ * also V_TRANSPOSES_HALVES. */
 
 #define INLINE static inline __attribute__((always_inline))
 #define v_step v_fma /* one step of a tile's depth adds one product to each of its elements */
@@ -27,6 +28,15 @@ INLINE void widen_columns(float *out, int64_t out_stride, tn_operand src, int64_
         for (int64_t c = 0; c < width; c += W) {
             vec block[W];
             float *to = out + r * out_stride + c;
+#ifdef V_TRANSPOSES_HALVES
+            if (height == W / 2 && c + W <= cols && dtype == TN_DTYPE_F32) {
+                v_transpose_halves(block, (const float *)src.data + r + c * src.col_stride, src.col_stride);
+#pragma GCC unroll 8
+                for (int i = 0; i < W / 2; i++)
+                    v_store(to + i * out_stride, block[i]);
+                continue;
+            }
+#endif
             if (height == W && c + W <= cols) {
 #pragma GCC unroll 16
                 for (int i = 0; i < W; i++)
@@ -64,6 +74,11 @@ static void widen(float *out, int64_t out_stride, tn_operand src, int64_t rows, 
 }
 
 #include "kernel/cpu/gemm_tile_tmpl.h"
+
+static void scale(float *x, float factor, int64_t count) {
+    for (int64_t i = 0; i < count; i += W)
+        v_store(x + i, v_mul(v_load(x + i), v_set1(factor)));
+}
 
 /* UNITS vectors of columns of at most SHALLOW_DEPTH rows of B stay in registers. */
 enum { SHALLOW_DEPTH = 8 };
@@ -293,6 +308,7 @@ static const tn_gemm_kernel kernel = {
     .widen = widen,
     .tile = tile,
     .tile_across = tile_across,
+    .scale = scale,
     .shallow = shallow,
     .narrow = narrow,
     .dots = dots,
