@@ -8,7 +8,7 @@
 typedef struct {
     int64_t bytes, least_rows;
 } piece_size;
-static const piece_size plain = {24 << 20, 96}, rounded = {56 << 20, 192}, rounded_small = {24 << 20, 64};
+static const piece_size plain = {24 << 20, 96}, rounded = {56 << 20, 256}, rounded_small = {24 << 20, 64};
 enum { MOST_ROWS = 1024 };
 
 int64_t tn_head_loss_rows(const tn_kernels *kernels, bool sparing, int64_t vocab_size, int64_t count) {

@@ -27,15 +27,17 @@ static void swiglu_backward(tn_tape *tape, tn_node *base) {
 tn_var *tn_op_swiglu(tn_tape *tape, tn_var *gate, tn_var *up) {
     tn_op_begin(tape, "swiglu");
     tn_var *y = tn_var_new(tape, gate->rows, gate->cols, gate->needs_grad || up->needs_grad);
-    if (tn_tape_live(tape))
-        tape->kernels->swiglu_forward(y->data, gate->data, up->data, gate->rows * gate->cols);
+    tn_kept kept_gate = {0}, kept_up = {0};
     swiglu_node *node = tn_node_new(tape, sizeof *node, swiglu_backward, y);
     if (node) {
         node->gate = gate;
         node->up = up;
-        node->kept_gate = tn_node_keep_8bit(tape, &node->node, gate);
-        node->kept_up = tn_node_keep_8bit(tape, &node->node, up);
+        node->kept_gate = kept_gate = tn_node_keep_8bit_room(tape, &node->node, gate);
+        node->kept_up = kept_up = tn_node_keep_8bit_room(tape, &node->node, up);
     }
+    if (tn_tape_live(tape))
+        tape->kernels->swiglu_forward(y->data, gate->data, up->data, gate->rows * gate->cols, tn_kept_copy(&kept_gate),
+                                      tn_kept_copy(&kept_up), kept_gate.dtype);
     tn_op_end(tape);
     return y;
 }

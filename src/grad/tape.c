@@ -153,32 +153,53 @@ tn_var *tn_node_save(tn_node *node, tn_var *var) {
     return node->saved[node->saved_count++] = tn_hold(var);
 }
 
-static tn_kept keep(tn_tape *tape, tn_node *node, tn_var *var, tn_dtype dtype) {
-    if (dtype == TN_DTYPE_F32)
-        return (tn_kept){tn_node_save(node, var), dtype, var->rows, var->cols};
-    tn_var *copy = var->kept;
-    if (copy && var->kept_as == dtype)
-        return (tn_kept){tn_node_save(node, copy), dtype, var->rows, var->cols};
-    int64_t count = var->rows * var->cols, word = (int64_t)sizeof(float);
-    copy = tn_var_new(tape, 1, (tn_array_bytes(dtype, count) + word - 1) / word, false);
+/* Makes room for a copy, or finds the one that is there, which *there says. */
+static tn_kept keep_room(tn_tape *tape, tn_node *node, tn_var *var, tn_dtype dtype, bool *there) {
+    tn_kept kept = {NULL, dtype, var->rows, var->cols};
+    *there = dtype == TN_DTYPE_F32 || (var->kept && var->kept_as == dtype);
+    if (*there) {
+        kept.var = tn_node_save(node, dtype == TN_DTYPE_F32 ? var : var->kept);
+        return kept;
+    }
+    int64_t bytes = tn_array_bytes(dtype, var->rows * var->cols), word = (int64_t)sizeof(float);
+    kept.var = tn_var_new(tape, 1, (bytes + word - 1) / word, false);
     if (!var->kept) {
-        copy->kept_of = var;
-        var->kept = copy;
+        kept.var->kept_of = var;
+        var->kept = kept.var;
         var->kept_as = dtype;
     }
-    if (tn_tape_live(tape))
-        tape->kernels->from_f32(copy->data, dtype, var->data, count);
-    tn_node_save(node, copy);
-    tn_drop(tape, copy);
-    return (tn_kept){copy, dtype, var->rows, var->cols};
+    tn_node_save(node, kept.var);
+    tn_drop(tape, kept.var);
+    return kept;
+}
+
+static tn_kept keep(tn_tape *tape, tn_node *node, tn_var *var, tn_dtype dtype) {
+    bool there;
+    tn_kept kept = keep_room(tape, node, var, dtype, &there);
+    if (!there && tn_tape_live(tape))
+        tape->kernels->from_f32(kept.var->data, dtype, var->data, var->rows * var->cols);
+    return kept;
+}
+
+static tn_dtype usual_type(const tn_tape *tape) {
+    return tape->kernels->rounds ? TN_DTYPE_BF16 : TN_DTYPE_F32;
+}
+
+static tn_dtype small_type(const tn_tape *tape) {
+    return tape->keeps_8bit ? TN_DTYPE_INT8_BLOCKS : usual_type(tape);
 }
 
 tn_kept tn_node_keep(tn_tape *tape, tn_node *node, tn_var *var) {
-    return keep(tape, node, var, tape->kernels->rounds ? TN_DTYPE_BF16 : TN_DTYPE_F32);
+    return keep(tape, node, var, usual_type(tape));
 }
 
 tn_kept tn_node_keep_8bit(tn_tape *tape, tn_node *node, tn_var *var) {
-    return tape->keeps_8bit ? keep(tape, node, var, TN_DTYPE_INT8_BLOCKS) : tn_node_keep(tape, node, var);
+    return keep(tape, node, var, small_type(tape));
+}
+
+tn_kept tn_node_keep_8bit_room(tn_tape *tape, tn_node *node, tn_var *var) {
+    bool there;
+    return keep_room(tape, node, var, small_type(tape), &there);
 }
 
 const float *tn_kept_floats(tn_tape *tape, const tn_kept *kept, tn_block *scratch) {

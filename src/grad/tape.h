@@ -125,6 +125,13 @@ tn_kept tn_node_keep(tn_tape *tape, tn_node *node, tn_var *var);
 /* The same for a value of which the way back needs no more than 8 bits: in INT8_BLOCKS when the tape keeps such ones so. */
 tn_kept tn_node_keep_8bit(tn_tape *tape, tn_node *node, tn_var *var);
 
+/* The same for an op whose forward kernel writes the copy: to tn_kept_copy. */
+tn_kept tn_node_keep_8bit_room(tn_tape *tape, tn_node *node, tn_var *var);
+
+static inline void *tn_kept_copy(const tn_kept *kept) {
+    return kept->var && kept->dtype != TN_DTYPE_F32 ? kept->var->data : NULL;
+}
+
 static inline tn_stored tn_kept_stored(const tn_kept *kept) {
     return (tn_stored){kept->var->data, kept->dtype};
 }

@@ -150,8 +150,9 @@ typedef struct tn_kernels {
                                const float *q, const float *k, const float *v, const tn_span *spans, int64_t span_count,
                                const tn_attention_shape *shape);
 
-    /* y = silu(gate) * up, silu(z) = z / (1 + exp(-z)). */
-    void (*swiglu_forward)(float *y, const float *gate, const float *up, int64_t count);
+    /* y = silu(gate) * up, silu(z) = z / (1 + exp(-z)). The copies get gate and up in a smaller type; NULL: none. */
+    void (*swiglu_forward)(float *y, const float *gate, const float *up, int64_t count, void *gate_copy, void *up_copy,
+                           tn_dtype dtype);
     /* dgate and dup may be the same memory as gate and up in f32. */
     void (*swiglu_backward)(float *dgate, float *dup, const float *dy, tn_stored gate, tn_stored up, int64_t count);
 

@@ -257,7 +257,12 @@ static void attention_backward(float *dq, float *dk, float *dv, const float *dou
     }
 }
 
-static void swiglu_forward(float *y, const float *gate, const float *up, int64_t count) {
+static void swiglu_forward(float *y, const float *gate, const float *up, int64_t count, void *gate_copy, void *up_copy,
+                           tn_dtype dtype) {
+    if (gate_copy)
+        tn_convert_from_f32(gate_copy, dtype, gate, count);
+    if (up_copy)
+        tn_convert_from_f32(up_copy, dtype, up, count);
     for (int64_t i = 0; i < count; i++)
         y[i] = (float)(gate[i] / (1 + exp(-(double)gate[i])) * up[i]);
 }

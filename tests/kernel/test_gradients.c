@@ -58,7 +58,7 @@ typedef struct {
 
 static double swiglu_loss(void *context) {
     swiglu_arguments *a = context;
-    reference()->swiglu_forward(a->y, a->gate, a->up, a->count);
+    reference()->swiglu_forward(a->y, a->gate, a->up, a->count, NULL, NULL, TN_DTYPE_F32);
     return weighted_sum(a->y, a->dy, a->count);
 }
 

@@ -65,9 +65,16 @@ static tn_stored stored(const float *x, tn_dtype dtype, int64_t count) {
 static void check_swiglu(const tn_kernels *t, int64_t count, float std) {
     float *gate = noise(count, std), *up = noise(count, 1), *dy = noise(count, 1);
     float *want = floats(count), *got = floats(count), *want_dup = floats(count), *got_dup = floats(count);
-    reference()->swiglu_forward(want, gate, up, count);
-    t->swiglu_forward(got, gate, up, count);
-    expect_close("swiglu", got, want, count, ELEMENTWISE);
+    reference()->swiglu_forward(want, gate, up, count, NULL, NULL, TN_DTYPE_F32);
+    for (size_t i = 0; i < sizeof kept_types / sizeof *kept_types; i++) {
+        size_t bytes = (size_t)tn_array_bytes(kept_types[i], count);
+        void *gate_copy = array_new(bytes), *up_copy = array_new(bytes);
+        t->swiglu_forward(got, gate, up, count, gate_copy, i == 1 ? NULL : up_copy, kept_types[i]);
+        expect_close("swiglu", got, want, count, ELEMENTWISE);
+        expect_same_bytes("copy of gate", gate_copy, stored(gate, kept_types[i], count).data, bytes);
+        if (i != 1)
+            expect_same_bytes("copy of up", up_copy, stored(up, kept_types[i], count).data, bytes);
+    }
     for (size_t i = 0; i < sizeof kept_types / sizeof *kept_types; i++) {
         tn_stored kept_gate = stored(gate, kept_types[i], count), kept_up = stored(up, kept_types[i], count);
         reference()->swiglu_backward(want, want_dup, dy, kept_gate, kept_up, count);

@@ -2,16 +2,6 @@
  * widens them in pieces that stay in the first-level cache. */
 #include "kernel/cpu/simd.h"
 
-void TN_FOR_ISA(tn_swiglu_forward_, )(float *y, const float *gate, const float *up, int64_t count) {
-#pragma omp parallel for schedule(static) if (tn_worth_threads(count))
-    for (int64_t at = 0; at < count; at += TN_CHUNK) {
-        int64_t end = tn_min_i64(at + TN_CHUNK, count);
-#pragma omp simd
-        for (int64_t i = at; i < end; i++)
-            y[i] = gate[i] / (1.0f + tn_exp(-gate[i])) * up[i];
-    }
-}
-
 /* Elements of a piece: as many as keep what nobody else reads of them in the first-level cache. */
 enum { PIECE = 256 };
 
@@ -20,6 +10,24 @@ static const float *widened(float buffer[PIECE], tn_stored x, int64_t at, int64_
         return (const float *)x.data + at;
     TN_FOR_ISA(tn_widen_, )(buffer, (const char *)x.data + tn_array_bytes(x.dtype, at), x.dtype, count);
     return buffer;
+}
+
+static void copy_piece(void *copy, tn_dtype dtype, const float *x, int64_t at, int64_t count) {
+    if (copy)
+        TN_FOR_ISA(tn_narrow_, )((char *)copy + tn_array_bytes(dtype, at), dtype, x + at, count);
+}
+
+void TN_FOR_ISA(tn_swiglu_forward_, )(float *y, const float *gate, const float *up, int64_t count, void *gate_copy,
+                                      void *up_copy, tn_dtype dtype) {
+#pragma omp parallel for schedule(static) if (tn_worth_threads(count))
+    for (int64_t at = 0; at < count; at += PIECE) {
+        const int64_t end = tn_min_i64(at + PIECE, count);
+#pragma omp simd
+        for (int64_t i = at; i < end; i++)
+            y[i] = gate[i] / (1.0f + tn_exp(-gate[i])) * up[i];
+        copy_piece(gate_copy, dtype, gate, at, end - at);
+        copy_piece(up_copy, dtype, up, at, end - at);
+    }
 }
 
 void TN_FOR_ISA(tn_swiglu_backward_, )(float *dgate, float *dup, const float *dy, tn_stored gate, tn_stored up,

@@ -82,6 +82,15 @@ void TN_FOR_ISA(tn_widen_, )(float *out, const void *in, tn_dtype dtype, int64_t
     }
 }
 
+void TN_FOR_ISA(tn_narrow_, )(void *out, tn_dtype dtype, const float *in, int64_t count) {
+    switch (dtype) {
+    case TN_DTYPE_BF16: narrow_bf16(out, in, count); break;
+    case TN_DTYPE_F16: narrow_f16(out, in, count); break;
+    case TN_DTYPE_INT8_BLOCKS: encode_int8_blocks(out, in, count); break;
+    default: tn_convert_from_f32(out, dtype, in, count); break;
+    }
+}
+
 void TN_FOR_ISA(tn_to_f32_, )(float *out, const void *in, tn_dtype dtype, int64_t count) {
 #pragma omp parallel for schedule(static) if (tn_worth_threads(count))
     for (int64_t at = 0; at < count; at += TN_CHUNK)
@@ -91,14 +100,7 @@ void TN_FOR_ISA(tn_to_f32_, )(float *out, const void *in, tn_dtype dtype, int64_
 
 void TN_FOR_ISA(tn_from_f32_, )(void *out, tn_dtype dtype, const float *in, int64_t count) {
 #pragma omp parallel for schedule(static) if (tn_worth_threads(count))
-    for (int64_t at = 0; at < count; at += TN_CHUNK) {
-        void *to = (char *)out + tn_array_bytes(dtype, at);
-        int64_t piece = tn_min_i64(TN_CHUNK, count - at);
-        switch (dtype) {
-        case TN_DTYPE_BF16: narrow_bf16(to, in + at, piece); break;
-        case TN_DTYPE_F16: narrow_f16(to, in + at, piece); break;
-        case TN_DTYPE_INT8_BLOCKS: encode_int8_blocks(to, in + at, piece); break;
-        default: tn_convert_from_f32(to, dtype, in + at, piece); break;
-        }
-    }
+    for (int64_t at = 0; at < count; at += TN_CHUNK)
+        TN_FOR_ISA(tn_narrow_, )
+    ((char *)out + tn_array_bytes(dtype, at), dtype, in + at, tn_min_i64(TN_CHUNK, count - at));
 }

@@ -87,7 +87,8 @@ TN_DECLARE_ATTENTION(avx512_bf16)
 
 /* Activation functions, as in the table; activation_tmpl.c is compiled once per instruction set. */
 #define TN_DECLARE_ACTIVATIONS(isa)                                                                                         \
-    void tn_swiglu_forward_##isa(float *y, const float *gate, const float *up, int64_t count);                              \
+    void tn_swiglu_forward_##isa(float *y, const float *gate, const float *up, int64_t count, void *gate_copy,              \
+                                 void *up_copy, tn_dtype dtype);                                                            \
     void tn_swiglu_backward_##isa(float *dgate, float *dup, const float *dy, tn_stored gate, tn_stored up, int64_t count);  \
     void tn_activation_forward_##isa(float *y, const float *x, tn_activation f, int64_t count);                             \
     void tn_activation_backward_##isa(float *dx, bool accumulate, const float *dy, tn_stored x, tn_activation f,            \
@@ -99,9 +100,10 @@ TN_DECLARE_ACTIVATIONS(avx2)
 TN_DECLARE_ACTIVATIONS(avx512)
 TN_DECLARE_ACTIVATIONS(avx512_bf16)
 
-/* Conversions, as in the table, and to_f32 on the calling thread; convert_tmpl.c is compiled once per instruction set. */
+/* Conversions, as in the table, and both on the calling thread; convert_tmpl.c is compiled once per instruction set. */
 #define TN_DECLARE_CONVERSIONS(isa)                                                                                         \
     void tn_widen_##isa(float *out, const void *in, tn_dtype dtype, int64_t count);                                         \
+    void tn_narrow_##isa(void *out, tn_dtype dtype, const float *in, int64_t count);                                        \
     void tn_to_f32_##isa(float *out, const void *in, tn_dtype dtype, int64_t count);                                        \
     void tn_from_f32_##isa(void *out, tn_dtype dtype, const float *in, int64_t count);
 TN_DECLARE_CONVERSIONS(generic)
