@@ -187,3 +187,53 @@ void tn_arena_free(tn_arena *arena) {
     }
     arena->blocks = NULL;
 }
+
+enum { PAGE_ALIGN = 64 };
+static const size_t LEAST_REGION = (size_t)1 << 20, MOST_REGION = (size_t)32 << 20;
+
+struct tn_page_region {
+    struct tn_page_region *next;
+    char *pages;
+    size_t size, filled;
+};
+
+/* As large as all regions so far, within bounds. */
+static struct tn_page_region *add_region(tn_page_arena *arena, size_t least) {
+    size_t size = 0;
+    for (const struct tn_page_region *region = arena->regions; region; region = region->next)
+        size += region->size;
+    size = size < LEAST_REGION ? LEAST_REGION : size > MOST_REGION ? MOST_REGION : size;
+    struct tn_page_region *region = tn_calloc(1, sizeof *region);
+    if (!region)
+        return NULL;
+    region->size = size < least ? least : size;
+    region->pages = tn_pages_alloc(region->size);
+    if (!region->pages) {
+        tn_free(region);
+        return NULL;
+    }
+    region->next = arena->regions;
+    return arena->regions = region;
+}
+
+void *tn_page_arena_alloc(tn_page_arena *arena, size_t size) {
+    if (size > SIZE_MAX / 2)
+        return NULL;
+    size = (size + PAGE_ALIGN - 1) / PAGE_ALIGN * PAGE_ALIGN;
+    struct tn_page_region *region = arena->regions;
+    if (!region || region->size - region->filled < size)
+        region = add_region(arena, size);
+    if (!region)
+        return NULL;
+    region->filled += size;
+    return region->pages + region->filled - size;
+}
+
+void tn_page_arena_free(tn_page_arena *arena) {
+    for (struct tn_page_region *region = arena->regions, *next; region; region = next) {
+        next = region->next;
+        tn_pages_free(region->pages, region->size);
+        tn_free(region);
+    }
+    *arena = (tn_page_arena){0};
+}

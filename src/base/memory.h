@@ -43,4 +43,13 @@ char *tn_arena_strndup(tn_arena *arena, const char *text, size_t length);
 char *tn_arena_printf(tn_arena *arena, const char *format, ...) TN_PRINTF(2, 3);
 void tn_arena_free(tn_arena *arena);
 
+/* The same for large buffers: zeroed, aligned to 64 bytes, next to each other in regions that grow, since large ones lie in
+ * huge pages. */
+typedef struct tn_page_arena {
+    struct tn_page_region *regions;
+} tn_page_arena;
+
+void *tn_page_arena_alloc(tn_page_arena *arena, size_t size);
+void tn_page_arena_free(tn_page_arena *arena);
+
 #endif

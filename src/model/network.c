@@ -39,6 +39,7 @@ void tn_network_free(tn_network *network) {
     tn_checkpoint_close(&network->checkpoint);
     for (tn_quantised_node *node = network->quantised; node; node = node->next)
         tn_quantised_free(&node->array);
+    tn_page_arena_free(&network->quantised_memory);
     cJSON_Delete(network->json);
     tn_map_free(&network->by_name);
     tn_pages_free(network->random_weights, (size_t)network->random_bytes);

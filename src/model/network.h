@@ -43,6 +43,7 @@ struct tn_network {
     float *vectors; /* norms and biases widened to f32: kernels read those as such */
     int64_t vector_bytes;
     tn_quantised_node *quantised;
+    tn_page_arena quantised_memory;
     int64_t unused_tensors; /* in the checkpoint, but not of this architecture; first one named */
     const char *first_unused;
     tn_arena arena;

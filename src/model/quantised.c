@@ -247,7 +247,7 @@ tn_status tn_network_quantise(tn_network *network, tn_module *module, const tn_q
     tn_quantised *array = tn_network_new_quantised(network);
     if (!array)
         return tn_fail_memory("the quantised weights");
-    tn_status status = tn_quantised_new(array, codec, &complete, count);
+    tn_status status = tn_quantised_new_in(&network->quantised_memory, array, codec, &complete, count);
     if (status == TN_OK)
         status = tn_quantise(array, &original);
     if (status != TN_OK) {

@@ -122,14 +122,11 @@ static tn_status describe(tn_quantised *out, const tn_quant_codec *codec, const 
     return TN_OK;
 }
 
-tn_status tn_quantised_new(tn_quantised *out, const tn_quant_codec *codec, const tn_quant_params *params, int64_t count) {
-    TN_TRY(describe(out, codec, params, count));
+/* f32 first, so that they are aligned; bytes are not copied for pieces that are empty. */
+static tn_status place_pieces(tn_quantised *out, uint8_t *at) {
     const tn_quant_sizes *sizes = &out->sizes;
-    out->memory = tn_pages_alloc((size_t)sizes->total);
-    if (!out->memory)
+    if (!at)
         return tn_fail_memory("a quantised array");
-    /* f32 first, so that they are aligned; bytes are not copied for pieces that are empty */
-    uint8_t *at = out->memory;
     out->scales = sizes->scales ? (float *)(void *)at : NULL;
     out->nested_scales = sizes->nested_scales ? (float *)(void *)at : NULL;
     at += sizes->scales + sizes->nested_scales;
@@ -138,6 +135,18 @@ tn_status tn_quantised_new(tn_quantised *out, const tn_quant_codec *codec, const
     out->zeros = sizes->zeros ? at : NULL;
     out->codes = at + sizes->zeros;
     return TN_OK;
+}
+
+tn_status tn_quantised_new(tn_quantised *out, const tn_quant_codec *codec, const tn_quant_params *params, int64_t count) {
+    TN_TRY(describe(out, codec, params, count));
+    out->memory = tn_pages_alloc((size_t)out->sizes.total);
+    return place_pieces(out, out->memory);
+}
+
+tn_status tn_quantised_new_in(tn_page_arena *arena, tn_quantised *out, const tn_quant_codec *codec,
+                              const tn_quant_params *params, int64_t count) {
+    TN_TRY(describe(out, codec, params, count));
+    return place_pieces(out, tn_page_arena_alloc(arena, (size_t)out->sizes.total));
 }
 
 void tn_quantised_free(tn_quantised *array) {

@@ -12,6 +12,7 @@
 #ifndef TN_TENSOR_QUANT_H
 #define TN_TENSOR_QUANT_H
 
+#include "base/memory.h"
 #include "tensor/tensor.h"
 
 /* What a scale is made from. */
@@ -106,6 +107,10 @@ struct tn_quantised {
 /* An array with memory of its own, not yet encoded. Free with tn_quantised_free, which is also fine after a failure. */
 tn_status tn_quantised_new(tn_quantised *out, const tn_quant_codec *codec, const tn_quant_params *params, int64_t count);
 void tn_quantised_free(tn_quantised *array);
+
+/* The same in memory of an arena, with which it goes. */
+tn_status tn_quantised_new_in(tn_page_arena *arena, tn_quantised *out, const tn_quant_codec *codec,
+                              const tn_quant_params *params, int64_t count);
 
 /* A piece found in a file. */
 typedef struct tn_quant_piece {

@@ -188,6 +188,27 @@ static void utf8_accepts_what_the_rfc_accepts(void **state) {
     assert_int_equal(tn_utf8_valid_prefix("ab\xff", 3), 2);
 }
 
+static void page_arena_gives_zeros_side_by_side(void **state) {
+    (void)state;
+    const size_t before = tn_memory_used();
+    tn_page_arena arena = {0};
+    char *last = NULL;
+    int neighbours = 0;
+    for (size_t i = 0; i < 300; i++) {
+        const size_t size = i == 100 ? (size_t)40 << 20 : 1 + i * 997;
+        char *memory = tn_page_arena_alloc(&arena, size);
+        assert_non_null(memory);
+        assert_true((uintptr_t)memory % 64 == 0 && memory[0] == 0 && memory[size - 1] == 0);
+        memset(memory, 1, i == 100 ? 1 : size);
+        neighbours += last && memory > last && memory - last < 1 << 19;
+        last = memory;
+    }
+    assert_true(neighbours > 250);
+    assert_null(tn_page_arena_alloc(&arena, SIZE_MAX - 5));
+    tn_page_arena_free(&arena);
+    assert_true(tn_memory_used() == before);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(error_message_names_context_and_hides_control_characters),
@@ -201,6 +222,7 @@ int main(void) {
         cmocka_unit_test(shuffle_is_a_permutation_fixed_by_its_seed),
         cmocka_unit_test(written_file_appears_whole_or_not_at_all),
         cmocka_unit_test(unwritable_places_are_errors),
+        cmocka_unit_test(page_arena_gives_zeros_side_by_side),
         cmocka_unit_test(utf8_accepts_what_the_rfc_accepts),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);

@@ -3,6 +3,9 @@
 
 #include "kernel/cpu/simd.h"
 
+#define widen TN_FOR_ISA(tn_widen_, )
+#define narrow TN_FOR_ISA(tn_narrow_, )
+
 static void widen_bf16(float *restrict out, const uint16_t *restrict in, int64_t count) {
 #pragma omp simd
     for (int64_t i = 0; i < count; i++)
@@ -73,7 +76,7 @@ static void encode_int8_blocks(tn_int8_block *blocks, const float *x, int64_t co
         tn_convert_from_f32(blocks, TN_DTYPE_INT8_BLOCKS, x, count);
 }
 
-void TN_FOR_ISA(tn_widen_, )(float *out, const void *in, tn_dtype dtype, int64_t count) {
+void widen(float *out, const void *in, tn_dtype dtype, int64_t count) {
     switch (dtype) {
     case TN_DTYPE_BF16: widen_bf16(out, in, count); break;
     case TN_DTYPE_F16: widen_f16(out, in, count); break;
@@ -82,7 +85,7 @@ void TN_FOR_ISA(tn_widen_, )(float *out, const void *in, tn_dtype dtype, int64_t
     }
 }
 
-void TN_FOR_ISA(tn_narrow_, )(void *out, tn_dtype dtype, const float *in, int64_t count) {
+void narrow(void *out, tn_dtype dtype, const float *in, int64_t count) {
     switch (dtype) {
     case TN_DTYPE_BF16: narrow_bf16(out, in, count); break;
     case TN_DTYPE_F16: narrow_f16(out, in, count); break;
@@ -94,13 +97,11 @@ void TN_FOR_ISA(tn_narrow_, )(void *out, tn_dtype dtype, const float *in, int64_
 void TN_FOR_ISA(tn_to_f32_, )(float *out, const void *in, tn_dtype dtype, int64_t count) {
 #pragma omp parallel for schedule(static) if (tn_worth_threads(count))
     for (int64_t at = 0; at < count; at += TN_CHUNK)
-        TN_FOR_ISA(tn_widen_, )
-    (out + at, (const char *)in + tn_array_bytes(dtype, at), dtype, tn_min_i64(TN_CHUNK, count - at));
+        widen(out + at, (const char *)in + tn_array_bytes(dtype, at), dtype, tn_min_i64(TN_CHUNK, count - at));
 }
 
 void TN_FOR_ISA(tn_from_f32_, )(void *out, tn_dtype dtype, const float *in, int64_t count) {
 #pragma omp parallel for schedule(static) if (tn_worth_threads(count))
     for (int64_t at = 0; at < count; at += TN_CHUNK)
-        TN_FOR_ISA(tn_narrow_, )
-    ((char *)out + tn_array_bytes(dtype, at), dtype, in + at, tn_min_i64(TN_CHUNK, count - at));
+        narrow((char *)out + tn_array_bytes(dtype, at), dtype, in + at, tn_min_i64(TN_CHUNK, count - at));
 }
