@@ -96,6 +96,14 @@ bool tn_add_i64(int64_t a, int64_t b, int64_t *result) {
     return a >= 0 && b >= 0 && !__builtin_add_overflow(a, b, result);
 }
 
+void tn_pages_ask_huge(const void *pages, size_t size) {
+#ifdef MADV_HUGEPAGE
+    enum { LEAST = 8 << 20 };
+    if (size >= LEAST)
+        madvise((void *)(uintptr_t)pages, size, MADV_HUGEPAGE);
+#endif
+}
+
 void *tn_pages_alloc(size_t size) {
     if (should_fail())
         return NULL;
@@ -104,10 +112,7 @@ void *tn_pages_alloc(size_t size) {
     void *pages = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (pages == MAP_FAILED)
         return NULL;
-#ifdef MADV_HUGEPAGE
-    if (size >= ((size_t)8 << 20))
-        madvise(pages, size, MADV_HUGEPAGE);
-#endif
+    tn_pages_ask_huge(pages, size);
     atomic_fetch_add(&used, size);
     return pages;
 }

@@ -268,14 +268,10 @@ static void swiglu_forward(float *y, const float *gate, const float *up, int64_t
 }
 
 static double stored_at(tn_stored x, int64_t i) {
-    const tn_int8_block *block = x.data;
-    switch (x.dtype) {
-    case TN_DTYPE_BF16: return tn_bf16_to_f32(((const uint16_t *)x.data)[i]);
-    case TN_DTYPE_F16: return tn_f16_to_f32(((const uint16_t *)x.data)[i]);
-    case TN_DTYPE_INT8_BLOCKS:
-        return block[i / TN_INT8_BLOCK].scale * (float)block[i / TN_INT8_BLOCK].codes[i % TN_INT8_BLOCK];
-    default: return ((const float *)x.data)[i];
-    }
+    const tn_operand plain = tn_rows_of(x.data, x.dtype, 1);
+    const tn_int8_block *block = (const tn_int8_block *)x.data + i / TN_INT8_BLOCK;
+    return x.dtype == TN_DTYPE_INT8_BLOCKS ? block->scale * (float)block->codes[i % TN_INT8_BLOCK]
+                                           : operand_at(&plain, i, 0);
 }
 
 static void swiglu_backward(float *dgate, float *dup, const float *dy, tn_stored gate, tn_stored up, int64_t count) {

@@ -195,7 +195,7 @@ typedef struct {
     int64_t tokens, labelled, index;
 } candidate;
 
-/* Adds it unless another covers it; takes out those that it covers. When they become too many, the last stays for all. */
+/* Adds it unless another covers it; takes out those that it covers. Of too many the last gives way. */
 static size_t add_candidate(candidate *list, size_t count, candidate new) {
     size_t kept = 0;
     for (size_t i = 0; i < count; i++)

@@ -306,7 +306,9 @@ static void logits_of_some_rows_are_those_of_all(void **state) {
         double flops = tape.flops;
         tn_tape_reset(&tape);
         assert_ok(tn_pass_logits(model, &tape, &p.pass.tokens, rows, ROWS, keep_logits, some));
-        assert_true(tape.flops < flops);
+        const tn_weight *head = tn_module_weight(model->decoder->net.head);
+        double of_head = 2.0 * (32 - ROWS) * (double)(tn_weight_in(head) * tn_weight_out(head));
+        assert_true(tape.flops < flops - 1.01 * of_head); /* more than the head's rows is left out */
         for (int r = 0; r < ROWS; r++)
             assert_true(largest_difference(some + r * VOCABULARY, all + rows[r] * VOCABULARY, VOCABULARY) < 2e-5);
         tn_tape_free(&tape);

@@ -196,6 +196,47 @@ static void nothing_is_allocated_between_steps(void **state) {
         assert_int_equal(r.used[step], r.used[2]);
 }
 
+/* Most memory is needed by a sample that has neither most tokens nor most labels. */
+static void plan_finds_the_largest_of_mixed_samples(void **state) {
+    (void)state;
+    static const int sizes[][2] = {{12, 1}, {10, 9}, {11, 8}}; /* tokens, labels */
+    int64_t heaps[3], starts[2] = {0};
+    tn_trainer t;
+    tn_train_plan plan;
+    tn_model *model;
+    tn_pass_cost cost;
+    tn_buf text = {0};
+    for (int i = 0; i < 3; i++) {
+        for (int labels = 0; labels < 2; labels++) {
+            tn_buf_printf(&text, labels ? "], \"labels\": [" : "{\"input_ids\": [");
+            for (int j = 0; j < sizes[i][0]; j++)
+                tn_buf_printf(&text, "%s%d", j ? ", " : "", labels && j < sizes[i][0] - sizes[i][1] ? -100 : 1 + j);
+        }
+        tn_buf_printf(&text, "]}\n");
+    }
+    tiny_write_text(tiny_path("mixed.jsonl"), tn_buf_text(&text));
+    tn_buf_free(&text);
+    tiny_run run = tiny_start("unused");
+    run.train.data = tiny_path("mixed.jsonl");
+    run.train.batch_size = 1;
+    run.train.valid_fraction = 0;
+    run.train.checkpointing = "off";
+    assert_int_equal(tn_model_load(tiny_path("base"), &model), TN_OK);
+    assert_int_equal(tn_model_add_adapter(model, &run.adapter, 0), TN_OK);
+    assert_int_equal(tn_trainer_init(&t, model, &run.train, NULL), TN_OK);
+    assert_int_equal(tn_trainer_load(&t), TN_OK);
+    assert_int_equal(tn_trainer_plan(&t, false, &plan), TN_OK);
+    for (int i = 0; i < 3; i++) {
+        starts[1] = sizes[i][0];
+        assert_int_equal(tn_pass_rehearse(model, starts, 1, sizes[i][1], true, TN_CHECKPOINTING_OFF, &cost), TN_OK);
+        heaps[i] = cost.heap_bytes;
+    }
+    assert_true(heaps[2] > heaps[0] && heaps[2] > heaps[1]);
+    assert_int_equal(plan.activation_bytes, heaps[2]);
+    tn_trainer_free(&t);
+    tn_model_free(model);
+}
+
 static void tape_needs_exactly_what_the_plan_says(void **state) {
     static const char *const methods[] = {"lora", "full", "loha", "lokr", "vera", "ia3"};
     (void)state;
@@ -545,6 +586,7 @@ int main(void) {
         cmocka_unit_test(recomputing_dropped_updates_changes_no_byte),
         cmocka_unit_test(every_kind_of_trained_tensor_learns),
         cmocka_unit_test(nothing_is_allocated_between_steps),
+        cmocka_unit_test(plan_finds_the_largest_of_mixed_samples),
         cmocka_unit_test(tape_needs_exactly_what_the_plan_says),
         cmocka_unit_test(want_of_memory_anywhere_is_an_error_and_leaks_nothing),
         cmocka_unit_test(unusable_output_is_said_before_any_work),
