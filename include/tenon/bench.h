@@ -41,7 +41,8 @@ typedef struct tn_bench_row {
     double flops;        /* of the model in that time, as tn_plan counts them, recomputation not among them */
     double bytes;        /* decode: of weights, keys and values read; else 0 */
     double share;        /* of sgemm_flops, for decode of read_bandwidth: best against best; 0 for neither */
-    double median_share; /* median over rounds of the share of the limit measured in the same round */
+    double median_share; /* median over rounds of the share of the limit measured in the same round, for decode between the
+                            tokens */
 } tn_bench_row;
 
 /* Memory of training, beside the base; bytes. */

@@ -76,14 +76,12 @@ static void record(bench *b, const char *weights, const char *work, const tn_ben
         row->best_seconds = sample->best_seconds;
     const tn_bench_limits *limits = &b->limits.round;
     b->seconds[index][b->round] = sample->seconds;
-    b->shares[index][b->round] = sample->bytes > 0 ? sample->bytes / sample->seconds / limits->read_bandwidth
-                                                   : sample->flops / sample->seconds / limits->sgemm_flops;
+    b->shares[index][b->round] = sample->share > 0 ? sample->share : sample->flops / sample->seconds / limits->sgemm_flops;
 }
 
 static tn_status generate(bench *b, const char *weights, bool with_adapter) {
     tn_bench_sample prompt, decode;
-    TN_TRY(tn_bench_generate(b->model, b->options, with_adapter, &prompt, &decode));
-    tn_limits_read(&b->limits); /* memory's speed changes with its other users */
+    TN_TRY(tn_bench_generate(b->model, b->options, &b->limits, with_adapter, &prompt, &decode));
     record(b, weights, "prompt", &prompt);
     record(b, weights, "decode", &decode);
     return TN_OK;

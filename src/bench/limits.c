@@ -140,10 +140,11 @@ static double at_least(double a, double b) {
     return a > b ? a : b;
 }
 
-void tn_limits_read(tn_limits *l) {
-    for (int i = 0; i < READS; i++)
-        l->round.read_bandwidth = at_least(l->round.read_bandwidth, MEMORY / time_read(l));
-    l->best.read_bandwidth = at_least(l->best.read_bandwidth, l->round.read_bandwidth);
+double tn_limits_read(tn_limits *l) {
+    const double bandwidth = MEMORY / time_read(l);
+    l->round.read_bandwidth = at_least(l->round.read_bandwidth, bandwidth);
+    l->best.read_bandwidth = at_least(l->best.read_bandwidth, bandwidth);
+    return bandwidth;
 }
 
 /* Seconds of a product by whoever is faster. */
@@ -174,5 +175,6 @@ void tn_limits_measure(tn_limits *l) {
         l->best.sgemm_mix_flops = flops / best_seconds;
     }
     l->best.sgemm_flops = at_least(l->best.sgemm_flops, l->round.sgemm_flops);
-    tn_limits_read(l);
+    for (int i = 0; i < READS; i++)
+        tn_limits_read(l);
 }

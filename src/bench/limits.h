@@ -33,7 +33,7 @@ void tn_limits_free(tn_limits *limits);
 /* Measures once more: `round` is this time's, `best` the best so far. */
 void tn_limits_measure(tn_limits *limits);
 
-/* Reading alone once more, still in the same round. */
-void tn_limits_read(tn_limits *limits);
+/* Reading alone once more, still in the same round; returns this time's bandwidth. */
+double tn_limits_read(tn_limits *limits);
 
 #endif

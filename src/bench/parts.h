@@ -14,6 +14,7 @@ typedef struct tn_bench_sample {
     int64_t tokens;
     double seconds, best_seconds; /* median and best of several runs within the round */
     double flops, bytes;
+    double share; /* of a limit measured in between; 0: none was */
 } tn_bench_sample;
 
 /* The median; puts the values in order. */
@@ -71,8 +72,8 @@ tn_status tn_bench_forward(tn_bench_training *training, tn_bench_sample *out);
 /* Whole steps and their parts. */
 tn_status tn_bench_train(tn_bench_training *training, tn_bench_sample out[TN_BENCH_PARTS]);
 
-/* generation.c: a prompt, and greedy tokens after it. */
-tn_status tn_bench_generate(tn_model *model, const tn_bench_options *options, bool with_adapter, tn_bench_sample *prompt,
-                            tn_bench_sample *decode);
+/* generation.c: a prompt, and greedy tokens after it; memory is read in between. */
+tn_status tn_bench_generate(tn_model *model, const tn_bench_options *options, tn_limits *limits, bool with_adapter,
+                            tn_bench_sample *prompt, tn_bench_sample *decode);
 
 #endif

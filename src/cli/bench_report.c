@@ -81,8 +81,8 @@ void tn_cli_print_bench(const tn_bench_options *options, const tn_model_info *in
            "best ms", "rate", "share", "median");
     for (int64_t i = 0; i < r->count; i++)
         print_row(&r->rows[i]);
-    printf("\nshare: the best time against the best of sgemm%s; median: of the rounds, each against its own limit\n",
-           has_tokens(info) ? " (decode: of reading memory)" : "");
+    printf("\nshare: the best time against the best of sgemm%s; median: against the limit of the same round%s\n",
+           has_tokens(info) ? " (decode: of reading memory)" : "", has_tokens(info) ? " (decode: between the tokens)" : "");
     print_memory(r);
 }
 

@@ -13,7 +13,7 @@ static const struct {
     {&tn_codec_nf4, 256, 32}, {&tn_codec_fp4, 64, 0},  {&tn_codec_fp4, 128, 0},
     {&tn_codec_q4_0, 32, 0},  {&tn_codec_q8_0, 32, 0}, {&tn_codec_int8_row, 0, 0},
 };
-enum { FORMS = sizeof forms / sizeof *forms, RUN = 32, LANES = 16 };
+enum { FORMS = sizeof forms / sizeof *forms, WIDEST = 64, LANES = 16, LARGEST = 127 * 256 };
 
 static tn_quantised quantised_of(int form, float *values, int64_t rows, int64_t cols) {
     tn_quantised array;
@@ -50,6 +50,11 @@ static float scale_at(const tn_quantised *w, int64_t block, bool fused) {
                   w->nested_offset, fused);
 }
 
+/* Elements of x with one scale. */
+static int run_of(const tn_quantised *w) {
+    return (w->codec == &tn_codec_nf4 || w->codec == &tn_codec_fp4) && w->block >= WIDEST ? WIDEST : 32;
+}
+
 static element element_at(const tn_quantised *w, int64_t at, int64_t in_row, bool fused) {
     const tn_quant_codec *codec = w->codec;
     if (codec == &tn_codec_nf4 || codec == &tn_codec_fp4) {
@@ -58,48 +63,53 @@ static element element_at(const tn_quantised *w, int64_t at, int64_t in_row, boo
         return (element){(int)lrint((double)value * unit), (int)(in_row / 8 % LANES), scale_at(w, at / w->block, fused),
                          (float)unit};
     }
-    int within = (int)(in_row % RUN);
+    int within = (int)(in_row % 32);
     if (codec == &tn_codec_q4_0) {
-        const uint8_t *block = w->codes + at / RUN * 18;
+        const uint8_t *block = w->codes + at / 32 * 18;
         int code = within < 16 ? block[2 + within] & 15 : block[2 + within - 16] >> 4;
-        return (element){code - 8, (int)(in_row / RUN % 4 * 4) + within % 16 / 4, tn_ggml_half(block), 1};
+        return (element){code - 8, (int)(in_row / 32 % 4 * 4) + within % 16 / 4, tn_ggml_half(block), 1};
     }
     if (codec == &tn_codec_q8_0) {
-        const uint8_t *block = w->codes + at / RUN * 34;
+        const uint8_t *block = w->codes + at / 32 * 34;
         return (element){(int8_t)block[2 + within], within / 2, tn_ggml_half(block), 1};
     }
     return (element){(int8_t)w->codes[at], within / 2, w->scales[at / w->block], 127};
 }
 
-static float round_run(int *out, const float *x) {
+static float round_run(int *out, const float *x, int count) {
     float max = 0, broken = 0;
-    for (int i = 0; i < RUN; i++) {
+    for (int i = 0; i < count; i++) {
         max = fmaxf(max, fabsf(x[i]));
         broken += isfinite(x[i]) ? 0 : NAN;
     }
     bool none = !(max >= 0x1p-110f) || isnan(broken);
-    float factor = none ? 0 : 32767 / max;
-    for (int i = 0; i < RUN; i++)
+    float factor = none ? 0 : LARGEST / max;
+    for (int i = 0; i < count; i++)
         out[i] = none ? 0 : (int)lrintf(x[i] * factor);
-    return isnan(broken) ? NAN : none ? 0 : max / 32767;
+    return isnan(broken) ? NAN : none ? 0 : max / LARGEST;
 }
 
 static float defined_product(const tn_quantised *w, int64_t row, int64_t k, const float *x, bool fused) {
     float acc[LANES] = {0};
-    for (int64_t p = 0; p < k; p += RUN) {
-        int rounded[RUN], sums[LANES] = {0};
+    const int run = run_of(w);
+    const bool bytes = w->codec == &tn_codec_q8_0 || w->codec == &tn_codec_int8_row;
+    for (int64_t p = 0; p < k; p += run) {
+        int rounded[WIDEST], sums[LANES] = {0};
         bool touched[LANES] = {false};
-        volatile float factor, s = round_run(rounded, x + p);
-        for (int i = 0; i < RUN; i++) {
+        volatile float s = round_run(rounded, x + p, run), scale = 0, of_x = 0, term;
+        for (int i = 0; i < run; i++) {
             element e = element_at(w, row * k + p + i, p + i, fused);
             sums[e.lane] += e.value * rounded[i];
             touched[e.lane] = true;
-            factor = s / e.unit;
-            factor = e.scale * factor;
+            of_x = s / e.unit;
+            scale = e.scale;
         }
-        for (int lane = 0; lane < LANES; lane++)
-            if (touched[lane])
-                acc[lane] = muladd((float)sums[lane], factor, acc[lane], fused);
+        for (int lane = 0; lane < LANES; lane++) {
+            if (!touched[lane])
+                continue;
+            term = bytes ? scale * of_x : (float)sums[lane] * of_x;
+            acc[lane] = bytes ? muladd((float)sums[lane], term, acc[lane], fused) : muladd(term, scale, acc[lane], fused);
+        }
     }
     for (int step = LANES / 2; step > 0; step /= 2)
         for (int lane = 0; lane < step; lane++)
@@ -121,7 +131,7 @@ static float *input(int kind, int64_t count) {
 }
 
 static int64_t depth_of(int form, int64_t wanted) {
-    int64_t unit = forms[form].block > RUN ? forms[form].block : RUN;
+    int64_t unit = forms[form].block > 32 ? forms[form].block : 32;
     return (wanted + unit - 1) / unit * unit;
 }
 

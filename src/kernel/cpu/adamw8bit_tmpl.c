@@ -101,10 +101,6 @@ static inline void store_codes(uint8_t *out, tn_mask codes) {
 }
 #endif
 
-static inline tn_vec all_lanes(float value) {
-    return (tn_vec){0} + value;
-}
-
 static inline tn_vec lesser(tn_vec a, tn_vec b) {
     return -tn_vec_max(-a, -b);
 }
@@ -116,16 +112,16 @@ static inline tn_vec magnitude(tn_vec x) {
 /* The codes of the nearest values; as in tn_dynamic_nearest, those of NaN are 0. */
 static inline tn_mask nearest_codes(const map_side *map, tn_vec x) {
     tn_mask negative = (tn_mask)x < 0, number = x == x, decade = {0};
-    tn_vec y = lesser(tn_vec_max(map->is_signed ? magnitude(x) : x, (tn_vec){0}), all_lanes(1));
+    tn_vec y = lesser(tn_vec_max(map->is_signed ? magnitude(x) : x, (tn_vec){0}), tn_broadcast(1));
     if (map->is_signed)
         y = (tn_vec)((tn_mask)y - negative); /* a unit in the last place more turns "above" into "not below" */
     for (int d = 1; d < DECADES; d++)
-        decade -= y > all_lanes(map->bounds[d]);
+        decade -= y > tn_broadcast(map->bounds[d]);
     tn_vec place = lesser(y * pick(map->scale, decade) + pick(map->shift, decade), pick(map->last, decade));
     tn_mask code = truncate_lanes(place + 0.5f);
     tn_vec above = place + 0.5f - __builtin_convertvector(code, tn_vec); /* half way to the code below is 0, above is 1 */
-    code -= y > all_lanes(map->top);
-    if (any_lane((above < all_lanes(CLOSE)) | (above > all_lanes(1 - CLOSE)))) {
+    code -= y > tn_broadcast(map->top);
+    if (any_lane((above < tn_broadcast(CLOSE)) | (above > tn_broadcast(1 - CLOSE)))) {
         code = truncate_lanes(place);
         code -= y > gather(map->mids, code);
     }

@@ -67,6 +67,52 @@ INLINE tn_mask add_pairs(tn_mask sums, words a, words b) {
 #endif
 }
 
+/* Keeps the compiler from loading a value again wherever it is used: two loads a cycle are all there are. */
+INLINE words in_register(words value) {
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(value));
+#elif defined(__AVX2__)
+    __asm__("" : "+x"(value));
+#endif
+    return value;
+}
+
+/* sums + the products of four unsigned bytes of codes, none above 15, with four signed ones in each lane. */
+INLINE tn_mask add_fours(tn_mask sums, words codes, words x) {
+#if defined(__AVX512VNNI__)
+    return (tn_mask)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)codes, (__m512i)x);
+#elif defined(__AVX512F__)
+    __m512i pairs = _mm512_maddubs_epi16((__m512i)codes, (__m512i)x);
+    return sums + (tn_mask)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+#elif defined(__AVX2__)
+    __m256i pairs = _mm256_maddubs_epi16((__m256i)codes, (__m256i)x);
+    return sums + (tn_mask)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#else
+    const uint8_t *code = (const uint8_t *)&codes;
+    const int8_t *byte = (const int8_t *)&x;
+    for (int i = 0; i < 4 * TN_LANES; i++)
+        sums[i / 4] += code[i] * byte[i];
+    return sums;
+#endif
+}
+
+/* sums + those of lanes of X times both halves of bytes of codes; X in planes of split_bytes. */
+INLINE tn_mask add_halves(tn_mask sums, words codes, const words planes[4]) {
+    const words mask = (words){0} + 0x0f0f;
+    const words low = codes & mask, high = shift_right(codes, 4) & mask;
+    const tn_mask of_high = add_fours(add_fours((tn_mask){0}, low, planes[0]), high, planes[2]);
+    return add_fours(add_fours(sums, low, planes[1]), high, planes[3]) + (of_high << 8);
+}
+
+/* A chunk's 4-bit codes. */
+INLINE void load_codes(words codes[HALVES], const uint8_t *from) {
+#pragma GCC unroll 4
+    for (int half = 0; half < HALVES; half++) {
+        memcpy(&codes[half], from + half * (int)sizeof(words), sizeof(words));
+        codes[half] = in_register(codes[half]);
+    }
+}
+
 /* Asks for what lies AHEAD in the second cache: the processor itself does not ask early enough, and the first is small. */
 INLINE void foresee(const uint8_t *from) {
     __builtin_prefetch(from + AHEAD, 0, 2);
@@ -107,17 +153,19 @@ INLINE tn_vec spread(quad runs, int half) {
     const __m256i run = half ? _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3) : _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
     return (tn_vec)_mm256_permutevar8x32_ps(_mm256_castps128_ps256((__m128)runs), run);
 #else
-    return (tn_vec){0} + runs[half];
+    return tn_broadcast(runs[half]);
 #endif
 }
 
-/* out[j] = the sum of the 16 lanes of row j: halves are added to each other until one is left. */
-INLINE void fold(float *out, tn_vec acc[][HALVES], const int rows) {
+/* out[j] = the sum of the 16 lanes of row j: halves are added to each other until one is left. `split`: the second half of
+ * the lanes is that of the second half of acc's vectors, even if these are more than hold 16 lanes. */
+INLINE void fold(float *out, tn_vec acc[][SUMS], const int rows, const bool split) {
     quad sums[ROWS];
+    (void)split;
 #pragma GCC unroll 4
     for (int j = 0; j < rows; j++) {
 #if defined(__AVX512F__)
-        __m512 lanes = (__m512)acc[j][0];
+        __m512 lanes = split ? _mm512_mask_mov_ps((__m512)acc[j][0], 0xff00, (__m512)acc[j][1]) : (__m512)acc[j][0];
         __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));
         sums[j] = (quad)_mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
 #elif defined(__AVX2__)

@@ -119,6 +119,17 @@ static inline tn_vec tn_vec_muladd(tn_vec a, tn_vec b, tn_vec c) {
 #endif
 }
 
+/* The value in all lanes. Adding it to zeros would cost an addition: -0 + 0 is another number. */
+static inline tn_vec tn_broadcast(float value) {
+#if defined(__AVX512F__)
+    return (tn_vec)_mm512_set1_ps(value);
+#elif defined(__AVX2__)
+    return (tn_vec)_mm256_set1_ps(value);
+#else
+    return (tn_vec){value, value, value, value};
+#endif
+}
+
 /* a where it is greater, else b; so NaN in a is passed over. */
 static inline tn_vec tn_vec_max(tn_vec a, tn_vec b) {
 #if defined(__AVX512F__)
@@ -211,7 +222,7 @@ static inline float tn_sum(const float *x, int64_t count) {
 
 /* NaN is passed over; it comes back out of the exponentials. */
 static inline float tn_max_of(const float *x, int64_t count) {
-    tn_vec maxima = (tn_vec){0} - INFINITY;
+    tn_vec maxima = tn_broadcast(-INFINITY);
     const int64_t whole = count - count % TN_LANES;
     for (int64_t i = 0; i < whole; i += TN_LANES)
         maxima = tn_vec_max(tn_load(x + i), maxima);
