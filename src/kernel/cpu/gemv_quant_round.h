@@ -57,15 +57,15 @@ INLINE void split_bytes(int8_t *restrict out, const int16_t *restrict natural) {
             }
 }
 
-/* Sums of a chunk by the lanes of Q4_0, times -8. */
-INLINE void begin_chunk(int32_t *restrict begin, const int16_t *restrict natural) {
-    enum { OF_RUN = LANES / RUNS, BYTES_OF_LANE = 4 };
-    for (int lane = 0; lane < LANES; lane++) {
-        const int16_t *x = natural + lane / OF_RUN * RUN + lane % OF_RUN * BYTES_OF_LANE;
-        int32_t sum = 0;
-        for (int i = 0; i < BYTES_OF_LANE; i++)
-            sum += x[i] + x[RUN / 2 + i];
-        begin[lane] = -8 * sum;
+/* Sums of the lanes of planes, times -8. */
+INLINE void begin_chunk(int32_t *begin, const int16_t *planes) {
+    const words ones = (words){0} + 0x1111; /* codes */
+    for (int half = 0; half < HALVES; half++) {
+        words of_x[4];
+        for (int i = 0; i < 4; i++)
+            of_x[i] = load_words(planes + i * (CHUNK / 4) + half * WORDS);
+        const tn_mask sums = -8 * add_halves((tn_mask){0}, ones, of_x);
+        memcpy(begin + half * TN_LANES, &sums, sizeof sums);
     }
 }
 
@@ -89,7 +89,7 @@ INLINE void round_row_as(rounded *out, const float *x, const weight *w, const in
             sort_by_words(out->x + at, natural);
         } else if (w->layout == Q4_0_BLOCKS) {
             split_bytes((int8_t *)(out->x + at), natural);
-            begin_chunk(out->begin + at / CHUNK * LANES, natural);
+            begin_chunk(out->begin + at / CHUNK * LANES, out->x + at);
         }
     }
 }

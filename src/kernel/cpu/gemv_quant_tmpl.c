@@ -94,8 +94,10 @@ static bool describe(weight *w, tn_operand b, int64_t k) {
     return b.row_stride == 1 && k <= MOST && k % unit == 0 && w->first % unit == 0 && w->stride % unit == 0;
 }
 
-#include "kernel/cpu/gemv_quant_round.h"
+/* in this order */
 #include "kernel/cpu/gemv_quant_words.h"
+
+#include "kernel/cpu/gemv_quant_round.h"
 
 /* ---- a chunk of W ---- */
 
