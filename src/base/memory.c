@@ -98,8 +98,7 @@ bool tn_add_i64(int64_t a, int64_t b, int64_t *result) {
 
 void tn_pages_ask_huge(const void *pages, size_t size) {
 #ifdef MADV_HUGEPAGE
-    enum { LEAST = 8 << 20 };
-    if (size >= LEAST)
+    if (size >= TN_HUGE_REGION)
         madvise((void *)(uintptr_t)pages, size, MADV_HUGEPAGE);
 #endif
 }

@@ -31,8 +31,9 @@ bool tn_add_i64(int64_t a, int64_t b, int64_t *result);
 void *tn_pages_alloc(size_t size);
 void tn_pages_free(void *pages, size_t size);
 
-/* Asks for huge pages behind mapped memory, when it is so large that they pay. A file whose file system keeps it in such
- * ones is then read in them and mapped whole. */
+/* Asks for huge pages behind mapped memory, from TN_HUGE_REGION bytes on, where they pay. A file whose file system keeps it
+ * in such ones is then read in them and mapped whole. */
+enum { TN_HUGE_REGION = 8 << 20 };
 void tn_pages_ask_huge(const void *pages, size_t size);
 
 /* Bump allocator for objects that live and die together. Zero-initialise to start; everything is zeroed memory. */

@@ -19,8 +19,6 @@ typedef struct {
     bool full, profile;
 } config;
 
-static const char *const checkpointing_choices[] = {"auto", "off", "8bit", "on", NULL};
-
 static const tn_option options[] = {
     {.name = "batch-size",
      .type = TN_OPTION_INT,
@@ -88,14 +86,7 @@ static const tn_option options[] = {
      .high = 1000,
      .value_name = "N",
      .help = "training steps of a kind in each round; 0: as many as 0.1 s takes"},
-    {.name = "checkpointing",
-     .type = TN_OPTION_STRING,
-     TN_FIELD(config, bench.checkpointing),
-     .initial = "auto",
-     .choices = checkpointing_choices,
-     .value_name = "MODE",
-     .help = "activations until the backward pass: kept (off), kept in 8 bits but for attention's (8bit), or recomputed "
-             "(on); auto: off where memory suffices, else on"},
+    TN_CLI_CHECKPOINTING(config, bench.checkpointing),
     {.name = "full",
      .type = TN_OPTION_BOOL,
      TN_FIELD(config, full),

@@ -10,7 +10,7 @@
 static const char *const too_long_choices[] = {"cut", "drop", NULL};
 static const char *const schedule_choices[] = {"constant", "linear", "cosine", NULL};
 static const char *const optimizer_choices[] = {"adamw", "adamw8bit", NULL};
-static const char *const checkpointing_choices[] = {"auto", "off", "8bit", "on", NULL};
+const char *const tn_cli_checkpointing_choices[] = {"auto", "off", "8bit", "on", NULL};
 
 static const tn_option files[] = {
     {.name = "data",
@@ -352,14 +352,7 @@ static const tn_option training[] = {
      .high = INFINITY,
      .value_name = "X",
      .help = "LoRA+: B learns at this multiple of the rate, 16 in its paper"},
-    {.name = "checkpointing",
-     .type = TN_OPTION_STRING,
-     TN_FIELD(tn_cli_train, train.checkpointing),
-     .initial = "auto",
-     .choices = checkpointing_choices,
-     .value_name = "MODE",
-     .help = "activations until the backward pass: kept (off), kept in 8 bits but for attention's (8bit), or recomputed "
-             "(on); auto: off where memory suffices, else on"},
+    TN_CLI_CHECKPOINTING(tn_cli_train, train.checkpointing),
     {.name = "seed",
      .type = TN_OPTION_INT,
      TN_FIELD(tn_cli_train, train.seed),

@@ -21,6 +21,17 @@ typedef struct tn_cli_train {
 extern const tn_option_table tn_cli_train_tables[];
 extern const tn_option tn_cli_method_options[]; /* those of them that say what is trained */
 
+/* --checkpointing, kept in a member of the struct `config`. */
+extern const char *const tn_cli_checkpointing_choices[];
+#define TN_CLI_CHECKPOINTING(config, member)                                                                                \
+    {                                                                                                                       \
+        .name = "checkpointing", .type = TN_OPTION_STRING, TN_FIELD(config, member), .initial = "auto",                     \
+        .choices = tn_cli_checkpointing_choices, .value_name = "MODE",                                                      \
+        .help =                                                                                                             \
+            "activations until the backward pass: kept (off), kept in 8 bits but for attention's (8bit), or recomputed "    \
+            "(on); auto: off where memory suffices, else on"                                                                \
+    }
+
 /* Loads or creates the model with its adapter and completes `train` from the other options; classes
  * [TN_CLI_MOST_CLASSES] must outlive it. */
 tn_status tn_cli_prepare_training(const tn_invocation *call, tn_train_options *train, int32_t *classes, tn_model **out);

@@ -72,8 +72,8 @@ static double calibrate(const tn_trainer *t) {
 
 /* Large regions lie in huge pages, which are resident as a whole once touched. */
 static int64_t resident_bytes(int64_t bytes) {
-    enum { HUGE_PAGE = 2 << 20, HUGE_REGION = 8 << 20 };
-    return bytes < HUGE_REGION ? bytes : (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    enum { HUGE_PAGE = 2 << 20 };
+    return bytes < TN_HUGE_REGION ? bytes : (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
 }
 
 /* What a thread packs of a product of so many rows and such a depth, as the kernels bound it. */
