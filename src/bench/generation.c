@@ -44,7 +44,7 @@ static double weight_bytes(const tn_model *model, bool with_adapter) {
 
 /* Memory's speed changes within seconds with its other users, so it is read again after so much decoding; each of these
  * stretches has a share of what is measured before and after it. */
-static const double STRETCH_SECONDS = 0.02;
+static const double STRETCH_SECONDS = 0.1;
 
 typedef struct {
     tn_limits *limits;
