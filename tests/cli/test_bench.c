@@ -74,6 +74,14 @@ static const cJSON *row_of(const cJSON *json, const char *weights, const char *w
     return NULL;
 }
 
+/* Of a run of one round and few tokens: reading between them cannot have been faster than the best reading. */
+static void decode_is_measured_against_reading(const cJSON *json, const char *weights) {
+    const cJSON *row = row_of(json, weights, "decode");
+    double bandwidth = number(row, "bytes") / number(row, "seconds") / number(row, "median_share");
+    double best = number(tn_json_get(json, "limits"), "read_bytes_per_second");
+    assert_true(bandwidth > 0.01 * best && bandwidth <= 1.000001 * best);
+}
+
 static void everything_is_measured(void **state) {
     (void)state;
     static const expected_row rows[] = {
@@ -136,6 +144,8 @@ static void recomputation_is_shown_but_not_credited(void **state) {
     cJSON *off = read_result("off.json"), *on = read_result("on.json");
     check_rows(on, rows, sizeof rows / sizeof *rows);
     is_near(number(row_of(on, "adapter", "step"), "flops"), number(row_of(off, "adapter", "step"), "flops"));
+    decode_is_measured_against_reading(on, "base");
+    decode_is_measured_against_reading(on, "adapter");
     cJSON_Delete(off);
     cJSON_Delete(on);
 }
